@@ -1,0 +1,27 @@
+"""What a user did wrong, said in one line, and the exit code that goes with it."""
+
+import os
+import sys
+from collections.abc import Callable
+
+
+class RecipeError(ValueError):
+    """Bad input: the message says what is wrong, where, and how to mend it, in one line."""
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an error's message, for messages of other libraries that run over many."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Runs a script's `main`: a RecipeError ends it with one line on stderr and exit code 2, no traceback."""
+    try:
+        main()
+    except RecipeError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:  # `... | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

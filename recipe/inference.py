@@ -1,0 +1,81 @@
+"""A saved classifier applied to texts: batches of like lengths inside, the caller's order outside."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.special import softmax
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from recipe.data import encode_texts, load_tokenizer
+from recipe.errors import RecipeError
+from recipe.modeling import GPT2LastTokenClassifier
+
+MAX_TOKENS = 4096  # a batch, padding included
+ENCODE_TEXTS = 2048  # texts tokenized at once
+
+
+class TextClassifier:
+    """A model, its tokenizer and the device it runs on."""
+
+    def __init__(
+        self,
+        model: GPT2LastTokenClassifier,
+        tokenizer: PreTrainedTokenizerBase,
+        device: str | torch.device | None = None,
+    ):
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.model = model.to(self.device).eval()
+        self.tokenizer = tokenizer
+        self.label_names = [model.config.id2label[i] for i in range(model.config.num_labels)]
+
+    @classmethod
+    def from_pretrained(cls, model_dir: str | Path, device: str | torch.device | None = None) -> "TextClassifier":
+        """Loads a folder that a run saved, or any stock GPT2ForSequenceClassification folder or hub id.
+
+        Raises:
+            RecipeError (a ValueError): no such folder, not a GPT-2, or no trained head in it.
+        """
+        model, info = GPT2LastTokenClassifier.from_pretrained(model_dir, output_loading_info=True)
+        if "score.weight" in info["missing_keys"]:
+            raise RecipeError(f"{model_dir}: this GPT-2 has no classification head: train one with scripts/train.py")
+        return cls(model, load_tokenizer(str(model_dir), model.config), device)
+
+    def predict(self, texts: Sequence[str], progress: bool = False) -> tuple[list[str], np.ndarray]:
+        """The label of each text, and its probability of every label: float64 [N, num_labels], in `label_names`' order."""
+        probabilities = softmax(self.logits(texts, progress).astype(np.float64), axis=-1)
+        return [self.label_names[i] for i in probabilities.argmax(axis=-1)], probabilities
+
+    @torch.inference_mode()
+    def logits(self, texts: Sequence[str], progress: bool = False) -> np.ndarray:
+        """float32 [N, num_labels], in the order of the texts, which may be empty, long, or any Unicode."""
+        input_ids = self.encode(texts)
+        logits = np.empty((len(input_ids), len(self.label_names)), dtype=np.float32)
+        with tqdm(total=len(input_ids), desc="Classifying", unit=" texts", disable=not progress) as bar:
+            for indices in batches_by_length([len(ids) for ids in input_ids], MAX_TOKENS):
+                batch = self.tokenizer.pad({"input_ids": [input_ids[i] for i in indices]}, return_tensors="pt")
+                output = self.model(**batch.to(self.device))
+                logits[indices] = output.logits.float().cpu().numpy()
+                bar.update(len(indices))
+        return logits
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        encoded: list[list[int]] = []
+        for start in range(0, len(texts), ENCODE_TEXTS):
+            encoded += encode_texts(self.tokenizer, list(texts[start : start + ENCODE_TEXTS]))[0]
+        return encoded
+
+
+def batches_by_length(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
+    """Indices in batches of like lengths, longest first, none over `max_tokens` with padding (save a single text)."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    batch: list[int] = []
+    for i in order:
+        if batch and (len(batch) + 1) * lengths[batch[0]] > max_tokens:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch

@@ -1,0 +1,55 @@
+"""The checkpoint that every Hugging Face tool loads: a stock GPT2ForSequenceClassification."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from transformers import GPT2Config, GPT2ForSequenceClassification
+
+from recipe.errors import RecipeError
+from recipe.modeling import GPT2LastTokenClassifier
+
+MAX_BIAS_RESIDUAL = 1e-5  # of a logit: what folding the bias away may cost
+
+
+def to_stock(model: GPT2LastTokenClassifier) -> GPT2ForSequenceClassification:
+    """Turns the model into a stock `GPT2ForSequenceClassification` with the same logits (a copy; nothing is shared).
+
+    The stock head has no bias, but the norm before it has one. With head W, b and norm output n + beta, the logits are
+    W(n + beta) + b = W(n + beta + pinv(W) b), exactly where W has full row rank, so pinv(W) b is added to `ln_f.bias`.
+
+    Raises:
+        RecipeError (a ValueError): pooling other than `last`, or a head whose rows are too alike for its bias to fold.
+    """
+    if model.pooling != "last":
+        raise RecipeError(f"pooling is {model.pooling!r}: GPT2ForSequenceClassification reads the last token only")
+    fields = model.config.to_dict()
+    fields.pop("pooling", None)
+    config = GPT2Config(**{**fields, "problem_type": "single_label_classification"})
+    state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    weight, bias = state["score.weight"].double(), state.pop("score.bias").double()
+    shift = torch.linalg.pinv(weight) @ bias
+    residual = (weight @ shift - bias).abs().max().item()
+    if residual > MAX_BIAS_RESIDUAL:
+        raise RecipeError(
+            f"the head's bias cannot be folded into ln_f.bias: {residual:.1e} of a logit would be lost"
+            f" ({config.num_labels} labels, n_embd {config.n_embd}): its rows must be linearly independent"
+        )
+    state["transformer.ln_f.bias"] += shift.to(state["transformer.ln_f.bias"].dtype)
+    with torch.device("meta"):  # no time spent on random weights that the next line replaces
+        stock = GPT2ForSequenceClassification(config)
+    stock.load_state_dict(state, strict=True, assign=True)
+    return stock.eval()
+
+
+def save_whole(folder: str | os.PathLike, write: Callable[[Path], None]) -> None:
+    """Runs `write` on a temporary folder inside `folder`, then moves what it wrote into place, file by file."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
+        write(Path(temporary))
+        for path in sorted(Path(temporary).iterdir()):
+            path.chmod(0o644)
+            os.replace(path, folder / path.name)

@@ -1,0 +1,60 @@
+"""Predictions out: CSV, TSV or JSON lines, whole or not at all."""
+
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from recipe.errors import RecipeError
+
+FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
+
+
+def check_output_file(path: Path, overwrite: bool) -> None:
+    """Before any work: a known ending, a folder that is there, and no file of the user's in the way."""
+    if path.suffix.lower() not in FORMATS:
+        raise RecipeError(f"output_file {path}: unknown ending {path.suffix!r}: take one of {', '.join(FORMATS)}")
+    if not path.parent.is_dir():
+        raise RecipeError(f"output_file {path}: the folder {path.parent} does not exist: make it first")
+    if path.exists() and not overwrite:
+        raise RecipeError(f"output_file {path} exists: give another one, or pass --overwrite_output_file")
+
+
+def write_predictions(
+    path: Path | None,
+    texts: Sequence[str],
+    labels: Sequence[str],
+    probabilities: np.ndarray,
+    label_names: Sequence[str],
+) -> None:
+    """Writes text, label and probability_X for each label X, a row a text; to the screen (JSON lines) if path is None.
+
+    Args:
+        probabilities: float [N, num_labels], in the order of label_names.
+    """
+    columns = {f"probability_{name}": probabilities[:, i] for i, name in enumerate(label_names)}
+    frame = pd.DataFrame({"text": list(texts), "label": list(labels), **columns})
+    if path is None:
+        sys.stdout.write(as_json_lines(frame))
+        return
+    if path.suffix.lower() in (".csv", ".tsv"):
+        content = frame.to_csv(index=False, sep="," if path.suffix.lower() == ".csv" else "\t", lineterminator="\n")
+    else:
+        content = as_json_lines(frame)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with open(descriptor, "w", encoding="utf-8", newline="") as file:
+            file.write(content)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def as_json_lines(frame: pd.DataFrame) -> str:
+    return frame.to_json(orient="records", lines=True, force_ascii=False, double_precision=8)

@@ -1,0 +1,69 @@
+"""Look inside: the architecture before and after, what trains, and which token the head reads.
+
+python scripts/inspect_model.py --model_name_or_path recipe/assets/gpt2-nano --text "Do you have time"
+python scripts/inspect_model.py --model_name_or_path openai-community/gpt2 --num_labels 3 --trainable head
+"""
+
+import argparse
+
+import torch
+from transformers import GPT2LMHeadModel, set_seed
+
+from recipe.data import encode_texts, load_tokenizer
+from recipe.errors import RecipeError, run_script
+from recipe.freezing import freeze_except, trainable_patterns
+from recipe.modeling import GPT2LastTokenClassifier
+from recipe.training import labels_of_head, load_config
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model_name_or_path", default="openai-community/gpt2", help="A GPT-2: a folder or a hub id.")
+    parser.add_argument("--model_revision", default="main", help="Branch, tag or commit of a hub model.")
+    parser.add_argument(
+        "--num_labels", type=int, help="Labels of a fresh head (2); a head that is there keeps its own."
+    )
+    parser.add_argument("--trainable", nargs="+", default=["last_blocks:1"], help="As in training.")
+    parser.add_argument("--text", default="Do you have time", help="A sample text.")
+    parser.add_argument("--seed", type=int, default=42, help="Seed of a fresh head.")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    if args.num_labels is not None and args.num_labels < 2:
+        raise RecipeError(f"num_labels is {args.num_labels}: a classifier needs at least 2 labels")
+    config = load_config(args.model_name_or_path, args.model_revision)
+    tokenizer = load_tokenizer(args.model_name_or_path, config, revision=args.model_revision)
+    set_seed(args.seed)
+    labels = {} if args.num_labels is None else {"num_labels": args.num_labels}
+    model, info = GPT2LastTokenClassifier.from_pretrained(
+        args.model_name_or_path, revision=args.model_revision, output_loading_info=True, **labels
+    )
+    report = freeze_except(model, trainable_patterns(model.config, args.trainable))
+    with torch.device("meta"):  # only to be printed
+        before = GPT2LMHeadModel(config)
+    fresh = "a fresh head" if "score.weight" in info["missing_keys"] else "the checkpoint's head"
+    print(f"Before, as pretrained:\n{before}\n")
+    print(f"After, with {fresh}:\n{model}\n")
+    print(f"What trains ({' '.join(args.trainable)}):\n{report}\n")
+    print_tokens(model.eval(), tokenizer, args.text, labels_of_head(model.config))
+
+
+def print_tokens(model: GPT2LastTokenClassifier, tokenizer, text: str, label_names: list[str] | None) -> None:
+    ids = encode_texts(tokenizer, [text])[0][0]
+    input_ids = torch.tensor([ids])
+    logits = model.token_logits(input_ids)
+    taken = model(input_ids=input_ids).logits[0]
+    print(f"Text: {text!r}\nToken ids: {ids}  (shape {list(input_ids.shape)})")
+    print(f"Logits of every token (shape {list(logits.shape)}):")
+    names = label_names or [model.config.id2label[i] for i in range(model.num_labels)]
+    print(f"  {'token':<16}" + "".join(f"{name:>12.12}" for name in names))
+    for i, (token_id, row) in enumerate(zip(ids, logits[0], strict=True)):
+        mark = "  <- taken: the last token, the only one that attends to all others" if i == len(ids) - 1 else ""
+        print(f"  {tokenizer.decode([token_id])!r:<16}" + "".join(f"{value:12.4f}" for value in row.tolist()) + mark)
+    print("Row taken: [" + ", ".join(f"{value:.4f}" for value in taken.tolist()) + "]")
+
+
+if __name__ == "__main__":
+    run_script(main)
