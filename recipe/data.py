@@ -1,4 +1,4 @@
-"""Texts and labels in, tokenized splits out: labels by name, splits without leaks, nothing guessed twice."""
+"""Texts and labels in, three splits out: rows checked, labels by name, nothing guessed twice."""
 
 import logging
 from dataclasses import dataclass
@@ -6,12 +6,11 @@ from typing import Any
 
 import datasets
 import pandas as pd
-from sklearn.model_selection import train_test_split
-from transformers import AutoTokenizer, GPT2Config, PreTrainedTokenizerBase
 
 from recipe.arguments import DataArguments
 from recipe.errors import RecipeError, one_line
 from recipe.reading import LABEL_COLUMNS, TEXT_COLUMNS, clean_text, find_column, read_file
+from recipe.splitting import make_missing_splits, remove_duplicates, source_of, undersample
 
 logger = logging.getLogger(__name__)
 
@@ -155,10 +154,6 @@ def label_name(label: Any) -> str:
     return str(int(label)) if isinstance(label, float) else str(label)
 
 
-def source_of(frame: pd.DataFrame) -> str:
-    return frame.attrs.get("source", "the data")
-
-
 def order_labels(labels: pd.Series, declared: list[str] | None, of_head: list[str] | None) -> list[str]:
     """Labels by id, in an order that the files' own order does not change: numbers by value, names by alphabet."""
     found = set(labels)
@@ -183,169 +178,3 @@ def check_known_labels(frame: pd.DataFrame, names: list[str]) -> None:
             what,
             f"known are {known}; correct it, or add such rows to the training data",
         )
-
-
-def remove_duplicates(frames: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """Keeps exact copies of a text from standing in two splits: they would leak from training into the test.
-
-    A given test file stays whole; validation gives up what the test holds, training what either holds. Within the
-    training rows the first copy stays, so that splits made from them share nothing.
-    """
-    kept, seen = dict(frames), set()
-    for split in ("test", "validation", "train"):
-        if split not in frames:
-            continue
-        frame = frames[split]
-        copies = frame["text"].isin(seen)
-        if split == "train":
-            copies |= frame["text"].duplicated()
-            conflicts = int((frame.groupby("text")["label"].nunique() > 1).sum())
-            if conflicts:
-                logger.warning(
-                    "%s: %d texts stand there with different labels; the first one counts", source_of(frame), conflicts
-                )
-        if copies.any():
-            logger.info(
-                "%s: %d exact duplicates removed, %d texts left", source_of(frame), copies.sum(), (~copies).sum()
-            )
-        kept[split] = frame[~copies]
-        seen.update(frame["text"])
-        if kept[split].empty:
-            raise RecipeError(
-                f"{source_of(frame)}: every text also stands in another split: pass --remove_duplicates false to allow it"
-            )
-    return kept
-
-
-def undersample(frame: pd.DataFrame, names: list[str], seed: int) -> pd.DataFrame:
-    """Cuts every label to as many rows as the rarest has, drawn by pandas' own sampling."""
-    by_label = [frame[frame["label"] == name] for name in names]
-    by_label = [rows for rows in by_label if len(rows)]
-    size = min(len(rows) for rows in by_label)
-    parts = [rows if len(rows) == size else rows.sample(size, random_state=seed) for rows in by_label]
-    logger.info("undersampled to %d texts of each label", size)
-    return pd.concat(parts)
-
-
-def make_missing_splits(frames: dict[str, pd.DataFrame], args: DataArguments) -> dict[str, pd.DataFrame]:
-    fractions = {"test": args.test_fraction, "validation": args.validation_fraction}
-    missing = {split: fraction for split, fraction in fractions.items() if split not in frames}
-    rows = frames["train"]
-    sizes = {split: int(len(rows) * fraction) for split, fraction in missing.items()}
-    if args.split_method == "shuffled" and missing:
-        rows = rows.sample(frac=1, random_state=args.split_seed)
-        # Training first, then validation, and the test takes what rounding leaves.
-        end = int(len(rows) * (1 - sum(missing.values())))
-        made = {"train": rows[:end]}
-        if "validation" in missing:
-            stop = end + sizes["validation"] if "test" in missing else len(rows)
-            made["validation"], end = rows[end:stop], stop
-        if "test" in missing:
-            made["test"] = rows[end:]
-    else:
-        made = {}
-        for split, size in sizes.items():
-            rows, made[split] = split_stratified(rows, max(size, 1), args.split_seed, len(missing))
-        made["train"] = rows
-    for split, frame in made.items():
-        if frame.empty:
-            raise RecipeError(
-                f"{source_of(frames['train'])}: {len(frames['train'])} rows are too few to split off a {split} set: add rows"
-            )
-    return {**frames, **made}
-
-
-def split_stratified(
-    rows: pd.DataFrame, size: int, seed: int, splits_to_make: int
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(what stays, `size` rows split off), each with the same share of every label, in the file's order."""
-    counts = rows["label"].value_counts()
-    if len(counts) and counts.min() < 2:
-        raise RecipeError(
-            f"{source_of(rows)}: label {counts.idxmin()!r} has too few rows to split: each label needs at least"
-            f" {splits_to_make + 1}; add rows, drop the label, or give --validation_file and --test_file"
-        )
-    # scikit-learn wants at least one row of each label on either side.
-    size = min(max(size, len(counts)), len(rows) - len(counts))
-    if size < len(counts):
-        raise RecipeError(
-            f"{source_of(rows)}: {len(rows)} rows are too few to split {len(counts)} labels:"
-            " add rows, or give --validation_file and --test_file"
-        )
-    stay, off = train_test_split(rows, test_size=size, stratify=rows["label"], random_state=seed)
-    stay, off = stay.sort_index(), off.sort_index()
-    stay.attrs = off.attrs = rows.attrs
-    return stay, off
-
-
-def load_tokenizer(
-    name: str,
-    config: GPT2Config,
-    max_length: int | None = None,
-    truncation_side: str | None = None,
-    revision: str = "main",
-) -> PreTrainedTokenizerBase:
-    """The model's tokenizer: right padding with `<|endoftext|>`, and user text never becomes a special token.
-
-    `model_max_length` is max_length, or what the model has positions for; `truncation_side` the tokenizer's own if None.
-
-    Raises:
-        RecipeError: no tokenizer there, one for another vocabulary, or a max_length over the model's positions.
-    """
-    if max_length is not None and max_length > config.n_positions:
-        raise RecipeError(
-            f"max_length is {max_length}, but {name} has {config.n_positions} positions: take at most that"
-        )
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            name, split_special_tokens=True, padding_side="right", revision=revision
-        )
-    except (OSError, ValueError, TypeError, ImportError) as error:
-        raise RecipeError(
-            f"model {name!r} has no tokenizer that loads ({one_line(error)}): it needs a tokenizer.json"
-        ) from error
-    if not 1 < len(tokenizer) <= config.vocab_size or tokenizer.eos_token_id is None:
-        raise RecipeError(
-            f"model {name!r} has a vocabulary of {config.vocab_size}, its tokenizer one of {len(tokenizer)}:"
-            " put the model's own tokenizer.json beside it"
-        )
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    if truncation_side is not None:
-        tokenizer.truncation_side = truncation_side
-    tokenizer.model_max_length = max_length or min(tokenizer.model_max_length, config.n_positions)
-    return tokenizer
-
-
-def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> tuple[list[list[int]], list[bool]]:
-    """Token ids of each text, cut to `model_max_length` on the truncation side, and whether each one was cut.
-
-    An empty text is one `<|endoftext|>`, so that every text has a last token.
-    """
-    encoded = tokenizer([clean_text(text) for text in texts], verbose=False)["input_ids"]
-    limit = tokenizer.model_max_length
-    cut = slice(limit) if tokenizer.truncation_side == "right" else slice(-limit, None)
-    return [ids[cut] or [tokenizer.eos_token_id] for ids in encoded], [len(ids) > limit for ids in encoded]
-
-
-def tokenize_split(frame: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, split: str) -> datasets.Dataset:
-    """A split as Trainer takes it: `input_ids`, `labels` and `length`; says how many texts were cut."""
-
-    def encode(batch: dict[str, list]) -> dict[str, list]:
-        input_ids, truncated = encode_texts(tokenizer, batch["text"])
-        return {"input_ids": input_ids, "length": [len(ids) for ids in input_ids], "truncated": truncated}
-
-    texts = datasets.Dataset.from_dict({"text": frame["text"].tolist(), "labels": frame["label"].tolist()})
-    tokenized = texts.map(encode, batched=True, remove_columns="text", desc=f"Tokenizing {split}")
-    truncated = sum(tokenized["truncated"])
-    if truncated:
-        limit, side = tokenizer.model_max_length, tokenizer.truncation_side
-        logger.warning(
-            "%s: %d of %d texts are longer than %d tokens; their %s end is cut",
-            split,
-            truncated,
-            len(frame),
-            limit,
-            side,
-        )
-    return tokenized.remove_columns("truncated")

@@ -9,9 +9,9 @@ from scipy.special import softmax
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from recipe.data import encode_texts, load_tokenizer
 from recipe.errors import RecipeError
 from recipe.modeling import GPT2LastTokenClassifier
+from recipe.tokenizing import encode_texts, load_tokenizer
 
 MAX_TOKENS = 4096  # a batch, padding included
 ENCODE_TEXTS = 2048  # texts tokenized at once

@@ -1,9 +1,11 @@
 """The checkpoint that every Hugging Face tool loads: a stock GPT2ForSequenceClassification."""
 
+import json
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import GPT2Config, GPT2ForSequenceClassification
@@ -53,3 +55,8 @@ def save_whole(folder: str | os.PathLike, write: Callable[[Path], None]) -> None
         for path in sorted(Path(temporary).iterdir()):
             path.chmod(0o644)
             os.replace(path, folder / path.name)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    save_whole(path.parent, lambda folder: (folder / path.name).write_text(text, encoding="utf-8"))

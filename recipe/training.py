@@ -1,6 +1,5 @@
 """A run, from arguments to a saved model: check, read, train, save, and measure what was saved."""
 
-import json
 import logging
 import shutil
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ import numpy as np
 import pandas as pd
 import torch
 import yaml
-from sklearn.metrics import classification_report
 from sklearn.utils.class_weight import compute_class_weight
 from transformers import (
     DataCollatorWithPadding,
@@ -24,18 +22,18 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 from recipe.arguments import DataArguments, ModelArguments, RecipeTrainingArguments, resolved_config
-from recipe.data import TextSplits, load_splits, load_tokenizer, tokenize_split
+from recipe.data import TextSplits, load_splits
 from recipe.errors import RecipeError
+from recipe.evaluation import measure_saved
 from recipe.freezing import FreezeReport, freeze_except, trainable_patterns
-from recipe.inference import TextClassifier
-from recipe.metrics import classification_metrics, compute_metrics
+from recipe.metrics import compute_metrics
 from recipe.modeling import GPT2LastTokenClassifier, check_is_gpt2
-from recipe.publishing import save_whole, to_stock
+from recipe.publishing import save_whole, to_stock, write_json
+from recipe.tokenizing import load_tokenizer, tokenize_split
 
 logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "run_config.yaml"
-EXAMPLES = 6  # texts shown after the test
 
 
 @dataclass
@@ -64,16 +62,14 @@ def train(
     result = trainer.train(resume_from_checkpoint=checkpoint)
     if not trainer.is_world_process_zero():
         return {}
-    config = resolved_config(model_args, data_args, training_args)
-    save_run(run, Path(training_args.output_dir), config)
-    counts = {
-        "train_samples": len(run.splits.train),
-        "trainable_parameters": run.report.trainable,
-        "total_parameters": run.report.total,
-    }
-    write_json(Path(training_args.output_dir) / "train_results.json", {**result.metrics, **counts})
+    folder = Path(training_args.output_dir)
+    save_run(run, folder, resolved_config(model_args, data_args, training_args))
+    counts = {"trainable_parameters": run.report.trainable, "total_parameters": run.report.total}
+    write_json(folder / "train_results.json", {**result.metrics, "train_samples": len(run.splits.train), **counts})
     trainer.save_state()
-    return measure_saved(run.splits, training_args)
+    results = measure_saved(folder, run.splits, training_args.device, progress=not training_args.disable_tqdm)
+    print(f"\nSaved to {folder}")
+    return results
 
 
 def prepare_run(model_args: ModelArguments, data_args: DataArguments, training_args: RecipeTrainingArguments) -> Run:
@@ -208,49 +204,6 @@ def save_run(run: Run, folder: Path, config: dict[str, Any]) -> None:
         )
 
     save_whole(folder, write)
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    save_whole(path.parent, lambda folder: (folder / path.name).write_text(text, encoding="utf-8"))
-
-
-def measure_saved(splits: TextSplits, training_args: RecipeTrainingArguments) -> dict[str, float]:
-    """Loads the saved folder back, measures it on validation and test, prints the test table and some texts."""
-    folder = Path(training_args.output_dir)
-    classifier = TextClassifier.from_pretrained(folder, device=training_args.device)
-    results: dict[str, float] = {}
-    for prefix, frame in (("eval", splits.validation), ("test", splits.test)):
-        logits = classifier.logits(frame["text"].tolist(), progress=not training_args.disable_tqdm)
-        scores = classification_metrics(logits, frame["label"].to_numpy(), splits.label_names)
-        results = {f"{prefix}_{name}": value for name, value in scores.items()}
-        results[f"{prefix}_samples"] = len(frame)
-        write_json(folder / f"{prefix}_results.json", results)
-    print_test_report(splits, logits, results)
-    print(f"\nSaved to {folder}")
-    return results
-
-
-def print_test_report(splits: TextSplits, logits: np.ndarray, results: dict[str, float]) -> None:
-    labels, predictions = splits.test["label"].to_numpy(), logits.argmax(axis=-1)
-    ids, names = list(splits.id2label), splits.label_names
-    print(f"\nTest set, {len(labels)} texts, measured on the saved model:")
-    print(classification_report(labels, predictions, labels=ids, target_names=names, digits=3, zero_division=0))
-    scores = {name: results[f"test_{name}"] for name in ("accuracy", "macro_f1", "loss")}
-    print(", ".join(f"test_{name} {value:.4f}" for name, value in scores.items()))
-    # As many of each label as there is room for, mistakes among them shown as such.
-    print("\nSome of its texts:")
-    shown = (
-        splits.test.assign(prediction=predictions).groupby("label").head(max(1, EXAMPLES // len(names))).head(EXAMPLES)
-    )
-    for text, label, prediction in shown[["text", "label", "prediction"]].itertuples(index=False):
-        verdict = "" if label == prediction else f"  <- is {names[label]}"
-        print(f"  {names[prediction]:<12} {shorten(text)}{verdict}")
-
-
-def shorten(text: str, width: int = 70) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= width else line[: width - 3] + "..."
 
 
 def setup_logging(training_args: RecipeTrainingArguments) -> None:

@@ -9,10 +9,10 @@ import argparse
 import torch
 from transformers import GPT2LMHeadModel, set_seed
 
-from recipe.data import encode_texts, load_tokenizer
 from recipe.errors import RecipeError, run_script
 from recipe.freezing import freeze_except, trainable_patterns
 from recipe.modeling import GPT2LastTokenClassifier
+from recipe.tokenizing import encode_texts, load_tokenizer
 from recipe.training import labels_of_head, load_config
 
 
