@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2Model
@@ -92,8 +93,10 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
                     output_loading_info=True,
                     **kwargs,
                 )
-        except OSError as error:
-            raise RecipeError(f"{name}: no weights to load, model.safetensors is needed: {one_line(error)}") from error
+        except (OSError, SafetensorError) as error:
+            raise RecipeError(
+                f"{name}: no weights that load, model.safetensors is needed: {one_line(error)}"
+            ) from error
         check_loaded_weights(name, model, info, ignore_mismatched_sizes)
         if model.config.pad_token_id is None:
             model.config.pad_token_id = model.config.eos_token_id
@@ -235,8 +238,10 @@ def check_is_gpt2(name: str, **hub_kwargs: Any) -> None:
             else "is neither a folder here nor a model that the hub gives"
         )
         raise RecipeError(f"model {name!r} {where}: {one_line(error)}") from error
-    if config.get("model_type") != "gpt2":
-        raise RecipeError(f"model {name!r} is of type {config.get('model_type')!r}, not 'gpt2': take a GPT-2 model")
+    if not config.get("model_type"):
+        raise RecipeError(f"model {name!r} has no readable config.json: give a folder that save_pretrained wrote")
+    if config["model_type"] != "gpt2":
+        raise RecipeError(f"model {name!r} is of type {config['model_type']!r}, not 'gpt2': take a GPT-2 model")
 
 
 def check_loaded_weights(

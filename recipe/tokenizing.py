@@ -30,13 +30,16 @@ def load_tokenizer(
         raise RecipeError(
             f"max_length is {max_length}, but {name} has {config.n_positions} positions: take at most that"
         )
+    # As arguments, not as attributes set later: only these are saved with the tokenizer.
+    options = {"split_special_tokens": True, "padding_side": "right", "revision": revision}
+    if truncation_side is not None:
+        options["truncation_side"] = truncation_side
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            name, split_special_tokens=True, padding_side="right", revision=revision
-        )
+        tokenizer = AutoTokenizer.from_pretrained(name, **options)
     except (OSError, ValueError, TypeError, ImportError) as error:
+        reason = one_line(error)
         raise RecipeError(
-            f"model {name!r} has no tokenizer that loads ({one_line(error)}): it needs a tokenizer.json"
+            f"model {name!r} has no tokenizer that loads ({reason}): it needs a tokenizer.json"
         ) from error
     if not 1 < len(tokenizer) <= config.vocab_size or tokenizer.eos_token_id is None:
         raise RecipeError(
@@ -45,8 +48,6 @@ def load_tokenizer(
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    if truncation_side is not None:
-        tokenizer.truncation_side = truncation_side
     tokenizer.model_max_length = max_length or min(tokenizer.model_max_length, config.n_positions)
     return tokenizer
 

@@ -1,0 +1,99 @@
+"""What the tests share: the shipped model, small random ones, small data, and scripts run through the shell."""
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here may ask the hub
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core for each of pytest's workers
+
+import pandas as pd
+import pytest
+import torch
+from filelock import FileLock
+from transformers import GPT2Config
+
+from recipe import GPT2LastTokenClassifier
+
+ROOT = Path(__file__).parent.parent
+NANO = ROOT / "recipe" / "assets" / "gpt2-nano"
+SHARED = ROOT.parent / "shared"
+SMS = SHARED / "data" / "SMSSpamCollection"
+
+needs_sms = pytest.mark.skipif(not SMS.is_file(), reason="the SMS Spam Collection is not in ../shared/data")
+torch.set_num_threads(1)
+
+WORDS = {
+    "sport": ["match", "goal", "team", "player", "league", "score", "coach", "season", "referee", "stadium"],
+    "medicine": ["doctor", "patient", "dose", "nurse", "fever", "clinic", "surgery", "vaccine", "symptom", "therapy"],
+    "technology": ["computer", "software", "chip", "network", "server", "code", "keyboard", "screen", "robot", "data"],
+}
+
+
+def make_texts(count: int, labels: list[str], seed: int = 0) -> pd.DataFrame:
+    """Texts whose words tell their label; lengths differ, none is a copy."""
+    rng = random.Random(seed)
+    rows = []
+    for i in range(count):
+        label = labels[i % len(labels)]
+        words = [*rng.choices(WORDS[label], k=rng.randint(3, 25)), "the", "a", "of"]
+        rng.shuffle(words)
+        rows.append({"text": f"{' '.join(words)} {i}", "label": label})
+    return pd.DataFrame(rows)
+
+
+def run(*command: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
+    """A command as a user types it at the repository's root, with this Python's programs first on the path."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    words = [str(word) for word in command]
+    return subprocess.run(
+        words, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PATH": path, **(env or {})}
+    )
+
+
+def tiny_model(num_labels: int = 3, **config) -> GPT2LastTokenClassifier:
+    """A random GPT-2 of 4 blocks; weights larger than at initialization, so that every path matters."""
+    torch.manual_seed(0)
+    sizes = {"n_layer": 4, "n_embd": 32, "n_head": 2, "n_positions": 64, "vocab_size": 100}
+    dropouts = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    special = {"bos_token_id": 99, "eos_token_id": 99, "pad_token_id": 99}
+    model = GPT2LastTokenClassifier(GPT2Config(**{**sizes, **dropouts, **special, "num_labels": num_labels, **config}))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model.eval()
+
+
+@pytest.fixture
+def three_labels(tmp_path: Path) -> Path:
+    path = tmp_path / "three.csv"
+    make_texts(120, ["sport", "medicine", "technology"]).to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A three-label run, launched as the README says; made once for all workers."""
+    root = tmp_path_factory.getbasetemp().parent  # what pytest-xdist's workers share
+    folder, data = root / "trained", root / "trained.csv"
+    with FileLock(root / "trained.lock"):
+        if not folder.exists():
+            make_texts(300, ["sport", "medicine", "technology"]).to_csv(data, index=False)
+            launch = ["accelerate", "launch", "--config_file", "accelerate_configs/cpu.yaml", "scripts/train.py"]
+            fields = [
+                "--model_name_or_path",
+                NANO,
+                "--train_file",
+                data,
+                "--output_dir",
+                folder,
+                "--learning_rate",
+                "1e-3",
+            ]
+            result = run(*launch, *fields, "--num_train_epochs", "2", "--per_device_train_batch_size", "16")
+            assert result.returncode == 0, result.stderr[-3000:]
+            (folder / "stdout.txt").write_text(result.stdout)
+            (folder / "stderr.txt").write_text(result.stderr)
+    return folder

@@ -1,0 +1,114 @@
+import pytest
+import yaml
+from conftest import ROOT
+from transformers import TrainingArguments
+
+from recipe.arguments import parse_arguments, resolved_config
+from recipe.errors import RecipeError
+
+BASE = ["--train_file", "a.csv", "--output_dir", "runs/none"]
+
+
+def parse_yaml(tmp_path, content, *argv):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(content)
+    return parse_arguments(["--config", str(path), *BASE, *argv])
+
+
+def test_defaults_are_the_recipes():
+    model, data, training = parse_arguments(BASE)
+    assert model.trainable == ["last_blocks:1"]
+    assert (training.num_train_epochs, training.per_device_train_batch_size) == (5, 8)
+    assert (training.learning_rate, training.weight_decay) == (5e-5, 0.1)
+    assert training.optim == "adamw_torch_fused"
+    assert training.load_best_model_at_end
+    assert data.remove_duplicates
+
+
+def test_yaml_sets_and_the_command_line_overrides(tmp_path):
+    content = "learning_rate: 5e-4\nseed: 7\ntrainable: [head, transformer.ln_f.*]\nbf16: false\nmax_length: null\n"
+    content += "lr_scheduler_kwargs: {num_cycles: 2}\nremove_duplicates: no\n"
+    model, data, training = parse_yaml(tmp_path, content, "--seed", "9")
+    assert (training.learning_rate, training.seed) == (5e-4, 9)
+    assert model.trainable == ["head", "transformer.ln_f.*"]
+    assert training.lr_scheduler_kwargs == {"num_cycles": 2}
+    assert (data.max_length, data.remove_duplicates) == (None, False)
+    assert parse_yaml(tmp_path, "trainable: all\n")[0].trainable == ["all"]
+    assert parse_yaml(tmp_path, "trainable: all\n", "--trainable", "head", "x.*")[0].trainable == ["head", "x.*"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("learning_rte: 1\n", r"recipe\.yaml: unknown field 'learning_rte': did you mean 'learning_rate'\?"),
+        ("learning_rate: fast\n", r"recipe\.yaml: argument --learning_rate.* invalid float value: 'fast'"),
+        ("seed: 1.5\n", "invalid int value: '1.5'"),
+        ("seed: true\n", "invalid int value: 'True'"),
+        ("bf16: perhaps\n", "Truthy value expected"),
+        ("pooling: max\n", "invalid choice: 'max'"),
+        ("seed: [1, 2]\n", "seed takes one value, not a list"),
+        ("- seed\n", "is no mapping"),
+        ("a: [\n", r"is not YAML \(line 2\)"),
+        ("eval_strategy: never\n", "never"),
+        ("early_stopping_patience: 2\nload_best_model_at_end: false\n", "needs load_best_model_at_end"),
+        ("test_fraction: 1.5\n", "test_fraction is 1.5"),
+        ("max_length: 0\n", "max_length is 0"),
+        ("num_train_epochs: 0\n", "num_train_epochs is 0"),
+        ("per_device_train_batch_size: 0\n", "per_device_train_batch_size is 0"),
+        ("push_to_hub: true\n", "push_to_hub is not supported"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_in_one_line(tmp_path, content, message):
+    with pytest.raises(RecipeError, match=message) as error:
+        parse_yaml(tmp_path, content)
+    assert "\n" not in str(error.value)
+
+
+def test_a_wrong_command_line_is_refused():
+    with pytest.raises(RecipeError, match="unknown field 'learnig_rate': did you mean 'learning_rate'"):
+        parse_arguments([*BASE, "--learnig_rate", "1"])
+    with pytest.raises(RecipeError, match="unknown field 'learning'"):  # no abbreviations
+        parse_arguments([*BASE, "--learning", "1"])
+    with pytest.raises(RecipeError, match="no data"):
+        parse_arguments(["--output_dir", "x"])
+    with pytest.raises(RecipeError, match="no output_dir"):
+        parse_arguments(["--train_file", "x"])
+    with pytest.raises(RecipeError, match=r"nowhere\.yaml: cannot be read"):
+        parse_arguments(["--config", "nowhere.yaml"])
+
+
+def test_the_launchers_word_is_kept(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    assert parse_arguments(BASE)[2].use_cpu
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipe" / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_recipes_parse_and_resolve_to_themselves(path, tmp_path):
+    arguments = parse_arguments(["--config", str(path), "--hub_token", "secret", "--num_train_epochs", "3"])
+    resolved = resolved_config(*arguments)
+    assert resolved["num_train_epochs"] == 3
+    assert "secret" not in str(resolved)
+    again = tmp_path / "again.yaml"
+    again.write_text(yaml.safe_dump(resolved))
+    model, data, training = parse_arguments(["--config", str(again)])
+    assert (model, data) == arguments[:2]
+    for name in ("learning_rate", "lr_scheduler_type", "max_grad_norm", "optim", "seed", "dataloader_drop_last"):
+        assert getattr(training, name) == getattr(arguments[2], name)
+
+
+def test_the_book_recipe_is_the_published_protocol():
+    _, data, training = parse_arguments(["--config", "recipe/configs/sms_spam_book.yaml"])
+    assert (data.csv_quoting, data.undersample, data.split_method, data.split_seed) == (
+        "minimal",
+        "all",
+        "shuffled",
+        123,
+    )
+    assert (training.num_train_epochs, training.per_device_train_batch_size, training.dataloader_drop_last) == (
+        5,
+        8,
+        True,
+    )
+    assert (training.learning_rate, training.weight_decay, training.max_grad_norm) == (5e-5, 0.1, 0)
+    assert training.lr_scheduler_type == "constant"
+    assert isinstance(training, TrainingArguments)

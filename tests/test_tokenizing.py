@@ -1,0 +1,71 @@
+import shutil
+
+import pytest
+from conftest import NANO, SHARED, make_texts
+from transformers import AutoTokenizer, GPT2Config, GPT2Tokenizer
+
+from recipe.errors import RecipeError
+from recipe.tokenizing import encode_texts, load_tokenizer, tokenize_split
+
+CONFIG = GPT2Config.from_pretrained(NANO)
+
+
+def test_tokens_are_the_tokenizers_own_and_never_special():
+    tokenizer = load_tokenizer(str(NANO), CONFIG)
+    ids, truncated = encode_texts(tokenizer, ["hello there", "", "a <|endoftext|>", "\ud800 lone", "nul \0"])
+    reference = AutoTokenizer.from_pretrained(NANO, split_special_tokens=True)
+    assert ids[0] == reference("hello there")["input_ids"]
+    assert ids[1] == [CONFIG.eos_token_id]
+    assert CONFIG.eos_token_id not in ids[2]
+    assert reference.decode(ids[3]) == "\ufffd lone"
+    assert reference.decode(ids[4]) == "nul \0"
+    assert truncated == [False] * 5
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_truncation_takes_the_side_that_was_asked(side):
+    tokenizer = load_tokenizer(str(NANO), CONFIG, max_length=4, truncation_side=side)
+    whole = AutoTokenizer.from_pretrained(NANO)("one two three four five six seven")["input_ids"]
+    ids, truncated = encode_texts(tokenizer, ["one two three four five six seven", "one"])
+    assert ids[0] == (whole[:4] if side == "right" else whole[-4:])
+    assert truncated == [True, False]
+
+
+def test_a_saved_tokenizer_says_how_it_was_used(tmp_path):
+    load_tokenizer(str(NANO), CONFIG, max_length=32, truncation_side="left").save_pretrained(tmp_path)
+    saved = AutoTokenizer.from_pretrained(tmp_path)
+    assert (saved.model_max_length, saved.padding_side, saved.truncation_side) == (32, "right", "left")
+    assert saved.split_special_tokens
+    assert saved.pad_token_id == CONFIG.eos_token_id
+    assert CONFIG.eos_token_id not in saved("x <|endoftext|>")["input_ids"]
+
+
+def test_splits_are_counted_and_keep_their_labels(caplog):
+    frame = make_texts(30, ["sport", "medicine"]).assign(label=lambda f: (f["label"] == "sport").astype(int))
+    tokenizer = load_tokenizer(str(NANO), CONFIG, max_length=16, truncation_side="right")
+    split = tokenize_split(frame, tokenizer, "train")
+    lengths = [len(ids) for ids in AutoTokenizer.from_pretrained(NANO)(frame["text"].tolist())["input_ids"]]
+    assert split["length"][:] == [min(length, 16) for length in lengths]
+    assert split["labels"][:] == frame["label"].tolist()
+    cut = sum(length > 16 for length in lengths)
+    assert f"train: {cut} of 30 texts are longer than 16 tokens; their right end is cut" in caplog.text
+
+
+def test_wrong_lengths_and_tokenizers_are_refused(tmp_path):
+    with pytest.raises(RecipeError, match=r"max_length is 513, but .* has 512 positions"):
+        load_tokenizer(str(NANO), CONFIG, max_length=513)
+    shutil.copy(NANO / "config.json", tmp_path)
+    with pytest.raises(RecipeError, match="tokenizer"):
+        load_tokenizer(str(tmp_path), CONFIG)
+    with pytest.raises(RecipeError, match="vocabulary of 100, its tokenizer one of 8192"):
+        load_tokenizer(str(NANO), GPT2Config(vocab_size=100))
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="GPT-2's own vocabulary is in ../shared/data")
+def test_gpt2s_own_vocabulary(tmp_path):
+    files = SHARED / "data" / "gpt2_tokenizer"
+    GPT2Config().save_pretrained(tmp_path)
+    GPT2Tokenizer(vocab=str(files / "vocab.json"), merges=str(files / "merges.txt")).save_pretrained(tmp_path)
+    tokenizer = load_tokenizer(str(tmp_path), GPT2Config())
+    assert tokenizer.model_max_length == 1024
+    assert encode_texts(tokenizer, ["Do you have time"])[0] == [[5211, 345, 423, 640]]

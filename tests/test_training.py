@@ -1,0 +1,232 @@
+import json
+import re
+
+import pandas as pd
+import pytest
+import torch
+from conftest import NANO, make_texts, tiny_model
+from safetensors.torch import load_file
+from sklearn.metrics import accuracy_score, f1_score, log_loss
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2ForSequenceClassification, Trainer
+
+from recipe import freeze_except
+from recipe.arguments import parse_arguments
+from recipe.errors import RecipeError
+from recipe.inference import TextClassifier
+from recipe.training import make_trainer, prepare_run, train
+
+FAST = [
+    "--num_train_epochs",
+    "1",
+    "--per_device_train_batch_size",
+    "16",
+    "--learning_rate",
+    "1e-3",
+    "--disable_tqdm",
+    "true",
+]
+
+
+def run_training(data, output_dir, *fields):
+    argv = [
+        "--model_name_or_path",
+        str(NANO),
+        "--train_file",
+        str(data),
+        "--output_dir",
+        str(output_dir),
+        *FAST,
+        *fields,
+    ]
+    return train(*parse_arguments(argv))
+
+
+def read_json(path):
+    return json.loads(path.read_text())
+
+
+def test_a_run_leaves_a_stock_model_and_its_figures(trained):
+    names = {path.name for path in trained.iterdir() if path.is_file()}
+    results = {f"{part}_results.json" for part in ("train", "eval", "test")}
+    assert results | {"config.json", "model.safetensors", "tokenizer.json", "run_config.yaml"} <= names
+    assert not [path.name for path in trained.iterdir() if path.name.startswith(".")]
+    config = read_json(trained / "config.json")
+    assert config["architectures"] == ["GPT2ForSequenceClassification"]
+    assert config["id2label"] == {"0": "medicine", "1": "sport", "2": "technology"}
+    assert (config["activation_function"], config["dtype"], config["pad_token_id"]) == ("gelu_new", "float32", 8191)
+    test = read_json(trained / "test_results.json")
+    assert test["test_accuracy"] > 0.9
+    assert {"test_macro_f1", "test_loss", "test_precision_sport", "test_recall_sport", "test_f1_sport"} <= set(test)
+    stdout = (trained / "stdout.txt").read_text()
+    assert f"test_accuracy {test['test_accuracy']:.4f}" in stdout
+    assert "Some of its texts:" in stdout
+    assert re.search(r"trainable +198,915", (trained / "stderr.txt").read_text())
+
+
+def test_the_figures_are_the_saved_models_by_transformers_and_scikit_learn(trained):
+    """The test split made again by hand, the model run by transformers alone."""
+    _, data_args, _ = parse_arguments(["--config", str(trained / "run_config.yaml")])
+    from recipe.data import load_splits
+
+    frame = load_splits(data_args).test
+    model, tokenizer = (
+        AutoModelForSequenceClassification.from_pretrained(trained).eval(),
+        AutoTokenizer.from_pretrained(trained),
+    )
+    with torch.no_grad():
+        batch = tokenizer(frame["text"].tolist(), padding=True, truncation=True, return_tensors="pt")
+        probabilities = model(**batch).logits.softmax(-1).numpy()
+    figures, labels = read_json(trained / "test_results.json"), frame["label"].tolist()
+    assert figures["test_samples"] == len(labels) == 60
+    assert figures["test_accuracy"] == pytest.approx(accuracy_score(labels, probabilities.argmax(1)))
+    assert figures["test_macro_f1"] == pytest.approx(f1_score(labels, probabilities.argmax(1), average="macro"))
+    assert figures["test_loss"] == pytest.approx(log_loss(labels, probabilities), abs=1e-4)
+
+
+def test_frozen_parameters_stay_bit_identical_and_trained_ones_move(trained):
+    before, after = load_file(NANO / "model.safetensors"), load_file(trained / "model.safetensors")
+    for name, tensor in after.items():
+        old = before.get(name, before.get(name.removeprefix("transformer.")))
+        if name.startswith(("transformer.h.11.", "transformer.ln_f.")):
+            assert not torch.equal(tensor, old.float()), name
+        elif not name.startswith("score."):
+            assert torch.equal(tensor, old.float()), name
+
+
+def test_the_same_command_twice_gives_the_same_numbers(three_labels, tmp_path):
+    first, second = (run_training(three_labels, tmp_path / name) for name in ("a", "b"))
+    assert first == second
+    a, b = (load_file(tmp_path / name / "model.safetensors") for name in ("a", "b"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert run_training(three_labels, tmp_path / "c", "--seed", "1") != first
+
+
+def test_trainers_own_loss_and_gradient_scaling(three_labels, tmp_path):
+    """Two half batches accumulated are one whole batch: the loss is not divided twice."""
+    weights = {}
+    for name, fields in (("whole", ["16", "1"]), ("halves", ["8", "2"])):
+        sizes = ["--per_device_train_batch_size", fields[0], "--gradient_accumulation_steps", fields[1]]
+        run_training(three_labels, tmp_path / name, *sizes, "--max_steps", "2", "--optim", "sgd", "--eval_strategy", "no",
+                     "--save_strategy", "no", "--load_best_model_at_end", "false", "--learning_rate", "0.1")  # fmt: skip
+        weights[name] = load_file(tmp_path / name / "model.safetensors")["score.weight"]
+    torch.testing.assert_close(weights["whole"], weights["halves"], atol=1e-5, rtol=1e-4)
+
+
+def test_a_plain_trainer_is_what_trains(three_labels, tmp_path):
+    argv = ["--model_name_or_path", str(NANO), "--train_file", str(three_labels), "--output_dir", str(tmp_path / "x")]
+    arguments = parse_arguments([*argv, "--class_weight", "balanced", "--early_stopping_patience", "1"])
+    run = prepare_run(*arguments)
+    trainer = make_trainer(run, arguments[2])
+    assert type(trainer) is Trainer
+    assert "EarlyStoppingCallback" in {type(callback).__name__ for callback in trainer.callback_handler.callbacks}
+    counts = run.splits.train["label"].value_counts().sort_index()
+    expected = torch.tensor((counts.sum() / (3 * counts)).to_numpy(), dtype=torch.float32)
+    torch.testing.assert_close(run.model.class_weights, expected)
+
+
+def test_best_model_by_validation_is_what_is_saved(three_labels, tmp_path):
+    """A learning rate that ruins the model after a first good epoch: the saved figures are the best epoch's."""
+    run_training(
+        three_labels,
+        tmp_path / "x",
+        "--num_train_epochs",
+        "3",
+        "--learning_rate",
+        "0.02",
+        "--lr_scheduler_type",
+        "constant",
+    )
+    log = read_json(tmp_path / "x" / "trainer_state.json")["log_history"]
+    losses = [entry["eval_loss"] for entry in log if "eval_loss" in entry]
+    assert len(losses) == 3
+    assert read_json(tmp_path / "x" / "eval_results.json")["eval_loss"] == pytest.approx(min(losses), abs=1e-4)
+
+
+def test_resuming_ends_where_the_whole_run_ends(three_labels, tmp_path):
+    whole = run_training(three_labels, tmp_path / "whole", "--num_train_epochs", "2", "--lr_scheduler_type", "constant")
+    run_training(three_labels, tmp_path / "parts", "--num_train_epochs", "1", "--lr_scheduler_type", "constant")
+    fields = ["--num_train_epochs", "2", "--lr_scheduler_type", "constant", "--resume_from_checkpoint", "last"]
+    assert run_training(three_labels, tmp_path / "parts", *fields) == pytest.approx(whole)
+    with pytest.raises(RecipeError, match="holds no checkpoint to resume from"):
+        run_training(three_labels, tmp_path / "new", "--resume_from_checkpoint", "last")
+
+
+def test_an_old_run_is_kept_unless_told(three_labels, tmp_path):
+    output = tmp_path / "x"
+    run_training(three_labels, output)
+    (output / "notes.txt").write_text("mine")
+    stamp = (output / "model.safetensors").stat().st_mtime_ns
+    with pytest.raises(RecipeError, match="is not empty: give another one, or pass --overwrite_output_dir"):
+        run_training(three_labels, output)
+    with pytest.raises(RecipeError, match="cannot be read"):
+        run_training(tmp_path / "nowhere.csv", output, "--overwrite_output_dir")
+    assert (output / "model.safetensors").stat().st_mtime_ns == stamp
+    run_training(
+        three_labels, output, "--overwrite_output_dir", "--save_strategy", "no", "--load_best_model_at_end", "false"
+    )
+    assert (output / "notes.txt").read_text() == "mine"
+    assert not list(output.glob("checkpoint-*"))  # those of the old run, which this one does not make
+    assert (output / "model.safetensors").stat().st_mtime_ns != stamp
+
+
+def test_what_cannot_be_stock_is_said_and_saved_as_our_own(three_labels, tmp_path, caplog):
+    run_training(three_labels, tmp_path / "x", "--pooling", "mean", "--trainable", "head")
+    assert "GPT2LastTokenClassifier, which pipeline() cannot load" in caplog.text
+    assert read_json(tmp_path / "x" / "config.json")["architectures"] == ["GPT2LastTokenClassifier"]
+    assert TextClassifier.from_pretrained(tmp_path / "x").model.pooling == "mean"
+
+
+def save_classifier(folder, labels):
+    model = tiny_model(num_labels=len(labels), vocab_size=8192, eos_token_id=8191, pad_token_id=8191)
+    stock = GPT2ForSequenceClassification(model.config)
+    stock.config.id2label, stock.config.label2id = dict(enumerate(labels)), {name: i for i, name in enumerate(labels)}
+    stock.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(NANO).save_pretrained(folder)
+    return stock
+
+
+def test_a_classifier_trained_further_keeps_its_head_and_label_order(three_labels, tmp_path):
+    labels = ["technology", "sport", "medicine"]
+    stock = save_classifier(tmp_path / "old", labels)
+    argv = [
+        "--model_name_or_path",
+        str(tmp_path / "old"),
+        "--train_file",
+        str(three_labels),
+        "--output_dir",
+        str(tmp_path / "x"),
+    ]
+    run = prepare_run(*parse_arguments(argv))
+    assert run.splits.label_names == labels
+    assert torch.equal(run.model.score.weight, stock.score.weight)
+    other = tmp_path / "other.csv"
+    make_texts(60, ["sport", "medicine", "technology"]).replace("sport", "games").to_csv(other, index=False)
+    argv[3] = str(other)
+    with pytest.raises(RecipeError, match="head is for the labels technology, sport, medicine, the data has games"):
+        prepare_run(*parse_arguments(argv))
+    fresh = prepare_run(*parse_arguments([*argv, "--ignore_mismatched_sizes", "true"]))
+    assert not torch.equal(fresh.model.score.weight, stock.score.weight)
+    assert fresh.model.config.id2label == {0: "games", 1: "medicine", 2: "technology"}
+
+
+def test_integer_labels_and_own_test_file(tmp_path):
+    frame = make_texts(90, ["sport", "medicine"]).assign(label=lambda f: (f["label"] == "sport").astype(int))
+    frame[:60].to_json(tmp_path / "train.jsonl", orient="records", lines=True)
+    frame[60:].to_csv(tmp_path / "test.csv", index=False)
+    results = run_training(tmp_path / "train.jsonl", tmp_path / "x", "--test_file", str(tmp_path / "test.csv"))
+    assert results["test_samples"] == 30
+    assert "test_f1_1" in results
+    assert pd.Series(TextClassifier.from_pretrained(tmp_path / "x").predict(frame["text"])[0]).isin(["0", "1"]).all()
+
+
+def test_a_filter_may_be_any_list(three_labels, tmp_path):
+    globs = ["transformer.h.10.*", "transformer.h.11.attn.*", "score.*"]
+    run_training(three_labels, tmp_path / "x", "--trainable", *globs)
+    before, after = load_file(NANO / "model.safetensors"), load_file(tmp_path / "x" / "model.safetensors")
+    moved = {name for name in after if name in before and not torch.equal(after[name], before[name].float())}
+    model = tiny_model(n_layer=12)
+    freeze_except(model, globs)
+    expected = {name for name, p in model.named_parameters() if p.requires_grad} - {"score.weight", "score.bias"}
+    # The head's bias is folded into ln_f.bias; a key's bias has no gradient but rounding, so it may not move.
+    assert moved - {"transformer.ln_f.bias"} <= expected
+    assert {name for name in expected if name.endswith("weight")} <= moved
