@@ -44,13 +44,11 @@ def make_texts(count: int, labels: list[str], seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def run(*command: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
+def run(*command: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess:
     """A command as a user types it at the repository's root, with this Python's programs first on the path."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     words = [str(word) for word in command]
-    return subprocess.run(
-        words, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PATH": path, **(env or {})}
-    )
+    return subprocess.run(words, cwd=cwd, capture_output=True, text=True, env={**os.environ, "PATH": path})
 
 
 def tiny_model(num_labels: int = 3, **config) -> GPT2LastTokenClassifier:
