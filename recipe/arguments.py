@@ -36,6 +36,20 @@ class ModelArguments:
     ignore_mismatched_sizes: bool = option(
         False, "Replace a head for other labels by a fresh one instead of refusing it."
     )
+    feature_cache: Literal["auto", "on", "off"] = option(
+        "auto", "Run a frozen trunk once per text and train the tail on what it gave; auto: where that pays and fits."
+    )
+    feature_cache_dir: str | None = option(None, "Folder of the cache; by default one in the Hugging Face home.")
+    feature_cache_max_gb: float | None = option(
+        None, "Largest cache that auto makes; by default half of the free disk."
+    )
+    trunk_dtype: Literal["float32", "bfloat16", "auto"] = option(
+        "float32", "What the cached trunk runs in; auto: bfloat16 where the hardware multiplies it natively."
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.dropout < 1:
+            raise RecipeError(f"dropout is {self.dropout}: take a share from 0 up to, but not, 1")
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """A saved classifier applied to texts: batches of like lengths inside, the caller's order outside."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from recipe.errors import RecipeError
 from recipe.modeling import GPT2LastTokenClassifier
-from recipe.tokenizing import encode_texts, load_tokenizer
+from recipe.tokenizing import batches_by_length, encode_texts, load_tokenizer
 
 MAX_TOKENS = 4096  # a batch, padding included
 ENCODE_TEXTS = 2048  # texts tokenized at once
@@ -66,16 +66,3 @@ class TextClassifier:
         for start in range(0, len(texts), ENCODE_TEXTS):
             encoded += encode_texts(self.tokenizer, list(texts[start : start + ENCODE_TEXTS]))[0]
         return encoded
-
-
-def batches_by_length(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
-    """Indices in batches of like lengths, longest first, none over `max_tokens` with padding (save a single text)."""
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    batch: list[int] = []
-    for i in order:
-        if batch and (len(batch) + 1) * lengths[batch[0]] > max_tokens:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch

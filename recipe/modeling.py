@@ -1,20 +1,18 @@
 """GPT-2 with a classification head on the last non-pad token, cut into a frozen trunk and a trainable tail."""
 
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from torch.nn import functional as F
 from transformers import GPT2Config, GPT2Model
-from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.gpt2.modeling_gpt2 import GPT2PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
 from recipe.errors import RecipeError, one_line
+from recipe.loading import check_is_gpt2, check_loaded_weights, quiet_loading
+from recipe.tail import GPT2ClassifierTail, classification_loss, run_tail, set_training_mode
 
 POOLINGS = ("last", "first", "mean")
 
@@ -97,7 +95,7 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
             raise RecipeError(
                 f"{name}: no weights that load, model.safetensors is needed: {one_line(error)}"
             ) from error
-        check_loaded_weights(name, model, info, ignore_mismatched_sizes)
+        check_loaded_weights(name, info, ignore_mismatched_sizes)
         if model.config.pad_token_id is None:
             model.config.pad_token_id = model.config.eos_token_id
         return (model, info) if want_info else model
@@ -117,19 +115,25 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
                 return depth
         return self.config.n_layer
 
+    @property
+    def keeps_one_token(self) -> bool:
+        """Whether the tail needs one token's hidden state alone: no block trains, and the head reads one token."""
+        return self.split_depth == self.config.n_layer and self.pooling != "mean"
+
+    def as_tail(self) -> GPT2ClassifierTail:
+        """What trains, as a model of its own that takes the trunk's output; the modules are shared, not copied."""
+        blocks = {i: self.transformer.h[i] for i in range(self.split_depth, self.config.n_layer)}
+        tail = GPT2ClassifierTail(self.config, blocks, self.transformer.ln_f, self.score)
+        tail.class_weights = self.class_weights
+        return tail
+
     def train(self, mode: bool = True) -> "GPT2LastTokenClassifier":
         """As in `nn.Module`, but frozen modules stay in eval mode: a frozen trunk is a constant function."""
         super().train(mode)
         if mode:
-            for module in (
-                self.transformer.wte,
-                self.transformer.wpe,
-                *self.transformer.h,
-                self.transformer.ln_f,
-                self.score,
-            ):
-                module.train(any(p.requires_grad for p in module.parameters()))
-            self.transformer.drop.train(not self.embeddings_frozen)
+            t = self.transformer
+            set_training_mode((t.wte, t.wpe, *t.h, t.ln_f, self.score))
+            t.drop.train(not self.embeddings_frozen)
         return self
 
     def forward(
@@ -150,7 +154,7 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
         """
         input_ids, lengths = align_left(input_ids, attention_mask)
         logits = self.tail(self.trunk(input_ids), lengths)
-        loss = None if labels is None else F.cross_entropy(logits, labels, weight=self.class_weights)
+        loss = classification_loss(logits, labels, self.class_weights)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
     def trunk(self, input_ids: torch.Tensor) -> torch.Tensor:
@@ -180,18 +184,8 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
         Returns:
             logits, [B, num_labels].
         """
-        for block in self.transformer.h[self.split_depth :]:
-            hidden = block(hidden)
-        return self.score(self.pool(hidden, lengths))
-
-    def pool(self, hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """[B, T, n_embd], padded on the right -> the normed vector that the head reads, [B, n_embd]."""
-        if self.pooling == "mean":
-            is_token = torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]
-            normed = self.transformer.ln_f(hidden) * is_token[:, :, None]
-            return normed.sum(dim=1) / lengths[:, None]
-        index = lengths - 1 if self.pooling == "last" else torch.zeros_like(lengths)
-        return self.transformer.ln_f(hidden[torch.arange(len(hidden), device=hidden.device), index])
+        t = self.transformer
+        return run_tail(t.h[self.split_depth :], t.ln_f, self.score, self.pooling, hidden, lengths)
 
     @torch.no_grad()
     def token_logits(self, input_ids: torch.Tensor) -> torch.Tensor:
@@ -215,62 +209,3 @@ def align_left(input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> 
         return input_ids, torch.full((batch,), length, device=input_ids.device)
     order = attention_mask.ne(0).to(torch.int8).argsort(dim=1, descending=True, stable=True)
     return input_ids.gather(1, order), attention_mask.ne(0).sum(dim=1).clamp(min=1)
-
-
-def check_is_gpt2(name: str, **hub_kwargs: Any) -> None:
-    """transformers would load another architecture's folder as a GPT-2 of random weights, with a mere warning."""
-    folder = Path(name).expanduser()
-    looks_local = (
-        name.startswith((".", "~", "/"))
-        or name.count("/") > 1
-        or (folder.parent != Path(".") and folder.parent.is_dir())
-    )
-    if not folder.is_dir() and looks_local:
-        raise RecipeError(
-            f"model folder {name!r} does not exist: give a folder with config.json and model.safetensors, or a hub id"
-        )
-    try:
-        config, _ = PreTrainedConfig.get_config_dict(name, **hub_kwargs)
-    except (OSError, ValueError) as error:
-        where = (
-            "has no readable config.json"
-            if folder.is_dir()
-            else "is neither a folder here nor a model that the hub gives"
-        )
-        raise RecipeError(f"model {name!r} {where}: {one_line(error)}") from error
-    if not config.get("model_type"):
-        raise RecipeError(f"model {name!r} has no readable config.json: give a folder that save_pretrained wrote")
-    if config["model_type"] != "gpt2":
-        raise RecipeError(f"model {name!r} is of type {config['model_type']!r}, not 'gpt2': take a GPT-2 model")
-
-
-def check_loaded_weights(
-    name: str, model: GPT2LastTokenClassifier, info: dict[str, Any], fresh_head_wanted: bool
-) -> None:
-    missing = sorted(key for key in info["missing_keys"] if not key.startswith("score."))
-    if missing:
-        raise RecipeError(
-            f"{name}: the checkpoint lacks {len(missing)} GPT-2 weights ({missing[0]} ...): it is incomplete"
-        )
-    for key, saved, wanted in sorted(info["mismatched_keys"]):
-        if not key.startswith("score."):
-            raise RecipeError(f"{name}: {key} is {list(saved)} in the checkpoint but {list(wanted)} by its config.json")
-        if not fresh_head_wanted:
-            raise RecipeError(
-                f"{name}: its head has {saved[0]} labels but {wanted[0]} are needed:"
-                " pass ignore_mismatched_sizes (--ignore_mismatched_sizes true) to start with a fresh head"
-            )
-
-
-@contextmanager
-def quiet_loading():
-    """No load report and no bar: a head that is missing is what we expect, and `check_loaded_weights` says the rest."""
-    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()

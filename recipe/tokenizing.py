@@ -1,6 +1,7 @@
 """Texts into token ids: cut where they are too long, never empty, never with a special token that a user typed."""
 
 import logging
+from collections.abc import Iterator, Sequence
 
 import datasets
 import pandas as pd
@@ -84,3 +85,16 @@ def tokenize_split(frame: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, spli
             side,
         )
     return tokenized.remove_columns("truncated")
+
+
+def batches_by_length(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
+    """Indices in batches of like lengths, longest first, none over `max_tokens` with padding (save a single text)."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    batch: list[int] = []
+    for i in order:
+        if batch and (len(batch) + 1) * lengths[batch[0]] > max_tokens:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch

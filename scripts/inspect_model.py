@@ -11,9 +11,9 @@ from transformers import GPT2LMHeadModel, set_seed
 
 from recipe.errors import RecipeError, run_script
 from recipe.freezing import freeze_except, trainable_patterns
+from recipe.loading import labels_of_head, load_config
 from recipe.modeling import GPT2LastTokenClassifier
 from recipe.tokenizing import encode_texts, load_tokenizer
-from recipe.training import labels_of_head, load_config
 
 
 def parse_args() -> argparse.Namespace:

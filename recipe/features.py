@@ -1,0 +1,251 @@
+"""The trunk's hidden states as a cached dataset: the frozen trunk runs once per text, whatever run comes next.
+
+A cache folder holds one folder a trunk, named by a hash of all that a hidden state depends on but the text: weights,
+split depth, dtype, and what the config says of the computation. In it lie Arrow files, each named by the hash of its own
+bytes, so a file that was cut short or damaged cannot be taken for a whole one. A row is one token sequence: its hash,
+its length, and its hidden states as bytes. Runs add the rows that are missing and never change a file.
+"""
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import torch
+import xxhash
+from huggingface_hub.constants import HF_HOME
+from torch.nn.utils.rnn import pad_sequence
+
+from recipe.modeling import GPT2LastTokenClassifier
+from recipe.publishing import write_json
+from recipe.tokenizing import batches_by_length
+
+logger = logging.getLogger(__name__)
+# Rows are read only, and views of read-only memory.
+warnings.filterwarnings("ignore", message="The given buffer is not writable")
+
+DEFAULT_FOLDER = Path(HF_HOME) / "gpt2_trunk_features"
+FORMAT = 1  # of the rows; a change makes old caches unknown
+COLUMNS = datasets.Features(
+    {"key": datasets.Value("binary"), "length": datasets.Value("int32"), "hidden": datasets.Value("binary")}
+)
+MAX_TOKENS = 4096  # a batch through the trunk, padding included
+ROWS_AT_ONCE = 64  # rows computed and written together: what is held in memory
+ABOUT_FILE = "about.json"
+
+
+class TrunkFeatures:
+    """Hidden states at the entrance of the first trainable block, by token sequence."""
+
+    def __init__(self, places: dict[bytes, tuple[pa.ChunkedArray, int]], width: int, dtype: torch.dtype):
+        self.places, self.width, self.dtype = places, width, dtype  # a place: a file's column of bytes, and a row
+        self.on_device: dict[bytes, torch.Tensor] = {}
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self.places
+
+    def row(self, key: bytes) -> torch.Tensor:
+        """[T, n_embd], a view of the memory-mapped file (or of the device's memory): not to be written to."""
+        if key in self.on_device:
+            return self.on_device[key]
+        column, row = self.places[key]
+        return torch.frombuffer(column[row].as_buffer(), dtype=self.dtype).view(-1, self.width)
+
+    def to_device(self, device: torch.device) -> bool:
+        """Copies the rows to a GPU, if they take up no more than half of its free memory, and says whether it did.
+
+        For a CPU there is nothing to copy: the file's pages are in memory after their first use.
+        """
+        if device.type != "cuda":
+            return False
+        size = sum(self.row(key).nbytes for key in self.places)
+        if size > torch.cuda.mem_get_info(device)[0] / 2:
+            return False
+        self.on_device = {key: self.row(key).to(device) for key in self.places}
+        return True
+
+
+class FeatureDataset(torch.utils.data.Dataset):
+    """A tokenized split with `hidden`, [T, n_embd], in place of its token ids."""
+
+    def __init__(self, features: TrunkFeatures, split: datasets.Dataset):
+        self.features = features
+        self.keys = [sequence_key(ids) for ids in split["input_ids"]]
+        self.labels = list(split["labels"])
+        self.lengths = [features.row(key).shape[0] for key in self.keys]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, i: int | str) -> dict[str, torch.Tensor | int] | list[int]:
+        if i == "length":  # a column, as in datasets.Dataset: what a sampler groups by
+            return self.lengths
+        return {"hidden": self.features.row(self.keys[i]), "labels": self.labels[i]}
+
+
+def collate_features(rows: list[dict[str, torch.Tensor | int]]) -> dict[str, torch.Tensor]:
+    """A batch for GPT2ClassifierTail: hidden [B, T, n_embd] padded on the right, lengths and labels int64 [B]."""
+    hidden = [row["hidden"] for row in rows]
+    return {
+        "labels": torch.tensor([row["labels"] for row in rows]),
+        "lengths": torch.tensor([len(states) for states in hidden]),
+        "hidden": pad_sequence(hidden, batch_first=True),
+    }
+
+
+def cache_features(
+    model: GPT2LastTokenClassifier,
+    sequences: Sequence[Sequence[int]],
+    folder: str | os.PathLike | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> TrunkFeatures:
+    """The trunk's output for every sequence: read where it is cached, computed and cached where it is not.
+
+    Args:
+        model: its trunk must be frozen; it runs on the model's device, in `dtype`.
+        sequences: token ids of each text, 1 to n_positions of them; duplicates cost nothing.
+        folder: of the cache; DEFAULT_FOLDER if None.
+    """
+    trunk_folder = Path(folder or DEFAULT_FOLDER) / trunk_key(model, dtype)
+    wanted = {sequence_key(ids): ids for ids in sequences}
+    features = open_features(trunk_folder, wanted, model.config.n_embd, dtype)
+    missing = {key: ids for key, ids in wanted.items() if key not in features}
+    if missing:
+        about = {"model": model.config.name_or_path, "blocks": model.split_depth, "dtype": str(dtype)}
+        write_json(trunk_folder / ABOUT_FILE, {**about, "one_token_a_text": model.keeps_one_token})
+        write_shard(model, missing, trunk_folder, dtype)
+        features = open_features(trunk_folder, wanted, model.config.n_embd, dtype)
+    return features
+
+
+def sequence_key(input_ids: Sequence[int]) -> bytes:
+    return xxhash.xxh3_128_digest(np.asarray(input_ids, dtype=np.int32).tobytes())
+
+
+def trunk_key(model: GPT2LastTokenClassifier, dtype: torch.dtype) -> str:
+    """A hash of all that a hidden state depends on, the token ids apart."""
+    config, depth = model.config, model.split_depth
+    fields = ("n_head", "layer_norm_epsilon", "activation_function", "scale_attn_weights")
+    fields += ("scale_attn_by_inverse_layer_idx",)
+    settings = {name: getattr(config, name) for name in fields}
+    kept = model.pooling if model.keeps_one_token else "all"
+    digest = xxhash.xxh3_128(json.dumps([FORMAT, depth, str(dtype), kept, settings], sort_keys=True).encode())
+    for module in (model.transformer.wte, model.transformer.wpe, *model.transformer.h[:depth]):
+        for name, parameter in module.named_parameters():
+            digest.update(f"{name} {list(parameter.shape)}".encode())
+            digest.update(parameter.detach().cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def open_features(folder: Path, wanted: Collection[bytes], width: int, dtype: torch.dtype) -> TrunkFeatures:
+    """Finds the wanted rows in files whose bytes are what their name says.
+
+    A file that is not whole is said and removed, so that its rows are made again; one with no wanted row is not read.
+    """
+    places: dict[bytes, tuple[pa.ChunkedArray, int]] = {}
+    for path in sorted(folder.glob("*.arrow")):
+        try:
+            table = datasets.Dataset.from_file(str(path)).data
+            keys = table.column("key").to_pylist()
+            whole = True
+        except (pa.ArrowException, OSError, KeyError):
+            keys, whole = [], False
+        rows = {key: row for row, key in enumerate(keys) if key in wanted and key not in places}
+        if not whole or (rows and file_hash(path) != path.stem):
+            logger.warning("%s is damaged: removed, what it held is computed again", path)
+            path.unlink(missing_ok=True)
+            continue
+        places.update({key: (table.column("hidden"), row) for key, row in rows.items()})
+    return TrunkFeatures(places, width, dtype)
+
+
+def file_hash(path: Path) -> str:
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_shard(
+    model: GPT2LastTokenClassifier, sequences: dict[bytes, Sequence[int]], folder: Path, dtype: torch.dtype
+) -> None:
+    """Runs the trunk, longest texts first, and adds one Arrow file: beside, then under its name once it is whole."""
+    order = sorted(sequences, key=lambda key: -len(sequences[key]))
+    rows = datasets.Dataset.from_dict({"key": order}, features=datasets.Features({"key": datasets.Value("binary")}))
+    trunk = in_dtype(model, dtype)
+
+    def compute(batch: dict[str, list[bytes]]) -> dict[str, list]:
+        hidden = run_trunk(trunk, [sequences[key] for key in batch["key"]])
+        return {"length": [len(states) for states in hidden], "hidden": [as_bytes(states) for states in hidden]}
+
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:
+        path = Path(temporary) / "rows.arrow"
+        rows.map(
+            compute,
+            batched=True,
+            batch_size=ROWS_AT_ONCE,
+            writer_batch_size=ROWS_AT_ONCE,
+            features=COLUMNS,
+            cache_file_name=str(path),
+            load_from_cache_file=False,
+            new_fingerprint="rows",  # the name is the key: nothing to gain from hashing the model once more
+            desc="Running the trunk (texts)",
+        )
+        os.replace(path, folder / f"{file_hash(path)}.arrow")
+
+
+def in_dtype(model: GPT2LastTokenClassifier, dtype: torch.dtype) -> GPT2LastTokenClassifier:
+    """The model itself, or a copy whose trunk is in another dtype (the tail's weights are never used)."""
+    if dtype == model.dtype:
+        return model
+    with torch.device("meta"):
+        copy = GPT2LastTokenClassifier(model.config)
+    copy.load_state_dict({name: p.detach().to(dtype) for name, p in model.state_dict().items()}, assign=True)
+    for mine, theirs in zip(copy.parameters(), model.parameters(), strict=True):
+        mine.requires_grad_(theirs.requires_grad)
+    return copy
+
+
+@torch.no_grad()
+def run_trunk(model: GPT2LastTokenClassifier, sequences: Sequence[Sequence[int]]) -> list[torch.Tensor]:
+    """[T, n_embd] of each sequence on the CPU, in their order; [1, n_embd] where the head reads one token alone."""
+    model.eval()
+    hidden: list[torch.Tensor] = [torch.empty(0)] * len(sequences)
+    for indices in batches_by_length([len(ids) for ids in sequences], MAX_TOKENS):
+        batch = [torch.tensor(sequences[i]) for i in indices]
+        states = model.trunk(pad_sequence(batch, batch_first=True).to(model.device)).cpu()
+        for i, ids, row in zip(indices, batch, states, strict=True):
+            kept = row[: len(ids)]
+            if model.keeps_one_token:
+                kept = kept[-1:] if model.pooling == "last" else kept[:1]
+            hidden[i] = kept
+    return hidden
+
+
+def as_bytes(states: torch.Tensor) -> bytes:
+    """numpy, and so Arrow, has no bfloat16: its bytes go by as integers."""
+    return states.contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def list_caches(folder: Path = DEFAULT_FOLDER) -> Iterator[tuple[Path, dict, int]]:
+    """Each trunk's folder, what it is of, and its size in bytes."""
+    for about in sorted(folder.glob(f"*/{ABOUT_FILE}")):
+        size = sum(path.stat().st_size for path in about.parent.rglob("*") if path.is_file())
+        yield about.parent, json.loads(about.read_text(encoding="utf-8")), size
+
+
+def clear_caches(folder: Path = DEFAULT_FOLDER) -> int:
+    """Removes every trunk's folder; returns the bytes that this frees."""
+    freed = 0
+    for path, _, size in list(list_caches(folder)):
+        shutil.rmtree(path)
+        freed += size
+    return freed

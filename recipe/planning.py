@@ -1,0 +1,92 @@
+"""Whether the trunk runs once per text, and in what: decided before it runs, and said."""
+
+import logging
+import shutil
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+
+from recipe.arguments import ModelArguments, RecipeTrainingArguments
+from recipe.errors import RecipeError
+from recipe.features import DEFAULT_FOLDER
+from recipe.modeling import GPT2LastTokenClassifier
+
+logger = logging.getLogger(__name__)
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def use_feature_cache(
+    model: GPT2LastTokenClassifier,
+    splits: dict[str, Dataset],
+    model_args: ModelArguments,
+    training_args: RecipeTrainingArguments,
+) -> bool:
+    """`on` and `off` are orders; `auto` wants a frozen trunk, more than one pass over the texts, and room on the disk.
+
+    Raises:
+        RecipeError: `on`, but nothing is frozen or the disk is too small; a bfloat16 trunk without the cache.
+    """
+    choice, model_trunk = model_args.feature_cache, model_args.trunk_dtype
+    frozen = model.embeddings_frozen and model.split_depth > 0
+    if choice == "on" and not frozen:
+        raise RecipeError("feature_cache is on, but the first block trains: freeze it, or leave feature_cache at auto")
+    used = choice == "on" or (choice == "auto" and frozen and is_worth_it(model, splits, model_args, training_args))
+    if model_trunk == "bfloat16" and not used:
+        raise RecipeError("trunk_dtype is bfloat16, but the trunk is not cached: it needs --feature_cache on")
+    return used
+
+
+def is_worth_it(
+    model: GPT2LastTokenClassifier,
+    splits: dict[str, Dataset],
+    model_args: ModelArguments,
+    training_args: RecipeTrainingArguments,
+) -> bool:
+    if passes(len(splits["train"]), training_args) <= 1:
+        logger.info("Feature cache: not used, the texts are passed only once")
+        return False
+    dtype = trunk_dtype(model_args.trunk_dtype, training_args.device)
+    size = estimated_bytes(model, splits, dtype) / 1e9
+    limit = model_args.feature_cache_max_gb
+    if limit is None:
+        limit = free_disk(Path(model_args.feature_cache_dir or DEFAULT_FOLDER)) / 2e9
+    fits = size <= limit
+    verdict = "used" if fits else "not used (see --feature_cache_max_gb)"
+    logger.info("Feature cache: up to %.2f GB on disk, of %.1f GB allowed: %s", size, limit, verdict)
+    return fits
+
+
+def passes(texts: int, training_args: RecipeTrainingArguments) -> float:
+    """How often training reads each text."""
+    if training_args.max_steps > 0:
+        per_step = training_args.train_batch_size * training_args.gradient_accumulation_steps * training_args.world_size
+        return training_args.max_steps * per_step / texts
+    return training_args.num_train_epochs
+
+
+def estimated_bytes(model: GPT2LastTokenClassifier, splits: dict[str, Dataset], dtype: torch.dtype) -> int:
+    """What the hidden states of all texts take up on disk, were each one new and none a copy."""
+    tokens = sum(len(split) if model.keeps_one_token else sum(split["length"]) for split in splits.values())
+    return tokens * model.config.n_embd * dtype.itemsize
+
+
+def free_disk(folder: Path) -> int:
+    """Bytes free where the folder is, or will be."""
+    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    return shutil.disk_usage(there).free
+
+
+def trunk_dtype(name: str, device: torch.device) -> torch.dtype:
+    """`auto` is bfloat16 where the hardware multiplies it itself; elsewhere it would be slower than float32."""
+    if name == "auto":
+        name = "bfloat16" if native_bfloat16(device) else "float32"
+    return DTYPES[name]
+
+
+def native_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

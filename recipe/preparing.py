@@ -1,0 +1,111 @@
+"""Everything that a training needs, checked and loaded before any file is touched."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.utils.class_weight import compute_class_weight
+from transformers import PreTrainedTokenizerBase, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from recipe.arguments import DataArguments, ModelArguments, RecipeTrainingArguments
+from recipe.data import TextSplits, load_splits
+from recipe.errors import RecipeError
+from recipe.freezing import FreezeReport, freeze_except, trainable_patterns
+from recipe.loading import labels_of_head, load_config
+from recipe.modeling import GPT2LastTokenClassifier
+from recipe.tokenizing import load_tokenizer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Run:
+    """Everything that a training needs, checked and loaded."""
+
+    model: GPT2LastTokenClassifier
+    report: FreezeReport
+    tokenizer: PreTrainedTokenizerBase
+    splits: TextSplits
+
+
+def prepare_run(model_args: ModelArguments, data_args: DataArguments, training_args: RecipeTrainingArguments) -> Run:
+    """Loads and checks the tokenizer, the data and the model, and applies the filter."""
+    name, revision = model_args.model_name_or_path, model_args.model_revision
+    config = load_config(name, revision)
+    tokenizer = load_tokenizer(name, config, data_args.max_length, data_args.truncation_side, revision)
+    splits = load_splits(data_args, labels_of_head(config))
+    set_seed(training_args.seed)
+    model = load_model(model_args, splits, tokenizer)
+    report = freeze_except(model, trainable_patterns(model.config, model_args.trainable))
+    if data_args.class_weight == "balanced":
+        if training_args.label_smoothing_factor:
+            raise RecipeError("class_weight and label_smoothing_factor exclude each other: drop one of them")
+        model.class_weights = balanced_weights(splits.train["label"], model.num_labels)
+    if model.pooling != "last":
+        logger.warning(
+            "pooling is %s: the saved model is our own class, GPT2LastTokenClassifier, which pipeline() cannot load",
+            model.pooling,
+        )
+    return Run(model, report, tokenizer, splits)
+
+
+def load_model(
+    model_args: ModelArguments, splits: TextSplits, tokenizer: PreTrainedTokenizerBase
+) -> GPT2LastTokenClassifier:
+    name, dropout = model_args.model_name_or_path, model_args.dropout
+    old_labels = labels_of_head(load_config(name, model_args.model_revision))
+    model = GPT2LastTokenClassifier.from_pretrained(
+        name,
+        revision=model_args.model_revision,
+        num_labels=len(splits.label_names),
+        id2label=splits.id2label,
+        label2id=splits.label2id,
+        pad_token_id=tokenizer.pad_token_id,
+        pooling=model_args.pooling,
+        ignore_mismatched_sizes=model_args.ignore_mismatched_sizes,
+        **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), dropout),
+    )
+    if old_labels is not None and old_labels != splits.label_names:
+        if not model_args.ignore_mismatched_sizes:
+            raise RecipeError(
+                f"{name}: its head is for the labels {', '.join(old_labels)}, the data has {', '.join(splits.label_names)}:"
+                " pass --ignore_mismatched_sizes true to start with a fresh head"
+            )
+        model.score.weight.data.normal_(std=model.config.initializer_range)
+        model.score.bias.data.zero_()
+    if model.num_labels > model.config.n_embd:
+        raise RecipeError(
+            f"the data has {model.num_labels} labels, more than n_embd ({model.config.n_embd}): take a larger model"
+        )
+    return model
+
+
+def balanced_weights(labels: pd.Series, num_labels: int) -> torch.Tensor:
+    """scikit-learn's `balanced`: rows / (labels * rows of the label); 1 for a label that training never sees."""
+    present = np.unique(labels)
+    weights = torch.ones(num_labels)
+    weights[present] = torch.tensor(compute_class_weight("balanced", classes=present, y=labels), dtype=torch.float32)
+    return weights
+
+
+def check_output_dir(training_args: RecipeTrainingArguments) -> str | None:
+    """Refuses to write over an earlier run; returns the checkpoint to resume from, if any."""
+    folder = Path(training_args.output_dir)
+    if folder.exists() and not folder.is_dir():
+        raise RecipeError(f"output_dir {folder} is a file: give a folder")
+    checkpoint = training_args.resume_from_checkpoint
+    if checkpoint and checkpoint.lower() in ("true", "last"):
+        checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+        if checkpoint is None:
+            raise RecipeError(f"output_dir {folder} holds no checkpoint to resume from: drop --resume_from_checkpoint")
+    if checkpoint and not (Path(checkpoint) / "trainer_state.json").is_file():
+        raise RecipeError(
+            f"resume_from_checkpoint: {checkpoint} is no checkpoint folder of a run: give OUTPUT_DIR/checkpoint-N"
+        )
+    if not checkpoint and not training_args.overwrite_output_dir and folder.is_dir() and any(folder.iterdir()):
+        raise RecipeError(f"output_dir {folder} is not empty: give another one, or pass --overwrite_output_dir")
+    return checkpoint

@@ -1,0 +1,37 @@
+"""Batches of like lengths that can be drawn again: `train_sampling_strategy: group_by_length`, seeded by epoch."""
+
+import torch
+from torch.utils.data import Dataset, Sampler, SequentialSampler
+from transformers import Trainer
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+
+class SeededLengthGroupedSampler(LengthGroupedSampler):
+    """transformers' own grouping, but its order depends on the seed and the epoch alone, so a resumed run finds it."""
+
+    def __init__(self, batch_size: int, lengths: list[int], seed: int):
+        super().__init__(batch_size, lengths=lengths)
+        self.seed = seed
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.generator = torch.Generator()
+        self.generator.manual_seed(self.seed + 1_000_003 * epoch)
+
+
+class RecipeTrainer(Trainer):
+    """Trainer, save for how it groups by length: seeded by epoch in training, not at all in evaluation.
+
+    Its own grouping draws from the global random state, which a resumed epoch does not find again.
+    """
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return SeededLengthGroupedSampler(batch_size, list(dataset["length"]), seed)
+
+    def _get_eval_sampler(self, eval_dataset: Dataset) -> Sampler | None:
+        return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
