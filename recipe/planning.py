@@ -28,34 +28,34 @@ def use_feature_cache(
     Raises:
         RecipeError: `on`, but nothing is frozen or the disk is too small; a bfloat16 trunk without the cache.
     """
-    choice, model_trunk = model_args.feature_cache, model_args.trunk_dtype
+    choice = model_args.feature_cache
     frozen = model.embeddings_frozen and model.split_depth > 0
     if choice == "on" and not frozen:
         raise RecipeError("feature_cache is on, but the first block trains: freeze it, or leave feature_cache at auto")
-    used = choice == "on" or (choice == "auto" and frozen and is_worth_it(model, splits, model_args, training_args))
-    if model_trunk == "bfloat16" and not used:
+    used = choice != "off" and frozen and (fits_and_pays(model, splits, model_args, training_args) or choice == "on")
+    if model_args.trunk_dtype == "bfloat16" and not used:
         raise RecipeError("trunk_dtype is bfloat16, but the trunk is not cached: it needs --feature_cache on")
+    logger.info("Feature cache: %s", "used" if used else "not used")
     return used
 
 
-def is_worth_it(
+def fits_and_pays(
     model: GPT2LastTokenClassifier,
     splits: dict[str, Dataset],
     model_args: ModelArguments,
     training_args: RecipeTrainingArguments,
 ) -> bool:
-    if passes(len(splits["train"]), training_args) <= 1:
-        logger.info("Feature cache: not used, the texts are passed only once")
-        return False
-    dtype = trunk_dtype(model_args.trunk_dtype, training_args.device)
-    size = estimated_bytes(model, splits, dtype) / 1e9
+    """Says what the cache would take up; whether that is allowed, and whether more than one pass will read it."""
+    size = estimated_bytes(model, splits, trunk_dtype(model_args.trunk_dtype, training_args.device)) / 1e9
     limit = model_args.feature_cache_max_gb
     if limit is None:
         limit = free_disk(Path(model_args.feature_cache_dir or DEFAULT_FOLDER)) / 2e9
-    fits = size <= limit
-    verdict = "used" if fits else "not used (see --feature_cache_max_gb)"
-    logger.info("Feature cache: up to %.2f GB on disk, of %.1f GB allowed: %s", size, limit, verdict)
-    return fits
+    reads = passes(len(splits["train"]), training_args)
+    logger.info(
+        "Feature cache: up to %.3f GB on disk (at most %.1f GB, see --feature_cache_max_gb), read %g times",
+        size, limit, reads,
+    )  # fmt: skip
+    return size <= limit and reads > 1
 
 
 def passes(texts: int, training_args: RecipeTrainingArguments) -> float:

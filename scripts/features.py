@@ -1,7 +1,7 @@
 """List the cached outputs of frozen trunks, with their sizes, and clear them.
 
-    python scripts/features.py
-    python scripts/features.py --clear
+python scripts/features.py
+python scripts/features.py --clear
 """
 
 import argparse

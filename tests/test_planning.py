@@ -21,7 +21,7 @@ def decide(*fields, patterns=None, tmp_path=None):
 def test_auto_wants_a_frozen_trunk_several_passes_and_room(caplog):
     caplog.set_level("INFO", logger="recipe")
     assert decide()
-    assert "up to 0.00 GB on disk" in caplog.text
+    assert "up to 0.000 GB on disk" in caplog.text
     assert not decide(patterns=["*"])
     assert not decide(patterns=["transformer.h.0.*", "score.*"])
     assert decide(patterns=["transformer.h.1.*", "score.*"])

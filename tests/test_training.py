@@ -1,6 +1,8 @@
 import json
 import re
+import shutil
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -112,12 +114,15 @@ def test_trainers_own_loss_and_gradient_scaling(three_labels, tmp_path):
     torch.testing.assert_close(weights["whole"], weights["halves"], atol=1e-5, rtol=1e-4)
 
 
-def test_a_plain_trainer_is_what_trains(three_labels, tmp_path):
+def test_the_trainer_gets_what_was_asked(three_labels, tmp_path):
     argv = ["--model_name_or_path", str(NANO), "--train_file", str(three_labels), "--output_dir", str(tmp_path / "x")]
-    arguments = parse_arguments([*argv, "--class_weight", "balanced", "--early_stopping_patience", "1"])
+    arguments = parse_arguments(
+        [*argv, "--class_weight", "balanced", "--early_stopping_patience", "1", "--feature_cache", "off"]
+    )
     run = prepare_run(*arguments)
-    trainer = make_trainer(run, arguments[2])
-    assert type(trainer) is Trainer
+    trainer = make_trainer(run, arguments[0], arguments[2])
+    assert isinstance(trainer, Trainer)
+    assert trainer.model is run.model
     assert "EarlyStoppingCallback" in {type(callback).__name__ for callback in trainer.callback_handler.callbacks}
     counts = run.splits.train["label"].value_counts().sort_index()
     expected = torch.tensor((counts.sum() / (3 * counts)).to_numpy(), dtype=torch.float32)
@@ -230,3 +235,71 @@ def test_a_filter_may_be_any_list(three_labels, tmp_path):
     # The head's bias is folded into ln_f.bias; a key's bias has no gradient but rounding, so it may not move.
     assert moved - {"transformer.ln_f.bias"} <= expected
     assert {name for name in expected if name.endswith("weight")} <= moved
+
+
+def logits_of(folder, data):
+    return TextClassifier.from_pretrained(folder).logits(pd.read_csv(data)["text"])
+
+
+@pytest.mark.parametrize("trainable", ["last_blocks:1", "last_blocks:2", "last_blocks:3", "head"])
+def test_the_cached_trunk_gives_the_plain_paths_model(three_labels, tmp_path, trainable):
+    fields = ["--num_train_epochs", "5", "--per_device_train_batch_size", "8", "--trainable", trainable]
+    figures = {}
+    for name, choice in (("plain", "off"), ("fast", "on")):
+        cache = ["--feature_cache", choice, "--feature_cache_dir", str(tmp_path / "cache")]
+        figures[name] = run_training(three_labels, tmp_path / name, *fields, *cache)
+    assert bool(list((tmp_path / "cache").rglob("*.arrow")))
+    plain, fast = (logits_of(tmp_path / name, three_labels) for name in ("plain", "fast"))
+    np.testing.assert_allclose(fast, plain, atol=1e-4, rtol=0)
+    assert abs(plain).max() > 0.1
+    assert figures["fast"]["test_accuracy"] == figures["plain"]["test_accuracy"]
+
+
+def test_checkpoints_of_the_tail_hold_the_tail_alone(three_labels, tmp_path):
+    run_training(three_labels, tmp_path / "x", "--feature_cache", "on", "--feature_cache_dir", str(tmp_path / "cache"))
+    (checkpoint,) = (tmp_path / "x").glob("checkpoint-*")
+    weights = load_file(checkpoint / "model.safetensors")
+    assert all(name.startswith(("transformer.h.11.", "transformer.ln_f.", "score.")) for name in weights)
+    assert sum(tensor.numel() for tensor in weights.values()) == 198_915
+    with pytest.raises(RecipeError, match="lacks 134 GPT-2 weights"):
+        TextClassifier.from_pretrained(checkpoint)
+
+
+@pytest.mark.parametrize("sampling", ["random", "group_by_length"])
+@pytest.mark.parametrize("cache", ["on", "off"])
+def test_resuming_in_the_middle_of_an_epoch_is_bit_exact(three_labels, tmp_path, cache, sampling):
+    """84 texts in batches of 8: 11 steps an epoch. One run of 22 steps; one that a checkpoint at step 16 goes on from."""
+    fields = ["--feature_cache", cache, "--feature_cache_dir", str(tmp_path / "cache"), "--num_train_epochs", "2"]
+    fields += ["--per_device_train_batch_size", "8", "--train_sampling_strategy", sampling, "--dropout", "0.1"]
+    fields += ["--eval_strategy", "steps", "--eval_steps", "16", "--save_strategy", "steps", "--save_steps", "16"]
+    fields += ["--load_best_model_at_end", "false", "--save_total_limit", "5"]
+    run_training(three_labels, tmp_path / "whole", *fields)
+    (tmp_path / "parts").mkdir()
+    shutil.copytree(tmp_path / "whole" / "checkpoint-16", tmp_path / "parts" / "checkpoint-16")
+    run_training(three_labels, tmp_path / "parts", *fields, "--resume_from_checkpoint", "last")
+    whole, parts = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_a_bfloat16_trunk_changes_at_most_one_label_in_300(tmp_path):
+    make_texts(400, ["sport", "medicine", "technology"]).to_csv(tmp_path / "train.csv", index=False)
+    make_texts(300, ["sport", "medicine", "technology"], seed=3).to_csv(tmp_path / "test.csv", index=False)
+    for seed in ("0", "1", "2"):
+        accuracy = {}
+        for dtype in ("float32", "bfloat16"):
+            fields = [
+                "--test_file",
+                str(tmp_path / "test.csv"),
+                "--seed",
+                seed,
+                "--trunk_dtype",
+                dtype,
+                "--num_train_epochs",
+                "3",
+            ]
+            fields += ["--feature_cache_dir", str(tmp_path / "cache"), "--feature_cache", "on"]
+            accuracy[dtype] = run_training(tmp_path / "train.csv", tmp_path / f"{dtype}{seed}", *fields)[
+                "test_accuracy"
+            ]
+        assert abs(accuracy["bfloat16"] - accuracy["float32"]) <= 1 / 300 + 1e-9
+        assert read_json(tmp_path / f"bfloat16{seed}" / "config.json")["dtype"] == "float32"
