@@ -13,8 +13,10 @@ import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
-from recipe.errors import RecipeError, one_line
+from recipe.errors import OneLineErrors, RecipeError, one_line
 from recipe.reading import FileFormat
+
+METRICS = ("loss", "accuracy", "macro_f1")  # what a validation gives
 
 
 def option(default: Any, help: str) -> Any:
@@ -31,7 +33,9 @@ class ModelArguments:
         ["last_blocks:1"],
         "What trains: all, head, last_blocks:K (the last K blocks, ln_f and the head), or globs over parameter names.",
     )
-    pooling: Literal["last", "first", "mean"] = option("last", "Which token the head reads; last is the recipe.")
+    pooling: Literal["last", "first", "mean"] | None = option(
+        None, "Which token the head reads; by default what a classifier's checkpoint says, else last, the recipe."
+    )
     dropout: float = option(0.0, "Dropout of the trainable blocks.")
     ignore_mismatched_sizes: bool = option(
         False, "Replace a head for other labels by a fresh one instead of refusing it."
@@ -72,7 +76,9 @@ class DataArguments:
         'Whether "..." quotes a cell: minimal (as pandas reads), none, or auto (none where tabs separate cells).',
     )
     max_length: int | None = option(None, "Longest text in tokens, the rest is cut; by default the model's positions.")
-    truncation_side: Literal["right", "left"] = option("right", "Which end of a text that is too long is cut.")
+    truncation_side: Literal["right", "left"] | None = option(
+        None, "Which end of a text that is too long is cut; by default what the tokenizer says, mostly right."
+    )
     validation_fraction: float = option(0.1, "Share of the training file's rows to split off for validation.")
     test_fraction: float = option(0.2, "Share of the training file's rows to split off for the test.")
     split_method: Literal["stratified", "shuffled"] = option(
@@ -81,7 +87,8 @@ class DataArguments:
     split_seed: int = option(42, "Seed of splits and samples, apart from `seed`, so that seeds can be compared.")
     remove_duplicates: bool = option(True, "Keep exact copies of a text out of other splits.")
     undersample: Literal["none", "train", "all"] = option(
-        "none", "Cut every label to the rarest one's rows: in the training split, or in all rows before the split."
+        "none",
+        "Cut every label to the rarest one's rows: in the training split, or in all of the training file's rows.",
     )
     class_weight: Literal["none", "balanced"] = option("none", "Weigh the loss by inverse label frequency.")
     max_train_samples: int | None = option(None, "Train on this many texts at most, drawn at random.")
@@ -99,6 +106,8 @@ class DataArguments:
         for name in ("validation_fraction", "test_fraction"):
             if not 0 < getattr(self, name) < 1:
                 raise RecipeError(f"{name} is {getattr(self, name)}: take a share between 0 and 1, such as 0.1")
+        if not 0 <= self.split_seed < 2**32:
+            raise RecipeError(f"split_seed is {self.split_seed}: take a whole number from 0 up")
         if self.validation_fraction + self.test_fraction >= 1:
             raise RecipeError(
                 "validation_fraction and test_fraction leave no row to train on: their sum must be under 1"
@@ -135,6 +144,11 @@ class RecipeTrainingArguments(TrainingArguments):
             raise RecipeError(
                 "early_stopping_patience needs load_best_model_at_end: leave it true, or drop the patience"
             )
+        if self.learning_rate < 0 or not 0 <= self.seed < 2**32:
+            raise RecipeError(f"learning_rate is {self.learning_rate}, seed {self.seed}: take no negative numbers")
+        metric = (self.metric_for_best_model or "loss").removeprefix("eval_")
+        if metric not in METRICS:
+            raise RecipeError(f"metric_for_best_model is {metric!r}: take one of {', '.join(METRICS)}")
         if self.push_to_hub:
             raise RecipeError("push_to_hub is not supported: train first, then publish OUTPUT_DIR with `hf upload`")
         # `accelerate launch --cpu` says so in the environment only; Trainer would look for a GPU all the same.
@@ -151,11 +165,8 @@ ALWAYS_SAVED += ("per_device_train_batch_size", *RecipeTrainingArguments.__annot
 Arguments = tuple[ModelArguments, DataArguments, RecipeTrainingArguments]
 
 
-class OneLineParser(HfArgumentParser):
-    """argparse prints a page of usage before its error; this raises the error alone."""
-
-    def error(self, message: str) -> None:
-        raise RecipeError(message)
+class FieldParser(OneLineErrors, HfArgumentParser):
+    """HfArgumentParser, but what is wrong is said in one line."""
 
 
 def parse_arguments(argv: list[str]) -> Arguments:
@@ -164,9 +175,9 @@ def parse_arguments(argv: list[str]) -> Arguments:
     Raises:
         RecipeError: unreadable YAML, unknown field (with the nearest known name), wrong type, impossible combination.
     """
-    parser = OneLineParser((ModelArguments, DataArguments, RecipeTrainingArguments), allow_abbrev=False)
+    parser = FieldParser((ModelArguments, DataArguments, RecipeTrainingArguments), allow_abbrev=False)
     parser.add_argument("--config", metavar="FILE.yaml", help="A recipe; the command line overrides its fields.")
-    config = OneLineParser(allow_abbrev=False, add_help=False)
+    config = FieldParser(allow_abbrev=False, add_help=False)
     config.add_argument("--config")
     path = config.parse_known_args(argv)[0].config
     config_argv = yaml_to_argv(parser, path) if path else []
@@ -182,7 +193,7 @@ def parse_arguments(argv: list[str]) -> Arguments:
         raise RecipeError(f"arguments: {' '.join(str(error).split())}") from error
 
 
-def yaml_to_argv(parser: OneLineParser, path: str) -> list[str]:
+def yaml_to_argv(parser: FieldParser, path: str) -> list[str]:
     """A YAML mapping as command-line words, so that one parser checks the types of both. `null` leaves the default."""
     fields = read_yaml_mapping(path)
     known = {action.dest: action for action in parser._actions if action.dest not in ("help", "config")}
@@ -195,6 +206,8 @@ def yaml_to_argv(parser: OneLineParser, path: str) -> list[str]:
             raise RecipeError(f"{path}: {name} takes one value, not a list")
         if value is None or value == []:
             continue
+        if value is False and name.endswith("_strategy"):
+            value = "no"  # which YAML reads as a boolean
         words = value if isinstance(value, list) else [value]
         words = [json.dumps(word) if isinstance(word, dict) else str(word) for word in words]
         argv += [f"--{name}", *words] if takes_many else [f"--{name}={words[0]}"]
@@ -219,7 +232,7 @@ def read_yaml_mapping(path: str) -> dict[str, Any]:
     return fields
 
 
-def unknown_field(parser: OneLineParser, name: str, where: str) -> str:
+def unknown_field(parser: FieldParser, name: str, where: str) -> str:
     known = [action.dest for action in parser._actions]
     nearest = difflib.get_close_matches(name.replace("-", "_"), known, n=1, cutoff=0.5)
     hint = f"did you mean {nearest[0]!r}?" if nearest else "see --help for the fields"
@@ -239,6 +252,11 @@ def resolved_config(model_args: ModelArguments, data_args: DataArguments, traini
         if f.name not in ("hub_token", "overwrite_output_dir", "dataloader_pin_memory", "resume_from_checkpoint")
         and (f.name in ALWAYS_SAVED or getattr(training_args, f.name) != getattr(stock, f.name, None))
     }
+    if (
+        training_args.metric_for_best_model
+        and training_args.greater_is_better != training_args.metric_for_best_model.endswith("loss")
+    ):
+        theirs.pop("greater_is_better", None)  # follows from the metric, and must follow another one too
     theirs = {name: value.value if isinstance(value, Enum) else value for name, value in theirs.items()}
     plain = (str, int, float, bool, list, dict)
     both = {**ours, "output_dir": training_args.output_dir, **theirs}

@@ -9,6 +9,7 @@ import pandas as pd
 
 from recipe.arguments import DataArguments
 from recipe.errors import RecipeError, one_line
+from recipe.loading import quiet_loading
 from recipe.reading import LABEL_COLUMNS, TEXT_COLUMNS, clean_text, find_column, read_file
 from recipe.splitting import make_missing_splits, remove_duplicates, source_of, undersample
 
@@ -46,7 +47,8 @@ def load_splits(args: DataArguments, label_names: list[str] | None = None) -> Te
     Raises:
         RecipeError: whatever is wrong with the files, with file and row.
     """
-    frames, declared = load_hub_dataset(args) if args.train_file is None else load_files(args)
+    frames, declared = ({}, None) if args.train_file else load_hub_dataset(args)
+    frames.update(load_files(args))
     names = order_labels(frames["train"]["label"], declared, label_names)
     for split in ("validation", "test"):
         if split in frames:
@@ -66,28 +68,28 @@ def load_splits(args: DataArguments, label_names: list[str] | None = None) -> Te
     for split, limit in zip(SPLITS, limits, strict=True):
         if limit is not None and limit < len(frames[split]):
             frames[split] = frames[split].sample(limit, random_state=args.split_seed)
+    check_label_coverage(frames, names)
     ids = {name: i for i, name in enumerate(names)}
     frames = {split: frame.assign(label=frame["label"].map(ids).astype("int64")) for split, frame in frames.items()}
-    if frames["train"]["label"].nunique() < 2:
-        raise RecipeError("the training split holds a single label: give more rows, or a larger max_train_samples")
     return TextSplits(**frames, label_names=names)
 
 
-def load_files(args: DataArguments) -> tuple[dict[str, pd.DataFrame], None]:
+def load_files(args: DataArguments) -> dict[str, pd.DataFrame]:
     paths = {"train": args.train_file, "validation": args.validation_file, "test": args.test_file}
     frames = {}
     for split, path in paths.items():
         if path is not None:
             frame = read_file(path, args.text_column, args.label_column, args.file_format)
             frames[split] = check_rows(frame, source=path)
-    return frames, None
+    return frames
 
 
 def load_hub_dataset(args: DataArguments) -> tuple[dict[str, pd.DataFrame], list[str] | None]:
     """Also the names of the labels, where the dataset declares them (`ClassLabel`)."""
     name = args.dataset_name
     try:
-        dataset = datasets.load_dataset(name, args.dataset_config_name)
+        with quiet_loading():
+            dataset = datasets.load_dataset(name, args.dataset_config_name)
     except Exception as error:  # the hub, the network, the builder and the file formats each raise their own
         raise RecipeError(
             f"dataset {name!r} cannot be loaded: {one_line(error)}: check the name, or give --train_file"
@@ -130,13 +132,18 @@ def check_rows(frame: pd.DataFrame, source: str) -> pd.DataFrame:
     )
     fractional = frame["label"].map(lambda label: isinstance(label, float) and not label.is_integer())
     refuse_rows(frame, fractional, source, "a fractional label (regression)", "labels are names or whole numbers")
-    strange = frame["text"].map(lambda text: not isinstance(text, str))
-    refuse_rows(frame, strange, source, "a text that is no string", "put the text in quotes")
+    check_texts(frame, source)
     checked = frame.assign(label=frame["label"].map(label_name))
-    blank = checked["label"].str.strip() == ""
+    blank = checked["label"] == ""
     refuse_rows(frame, blank, source, "no label", "fill in the label or drop the row")
     checked.attrs["source"] = source
     return checked
+
+
+def check_texts(frame: pd.DataFrame, source: str) -> None:
+    """Refuses texts that are neither strings nor missing; in prediction, what is missing counts as empty."""
+    strange = frame["text"].map(lambda text: not isinstance(text, str)) & frame["text"].notna()
+    refuse_rows(frame, strange, source, "a text that is no string", "put the text in quotes")
 
 
 def refuse_rows(frame: pd.DataFrame, bad: pd.Series, source: str, what: str, mend: str) -> None:
@@ -148,10 +155,10 @@ def refuse_rows(frame: pd.DataFrame, bad: pd.Series, source: str, what: str, men
 
 
 def label_name(label: Any) -> str:
-    """One spelling a label: 1, 1.0 and "1" are "1"; JSON's true is "true"."""
+    """One spelling a label: 1, 1.0 and "1 " are "1"; JSON's true is "true"."""
     if isinstance(label, bool):
         return "true" if label else "false"
-    return str(int(label)) if isinstance(label, float) else str(label)
+    return str(int(label)) if isinstance(label, float) else str(label).strip()
 
 
 def order_labels(labels: pd.Series, declared: list[str] | None, of_head: list[str] | None) -> list[str]:
@@ -163,6 +170,19 @@ def order_labels(labels: pd.Series, declared: list[str] | None, of_head: list[st
         return list(declared)
     numeric = all(name.removeprefix("-").isdecimal() for name in found)
     return sorted(found, key=(lambda name: (int(name), name)) if numeric else None)
+
+
+def check_label_coverage(frames: dict[str, pd.DataFrame], names: list[str]) -> None:
+    """Warns of labels that a split lacks; refuses a training split of one label, which cannot teach anything."""
+    for split, frame in frames.items():
+        absent = [name for name in names if name not in set(frame["label"])]
+        if split == "train" and len(absent) > len(names) - 2:
+            raise RecipeError(
+                f"the training split holds a single label ({len(frame)} texts are left after duplicates and limits):"
+                " give more rows, or a larger max_train_samples"
+            )
+        if absent:
+            logger.warning("%s: no text has the label %s", split, ", ".join(repr(name) for name in absent[:8]))
 
 
 def check_known_labels(frame: pd.DataFrame, names: list[str]) -> None:

@@ -1,12 +1,30 @@
 """What a user did wrong, said in one line, and the exit code that goes with it."""
 
+import argparse
 import os
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 
 class RecipeError(ValueError):
     """Bad input: the message says what is wrong, where, and how to mend it, in one line."""
+
+
+class OneLineErrors:
+    """For argument parsers: argparse prints a page of usage before its error, this raises the error alone."""
+
+    def error(self, message: str) -> NoReturn:
+        raise RecipeError(message)
+
+
+class OneLineParser(OneLineErrors, argparse.ArgumentParser):
+    """The parser of a script: its description is the script's docstring, printed as it stands."""
+
+    def __init__(self, description: str | None):
+        super().__init__(
+            description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        )
 
 
 def one_line(error: BaseException) -> str:

@@ -9,7 +9,7 @@ from scipy.special import softmax
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from recipe.errors import RecipeError
+from recipe.errors import RecipeError, one_line
 from recipe.modeling import GPT2LastTokenClassifier
 from recipe.tokenizing import batches_by_length, encode_texts, load_tokenizer
 
@@ -26,8 +26,11 @@ class TextClassifier:
         tokenizer: PreTrainedTokenizerBase,
         device: str | torch.device | None = None,
     ):
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.model = model.to(self.device).eval()
+        try:
+            self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+            self.model = model.to(self.device).eval()
+        except (RuntimeError, AssertionError) as error:
+            raise RecipeError(f"device {str(device)!r} cannot be used here: {one_line(error)}: take cpu") from error
         self.tokenizer = tokenizer
         self.label_names = [model.config.id2label[i] for i in range(model.config.num_labels)]
 

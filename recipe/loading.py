@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.utils import logging as hub_logging
 from transformers import GPT2Config
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging as transformers_logging
@@ -39,7 +40,8 @@ def check_is_gpt2(name: str, **hub_kwargs: Any) -> None:
             f"model folder {name!r} does not exist: give a folder with config.json and model.safetensors, or a hub id"
         )
     try:
-        config, _ = PreTrainedConfig.get_config_dict(name, **hub_kwargs)
+        with quiet_loading():
+            config, _ = PreTrainedConfig.get_config_dict(name, **hub_kwargs)
     except (OSError, ValueError) as error:
         where = (
             "has no readable config.json"
@@ -71,13 +73,16 @@ def check_loaded_weights(name: str, info: dict[str, Any], fresh_head_wanted: boo
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """No load report and no bar: a head that is missing is what we expect, and `check_loaded_weights` says the rest."""
+    """No load report, no bar, no word of each retry: what went wrong is said once, by whoever catches it."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    hub_verbosity = hub_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
+    hub_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
         transformers_logging.set_verbosity(verbosity)
+        hub_logging.set_verbosity(hub_verbosity)
         if bars:
             transformers_logging.enable_progress_bar()

@@ -53,7 +53,7 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """accuracy, macro_f1 and loss, for Trainer, whose own loss counts a last partial batch as a full one.
+    """accuracy, macro_f1 and loss, for Trainer; the loss is not weighted by class_weight, and so comparable with test_loss.
 
     Args:
         prediction: logits [N, num_labels] and label ids [N], gathered from all processes.

@@ -35,7 +35,7 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
     config: GPT2ClassifierConfig
     config_class = GPT2ClassifierConfig
 
-    # Without this, Trainer takes the loss for one that is already divided by the number of items in the whole batch.
+    # For Trainer: the loss is a plain mean over the batch, which it still has to divide when it accumulates gradients.
     accepts_loss_kwargs = False
 
     def __init__(self, config: GPT2Config):
@@ -65,7 +65,7 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
         Args:
             pretrained_model_name_or_path: a folder or a hub id; safetensors weights only.
             ignore_mismatched_sizes: replace a head of another size by a fresh one instead of refusing it.
-            kwargs: config fields (`num_labels`, `id2label`, `label2id`, `pooling`, dropouts, which are 0 unless given)
+            kwargs: `config`, or fields of it (`num_labels`, `id2label`, `pooling`, dropouts, which are 0 unless given),
                 and `PreTrainedModel.from_pretrained`'s own arguments (`revision`, `cache_dir`, `dtype` ...).
 
         Raises:
@@ -73,8 +73,9 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
                 head's missing, or a head of another size.
         """
         name = str(pretrained_model_name_or_path)
-        for dropout in ("resid_pdrop", "embd_pdrop", "attn_pdrop"):
-            kwargs.setdefault(dropout, 0.0)
+        if "config" not in kwargs:
+            for dropout in ("resid_pdrop", "embd_pdrop", "attn_pdrop"):
+                kwargs.setdefault(dropout, 0.0)
         want_info = kwargs.pop("output_loading_info", False)
         hub_kwargs = {
             key: kwargs[key] for key in ("revision", "cache_dir", "token", "local_files_only") if key in kwargs
@@ -85,7 +86,7 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
                 model, info = super().from_pretrained(
                     name,
                     use_safetensors=True,
-                    attn_implementation="sdpa",
+                    attn_implementation=kwargs.pop("attn_implementation", "sdpa"),
                     dtype=kwargs.pop("dtype", torch.float32),
                     ignore_mismatched_sizes=True,  # looked at below, where the message can say what to do
                     output_loading_info=True,

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 from sklearn.utils.class_weight import compute_class_weight
-from transformers import PreTrainedTokenizerBase, set_seed
+from transformers import GPT2Config, PreTrainedTokenizerBase, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from recipe.arguments import DataArguments, ModelArguments, RecipeTrainingArguments
@@ -39,8 +39,15 @@ def prepare_run(model_args: ModelArguments, data_args: DataArguments, training_a
     tokenizer = load_tokenizer(name, config, data_args.max_length, data_args.truncation_side, revision)
     splits = load_splits(data_args, labels_of_head(config))
     set_seed(training_args.seed)
-    model = load_model(model_args, splits, tokenizer)
+    model, head_is_fresh = load_model(model_args, config, splits, tokenizer)
     report = freeze_except(model, trainable_patterns(model.config, model_args.trainable))
+    if head_is_fresh and not model.score.weight.requires_grad:
+        logger.warning("the head is fresh, so random, and stays so: no pattern of `trainable` matches score.weight")
+    if training_args.dataloader_drop_last and len(splits.train) < training_args.train_batch_size:
+        raise RecipeError(
+            f"dataloader_drop_last drops every batch: {len(splits.train)} training texts do not fill one of"
+            f" {training_args.train_batch_size}: lower per_device_train_batch_size"
+        )
     if data_args.class_weight == "balanced":
         if training_args.label_smoothing_factor:
             raise RecipeError("class_weight and label_smoothing_factor exclude each other: drop one of them")
@@ -54,20 +61,22 @@ def prepare_run(model_args: ModelArguments, data_args: DataArguments, training_a
 
 
 def load_model(
-    model_args: ModelArguments, splits: TextSplits, tokenizer: PreTrainedTokenizerBase
-) -> GPT2LastTokenClassifier:
+    model_args: ModelArguments, config: GPT2Config, splits: TextSplits, tokenizer: PreTrainedTokenizerBase
+) -> tuple[GPT2LastTokenClassifier, bool]:
+    """The model, and whether its head is a fresh one."""
     name, dropout = model_args.model_name_or_path, model_args.dropout
-    old_labels = labels_of_head(load_config(name, model_args.model_revision))
-    model = GPT2LastTokenClassifier.from_pretrained(
+    old_labels = labels_of_head(config)
+    model, info = GPT2LastTokenClassifier.from_pretrained(
         name,
         revision=model_args.model_revision,
         num_labels=len(splits.label_names),
         id2label=splits.id2label,
         label2id=splits.label2id,
+        output_loading_info=True,
         pad_token_id=tokenizer.pad_token_id,
-        pooling=model_args.pooling,
         ignore_mismatched_sizes=model_args.ignore_mismatched_sizes,
         **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), dropout),
+        **({} if model_args.pooling is None else {"pooling": model_args.pooling}),
     )
     if old_labels is not None and old_labels != splits.label_names:
         if not model_args.ignore_mismatched_sizes:
@@ -77,11 +86,13 @@ def load_model(
             )
         model.score.weight.data.normal_(std=model.config.initializer_range)
         model.score.bias.data.zero_()
+        info["missing_keys"].add("score.weight")
     if model.num_labels > model.config.n_embd:
         raise RecipeError(
             f"the data has {model.num_labels} labels, more than n_embd ({model.config.n_embd}): take a larger model"
         )
-    return model
+    mismatched = {key for key, *_ in info["mismatched_keys"]}
+    return model, "score.weight" in info["missing_keys"] | mismatched
 
 
 def balanced_weights(labels: pd.Series, num_labels: int) -> torch.Tensor:
@@ -106,6 +117,7 @@ def check_output_dir(training_args: RecipeTrainingArguments) -> str | None:
         raise RecipeError(
             f"resume_from_checkpoint: {checkpoint} is no checkpoint folder of a run: give OUTPUT_DIR/checkpoint-N"
         )
-    if not checkpoint and not training_args.overwrite_output_dir and folder.is_dir() and any(folder.iterdir()):
+    resumes_here = checkpoint and Path(checkpoint).resolve().parent == folder.resolve()
+    if not resumes_here and not training_args.overwrite_output_dir and folder.is_dir() and any(folder.iterdir()):
         raise RecipeError(f"output_dir {folder} is not empty: give another one, or pass --overwrite_output_dir")
     return checkpoint

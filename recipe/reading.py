@@ -36,7 +36,8 @@ def read_file(
 
     Returns:
         A frame with `text` and, if needs_label, `label`, as the file holds them (None where it holds nothing), and
-        `row`: the row number that a spreadsheet or an editor shows, the header being row 1.
+        `row`: JSON lines by line; CSV by row, the header being row 1 (lines that are blank do not count, and a cell of
+        several lines counts once).
 
     Raises:
         RecipeError: missing, empty or unreadable file, non-UTF-8 bytes (line), broken line (line), or missing column.
@@ -88,7 +89,7 @@ def parse_json_lines(path: Path, text: str) -> pd.DataFrame:
             continue
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RecipeError(
                 f"{path}: line {number} is not JSON ({one_line(error)}): one object a line is needed"
             ) from error
@@ -110,13 +111,14 @@ def parse_delimited(
 
     Indexed by row, the first being 1; lines that are blank do not count.
     """
+    text = text.lstrip("\r\n")
     delimiter = (file_format.delimiter or guess_delimiter(path, text)).replace("\\t", "\t")
-    if len(delimiter) != 1:
-        raise RecipeError(f"delimiter is {delimiter!r}: give a single character, as in --delimiter ';'")
+    if len(delimiter) != 1 or not delimiter.isascii():
+        raise RecipeError(f"delimiter is {delimiter!r}: give a single ASCII character, as in --delimiter ';'")
     quoting = file_format.csv_quoting
     quoted = quoting == "minimal" or (quoting == "auto" and delimiter != "\t")
     first_row = parse_csv(path, text.partition("\n")[0] + "\n", delimiter, quoted=False, names=None).column_names
-    first_row = [cell.strip('"') if quoted else cell for cell in first_row]
+    first_row = [cell.strip('" ') if quoted else cell.strip() for cell in first_row]
     # A header is a first row that holds the columns we look for; a file without one needs column_names.
     wanted = [(text_column, TEXT_COLUMNS)] + ([(label_column, LABEL_COLUMNS)] if needs_label else [])
     has_header = all(match_column(first_row, name, candidates) for name, candidates in wanted)
@@ -126,11 +128,13 @@ def parse_delimited(
         if len(names) != len(first_row):
             raise RecipeError(f"{path}: column_names gives {len(names)} names, but row 1 has {len(first_row)} columns")
     table = parse_csv(path, text, delimiter, quoted, names)
-    repeated = {name for name in table.column_names if table.column_names.count(name) > 1}
-    if repeated:
-        raise RecipeError(f"{path}: two columns are called {min(repeated)!r}: rename one of them in row 1")
     first = 1 if names else 2
-    cells = {name: table[name].to_pylist() for name in table.column_names}
+    table = table.rename_columns([name.strip() for name in table.column_names])
+    for wanted_name, candidates in wanted:
+        column = match_column(table.column_names, wanted_name, candidates)
+        if column is not None and table.column_names.count(column) > 1:
+            raise RecipeError(f"{path}: two columns are called {column!r}: rename one of them in row 1")
+    cells = {name: table.column(i).to_pylist() for i, name in enumerate(table.column_names)}
     return pd.DataFrame(cells, index=range(first, first + len(table)), dtype=object)
 
 

@@ -73,9 +73,10 @@ def make_missing_splits(frames: dict[str, pd.DataFrame], args: DataArguments) ->
         if "test" in missing:
             made["test"] = rows[end:]
     else:
+        check_enough_rows(rows, len(missing))
         made = {}
         for split, size in sizes.items():
-            rows, made[split] = split_stratified(rows, max(size, 1), args.split_seed, len(missing))
+            rows, made[split] = split_stratified(rows, size, args.split_seed)
         made["train"] = rows
     for split, frame in made.items():
         if frame.empty:
@@ -85,24 +86,29 @@ def make_missing_splits(frames: dict[str, pd.DataFrame], args: DataArguments) ->
     return {**frames, **made}
 
 
-def split_stratified(
-    rows: pd.DataFrame, size: int, seed: int, splits_to_make: int
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(what stays, `size` rows split off), each with the same share of every label, in the file's order."""
+def check_enough_rows(rows: pd.DataFrame, splits_to_make: int) -> None:
     counts = rows["label"].value_counts()
-    if len(counts) and counts.min() < 2:
+    if splits_to_make and counts.min() < splits_to_make + 1:
         raise RecipeError(
-            f"{source_of(rows)}: label {counts.idxmin()!r} has too few rows to split: each label needs at least"
+            f"{source_of(rows)}: label {counts.idxmin()!r} has too few rows to split ({counts.min()}): it needs at least"
             f" {splits_to_make + 1}; add rows, drop the label, or give --validation_file and --test_file"
         )
-    # scikit-learn wants at least one row of each label on either side.
-    size = min(max(size, len(counts)), len(rows) - len(counts))
-    if size < len(counts):
+
+
+def split_stratified(rows: pd.DataFrame, size: int, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(what stays, `size` rows split off), in the file's order, each label with its share as nearly as rows allow.
+
+    A label so rare that its share is under half a row may have none in the smaller part.
+    """
+    labels = rows["label"].nunique()
+    size = min(max(size, labels), len(rows) - labels)  # scikit-learn wants room for each label on either side
+    try:
+        stay, off = train_test_split(rows, test_size=size, stratify=rows["label"], random_state=seed)
+    except ValueError as error:
         raise RecipeError(
-            f"{source_of(rows)}: {len(rows)} rows are too few to split {len(counts)} labels:"
-            " add rows, or give --validation_file and --test_file"
-        )
-    stay, off = train_test_split(rows, test_size=size, stratify=rows["label"], random_state=seed)
+            f"{source_of(rows)}: {len(rows)} rows of {labels} labels are too few to split by these fractions:"
+            " add rows, lower the fractions, or give --validation_file and --test_file"
+        ) from error
     stay, off = stay.sort_index(), off.sort_index()
     stay.attrs = off.attrs = rows.attrs
     return stay, off

@@ -10,7 +10,7 @@ from datasets import Dataset
 from transformers import DataCollatorWithPadding, EarlyStoppingCallback, Trainer
 
 from recipe.arguments import DataArguments, ModelArguments, RecipeTrainingArguments, resolved_config
-from recipe.errors import RecipeError
+from recipe.errors import RecipeError, one_line
 from recipe.evaluation import measure_saved
 from recipe.features import FeatureDataset, cache_features, collate_features
 from recipe.metrics import compute_metrics
@@ -63,16 +63,19 @@ def make_trainer(run: Run, model_args: ModelArguments, training_args: RecipeTrai
         splits = cached_splits(model, splits, model_args, training_args)
         model, collator = model.as_tail(), collate_features
     patience = training_args.early_stopping_patience
-    return RecipeTrainer(
-        model=model,
-        args=training_args,
-        train_dataset=splits["train"],
-        eval_dataset=splits["validation"],
-        data_collator=collator,
-        processing_class=run.tokenizer,
-        compute_metrics=compute_metrics,
-        callbacks=[] if patience is None else [EarlyStoppingCallback(early_stopping_patience=patience)],
-    )
+    try:
+        return RecipeTrainer(
+            model=model,
+            args=training_args,
+            train_dataset=splits["train"],
+            eval_dataset=splits["validation"],
+            data_collator=collator,
+            processing_class=run.tokenizer,
+            compute_metrics=compute_metrics,
+            callbacks=[] if patience is None else [EarlyStoppingCallback(early_stopping_patience=patience)],
+        )
+    except (ImportError, RuntimeError) as error:  # a field asks for a package that is not installed
+        raise RecipeError(f"training cannot start: {one_line(error)}") from error
 
 
 def cached_splits(

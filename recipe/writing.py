@@ -1,5 +1,6 @@
-"""Predictions out: CSV, TSV or JSON lines, whole or not at all."""
+"""Predictions out: CSV or JSON lines, whole or not at all."""
 
+import csv
 import os
 import sys
 import tempfile
@@ -11,7 +12,7 @@ import pandas as pd
 
 from recipe.errors import RecipeError
 
-FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
+FORMATS = (".csv", ".jsonl", ".ndjson", ".json")
 
 
 def check_output_file(path: Path, overwrite: bool) -> None:
@@ -20,6 +21,8 @@ def check_output_file(path: Path, overwrite: bool) -> None:
         raise RecipeError(f"output_file {path}: unknown ending {path.suffix!r}: take one of {', '.join(FORMATS)}")
     if not path.parent.is_dir():
         raise RecipeError(f"output_file {path}: the folder {path.parent} does not exist: make it first")
+    if not os.access(path.parent, os.W_OK):
+        raise RecipeError(f"output_file {path}: the folder {path.parent} cannot be written to: take another one")
     if path.exists() and not overwrite:
         raise RecipeError(f"output_file {path} exists: give another one, or pass --overwrite_output_file")
 
@@ -41,8 +44,9 @@ def write_predictions(
     if path is None:
         sys.stdout.write(as_json_lines(frame))
         return
-    if path.suffix.lower() in (".csv", ".tsv"):
-        content = frame.to_csv(index=False, sep="," if path.suffix.lower() == ".csv" else "\t", lineterminator="\n")
+    if path.suffix.lower() == ".csv":
+        # All texts quoted: a lone carriage return in one would end its row for most readers.
+        content = frame.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     else:
         content = as_json_lines(frame)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")

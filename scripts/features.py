@@ -4,15 +4,14 @@ python scripts/features.py
 python scripts/features.py --clear
 """
 
-import argparse
 from pathlib import Path
 
-from recipe.errors import run_script
+from recipe.errors import OneLineParser, run_script
 from recipe.features import DEFAULT_FOLDER, clear_caches, list_caches
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(__doc__)
     parser.add_argument("--feature_cache_dir", type=Path, default=DEFAULT_FOLDER, help="As in training.")
     parser.add_argument("--clear", action="store_true", help="Remove them all.")
     args = parser.parse_args()

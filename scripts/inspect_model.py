@@ -7,9 +7,9 @@ python scripts/inspect_model.py --model_name_or_path openai-community/gpt2 --num
 import argparse
 
 import torch
-from transformers import GPT2LMHeadModel, set_seed
+from transformers import GPT2LMHeadModel, PreTrainedTokenizerBase, set_seed
 
-from recipe.errors import RecipeError, run_script
+from recipe.errors import OneLineParser, RecipeError, run_script
 from recipe.freezing import freeze_except, trainable_patterns
 from recipe.loading import labels_of_head, load_config
 from recipe.modeling import GPT2LastTokenClassifier
@@ -17,7 +17,7 @@ from recipe.tokenizing import encode_texts, load_tokenizer
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(__doc__)
     parser.add_argument("--model_name_or_path", default="openai-community/gpt2", help="A GPT-2: a folder or a hub id.")
     parser.add_argument("--model_revision", default="main", help="Branch, tag or commit of a hub model.")
     parser.add_argument(
@@ -38,31 +38,43 @@ def main() -> None:
     set_seed(args.seed)
     labels = {} if args.num_labels is None else {"num_labels": args.num_labels}
     model, info = GPT2LastTokenClassifier.from_pretrained(
-        args.model_name_or_path, revision=args.model_revision, output_loading_info=True, **labels
+        args.model_name_or_path,
+        revision=args.model_revision,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+        **labels,
     )
     report = freeze_except(model, trainable_patterns(model.config, args.trainable))
     with torch.device("meta"):  # only to be printed
         before = GPT2LMHeadModel(config)
-    fresh = "a fresh head" if "score.weight" in info["missing_keys"] else "the checkpoint's head"
-    print(f"Before, as pretrained:\n{before}\n")
+    kept = "score.weight" not in info["missing_keys"] and not info["mismatched_keys"]
+    fresh = "the checkpoint's head" if kept else "a fresh head"
+    print(f"Before, as a GPT-2 of this size is pretrained:\n{before}\n")
     print(f"After, with {fresh}:\n{model}\n")
     print(f"What trains ({' '.join(args.trainable)}):\n{report}\n")
     print_tokens(model.eval(), tokenizer, args.text, labels_of_head(model.config))
 
 
-def print_tokens(model: GPT2LastTokenClassifier, tokenizer, text: str, label_names: list[str] | None) -> None:
+def print_tokens(
+    model: GPT2LastTokenClassifier, tokenizer: PreTrainedTokenizerBase, text: str, label_names: list[str] | None
+) -> None:
     ids = encode_texts(tokenizer, [text])[0][0]
     input_ids = torch.tensor([ids])
     logits = model.token_logits(input_ids)
     taken = model(input_ids=input_ids).logits[0]
     print(f"Text: {text!r}\nToken ids: {ids}  (shape {list(input_ids.shape)})")
     print(f"Logits of every token (shape {list(logits.shape)}):")
+    marks = {
+        "last": {len(ids) - 1: "  <- taken: the last token, the only one that attends to all others"},
+        "first": {0: "  <- taken: the first token"},
+    }.get(model.pooling, {})
     names = label_names or [model.config.id2label[i] for i in range(model.num_labels)]
     print(f"  {'token':<16}" + "".join(f"{name:>12.12}" for name in names))
     for i, (token_id, row) in enumerate(zip(ids, logits[0], strict=True)):
-        mark = "  <- taken: the last token, the only one that attends to all others" if i == len(ids) - 1 else ""
+        mark = marks.get(i, "")
         print(f"  {tokenizer.decode([token_id])!r:<16}" + "".join(f"{value:12.4f}" for value in row.tolist()) + mark)
-    print("Row taken: [" + ", ".join(f"{value:.4f}" for value in taken.tolist()) + "]")
+    taken_from = "Row taken" if marks else f"Logits of the pooled token ({model.pooling})"
+    print(f"{taken_from}: [" + ", ".join(f"{value:.4f}" for value in taken.tolist()) + "]")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Classify texts with a saved model.
 
-    python scripts/predict.py --model_dir runs/quickstart --text "Are you free tonight?" "WINNER! Claim your prize now"
+    python scripts/predict.py --model_dir runs/quickstart --text "Are you free tonight?" "URGENT! You have won a £2000 prize. Call 09061701461 now"
     python scripts/predict.py --model_dir runs/quickstart --input_file messages.csv --output_file labels.csv
 
 Input is CSV, TSV or JSON lines (see --text_column); output is CSV or JSON lines by its ending: the text, its label and
@@ -10,23 +10,22 @@ a probability for every label, one row for each row that came in, in the same or
 import argparse
 from pathlib import Path
 
-from recipe.errors import run_script
+from recipe.data import check_texts
+from recipe.errors import OneLineParser, run_script
 from recipe.inference import TextClassifier
 from recipe.reading import FileFormat, clean_text, read_file
 from recipe.writing import check_output_file, write_predictions
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(__doc__)
     parser.add_argument(
         "--model_dir", required=True, help="A folder that a run saved, or any GPT2ForSequenceClassification."
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--text", nargs="+", help="One or more texts.")
     source.add_argument("--input_file", type=Path, help="A CSV, TSV or JSON-lines file.")
-    parser.add_argument(
-        "--output_file", type=Path, help="A .csv, .tsv or .jsonl file to write; the screen if not given."
-    )
+    parser.add_argument("--output_file", type=Path, help="A .csv or .jsonl file to write; the screen if not given.")
     parser.add_argument("--overwrite_output_file", action="store_true", help="Allow an output_file that exists.")
     parser.add_argument("--text_column", help="Column of the texts; found by its name if not given.")
     parser.add_argument("--column_names", nargs="+", help="Names of the columns, where the file has no header row.")
@@ -45,11 +44,10 @@ def main() -> None:
     else:
         names = tuple(args.column_names) if args.column_names else None
         file_format = FileFormat(args.delimiter, args.csv_quoting, names)
-        texts = read_file(args.input_file, args.text_column, file_format=file_format, needs_label=False)[
-            "text"
-        ].tolist()
+        frame = read_file(args.input_file, args.text_column, file_format=file_format, needs_label=False)
+        check_texts(frame, str(args.input_file))
+        texts = frame["text"].where(frame["text"].notna(), "").tolist()  # nothing said: an empty text
     classifier = TextClassifier.from_pretrained(args.model_dir, args.device)
-    texts = ["" if text is None else text for text in texts]  # nothing said: classified as an empty text
     labels, probabilities = classifier.predict(texts, progress=args.input_file is not None)
     write_predictions(args.output_file, texts, labels, probabilities, classifier.label_names)
 
