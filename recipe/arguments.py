@@ -151,10 +151,10 @@ class RecipeTrainingArguments(TrainingArguments):
             raise RecipeError(f"metric_for_best_model is {metric!r}: take one of {', '.join(METRICS)}")
         if self.push_to_hub:
             raise RecipeError("push_to_hub is not supported: train first, then publish OUTPUT_DIR with `hf upload`")
-        # `accelerate launch --cpu` says so in the environment only; Trainer would look for a GPU all the same.
-        if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes"):
-            self.use_cpu = True
-        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available() and not self.use_cpu
+        # `accelerate launch --cpu` says so in the environment only, and bf16 without a GPU wants it said.
+        launched_for_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+        self.use_cpu = self.use_cpu or launched_for_cpu or not torch.accelerator.is_available()
+        self.dataloader_pin_memory = self.dataloader_pin_memory and not self.use_cpu
         super().__post_init__()
 
 

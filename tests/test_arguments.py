@@ -55,6 +55,9 @@ def test_yaml_sets_and_the_command_line_overrides(tmp_path):
         ("max_length: 0\n", "max_length is 0"),
         ("num_train_epochs: 0\n", "num_train_epochs is 0"),
         ("per_device_train_batch_size: 0\n", "per_device_train_batch_size is 0"),
+        ("metric_for_best_model: f2\n", "metric_for_best_model is 'f2': take one of loss, accuracy, macro_f1"),
+        ("seed: -1\n", "take no negative numbers"),
+        ("dropout: 2\n", "dropout is 2.0"),
         ("push_to_hub: true\n", "push_to_hub is not supported"),
     ],
 )
@@ -62,6 +65,21 @@ def test_a_wrong_recipe_is_refused_in_one_line(tmp_path, content, message):
     with pytest.raises(RecipeError, match=message) as error:
         parse_yaml(tmp_path, content)
     assert "\n" not in str(error.value)
+
+
+def test_no_is_a_strategy_though_yaml_reads_a_boolean(tmp_path):
+    content = "eval_strategy: no\nsave_strategy: no\nload_best_model_at_end: no\n"
+    training = parse_yaml(tmp_path, content)[2]
+    assert (training.eval_strategy, training.save_strategy, training.load_best_model_at_end) == ("no", "no", False)
+
+
+def test_what_follows_from_the_metric_is_not_saved(tmp_path):
+    resolved = resolved_config(*parse_arguments(BASE))
+    assert "greater_is_better" not in resolved
+    again = parse_yaml(tmp_path, yaml.safe_dump(resolved), "--metric_for_best_model", "macro_f1")[2]
+    assert again.greater_is_better
+    kept = resolved_config(*parse_arguments([*BASE, "--metric_for_best_model", "loss", "--greater_is_better", "true"]))
+    assert kept["greater_is_better"] is True
 
 
 def test_a_wrong_command_line_is_refused():

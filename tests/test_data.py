@@ -90,6 +90,17 @@ def test_a_hub_dataset_keeps_its_own_label_names(tmp_path):
     )
 
 
+def test_files_stand_in_for_a_hub_datasets_splits(tmp_path):
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    make_texts(60, ["sport", "medicine"]).to_csv(folder / "train.csv", index=False)
+    make_texts(10, ["sport", "medicine"], seed=2).to_csv(tmp_path / "mine.csv", index=False)
+    splits = load_splits(DataArguments(dataset_name=str(folder), test_file=str(tmp_path / "mine.csv")))
+    assert splits.test["text"].tolist() == pd.read_csv(tmp_path / "mine.csv")["text"].tolist()
+    with pytest.raises(RecipeError, match="nowhere"):
+        load_splits(DataArguments(dataset_name=str(folder), validation_file="nowhere.csv"))
+
+
 def test_a_dataset_that_is_not_there():
     with pytest.raises(RecipeError, match=r"dataset 'nobody/nothing' cannot be loaded.*--train_file"):
         load_splits(DataArguments(dataset_name="nobody/nothing"))

@@ -208,6 +208,31 @@ def test_pickle_and_incomplete_weights_are_refused(tmp_path):
         GPT2LastTokenClassifier.from_pretrained(tmp_path / "broken")
 
 
+def test_a_config_can_be_given(tmp_path):
+    model = tiny_model(num_labels=3)
+    model.save_pretrained(tmp_path)
+    config = type(model.config).from_pretrained(tmp_path, resid_pdrop=0.3)
+    assert GPT2LastTokenClassifier.from_pretrained(tmp_path, config=config).config.resid_pdrop == 0.3
+
+
+def test_adapters_in_the_top_block_are_not_passed_by():
+    """The shortcut reads c_attn's weight; a layer put in its place must run instead."""
+    model, input_ids = tiny_model(), torch.randint(0, 98, (3, 6))
+    before = model(input_ids=input_ids).logits
+
+    class Doubled(torch.nn.Module):
+        def __init__(self, layer):
+            super().__init__()
+            self.layer, self.weight, self.bias = layer, layer.weight, layer.bias
+
+        def forward(self, hidden):
+            return 2 * self.layer(hidden)
+
+    attention = model.transformer.h[3].attn
+    attention.c_attn = Doubled(attention.c_attn)
+    assert not torch.allclose(model(input_ids=input_ids).logits, before, atol=1e-3)
+
+
 def test_other_attention_and_one_label_are_refused():
     with pytest.raises(RecipeError, match="only 'sdpa'"):
         tiny_model(attn_implementation="eager")

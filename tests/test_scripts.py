@@ -35,9 +35,9 @@ def test_predict_texts_on_the_command_line(trained):
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
 def test_predict_a_file_in_its_order(trained, tmp_path, suffix):
-    odd = ["", 'two\nlines, and a "quote"', "nul \0", "x" * 1_000_000]
+    odd = ["", 'two\nlines, and a "quote"', "nul \0", "carriage\rreturn", "x" * 1_000_000]
     texts = [*make_texts(50, ["sport", "medicine"], seed=9)["text"], *odd]
-    pd.DataFrame({"id": range(54), "text": texts}).to_json(tmp_path / "in.jsonl", orient="records", lines=True)
+    pd.DataFrame({"id": range(55), "text": texts}).to_json(tmp_path / "in.jsonl", orient="records", lines=True)
     output = tmp_path / f"out{suffix}"
     command = [*PREDICT, "--model_dir", trained, "--input_file", tmp_path / "in.jsonl", "--output_file", output]
     result = run(*command)
@@ -166,12 +166,16 @@ def test_train_refuses_bad_input_in_one_line(case, tmp_path):
         (["--model_dir", "{}/nowhere", "--text", "x"], "does not exist"),
         (["--model_dir", NANO, "--text", "x"], "has no classification head"),
         (["--model_dir", "{}/pickled", "--text", "x"], "model.safetensors is needed"),
+        (["--model_dir", NANO, "--input_file", "{}/number.jsonl"], "row 1 has a text that is no string"),
+        (["--model_dir", "{trained}", "--text", "x", "--device", "gpu7"], "device 'gpu7' cannot be used here"),
+        (["--model_dir", NANO], "one of the arguments --text --input_file is required"),
         (["--model_dir", NANO, "--input_file", "{}/nowhere.csv"], "nowhere.csv: cannot be read"),
         (["--model_dir", NANO, "--text", "x", "--output_file", "{}/x.parquet"], "unknown ending '.parquet'"),
     ],
 )
-def test_predict_refuses_bad_input_in_one_line(fields, message, tmp_path):
+def test_predict_refuses_bad_input_in_one_line(fields, message, tmp_path, trained):
+    (tmp_path / "number.jsonl").write_text('{"text": 7}')
     (tmp_path / "pickled").mkdir()
     (tmp_path / "pickled" / "config.json").write_bytes((NANO / "config.json").read_bytes())
     torch.save({}, tmp_path / "pickled" / "pytorch_model.bin")
-    assert_one_line(run(*PREDICT, *[str(field).format(tmp_path) for field in fields]), message)
+    assert_one_line(run(*PREDICT, *[str(field).format(tmp_path, trained=trained) for field in fields]), message)

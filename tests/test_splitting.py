@@ -54,6 +54,30 @@ def test_a_given_test_file_stays_whole(tmp_path):
         load_splits(DataArguments(**{**files, "train_file": files["test_file"]}))
 
 
+def test_validation_gives_up_what_the_test_holds(tmp_path):
+    frame = make_texts(60, ["sport", "medicine"])
+    parts = {"train_file": frame, "validation_file": frame[:20], "test_file": frame[10:30]}
+    splits = load_splits(DataArguments(**{name: write(tmp_path, part, f"{name}.csv") for name, part in parts.items()}))
+    assert splits.test["text"].tolist() == frame["text"][10:30].tolist()
+    assert splits.validation["text"].tolist() == frame["text"][:10].tolist()
+    assert splits.train["text"].tolist() == frame["text"][30:].tolist()
+
+
+def test_labels_that_a_split_lacks_are_said(tmp_path, caplog):
+    rare = pd.concat([make_texts(100, ["sport"]), make_texts(3, ["medicine"], seed=1)])
+    splits = load_splits(DataArguments(train_file=write(tmp_path, rare)))
+    assert splits.train["label"].nunique() == 2
+    assert "validation: no text has the label 'medicine'" in caplog.text
+    gone = make_texts(4, ["medicine"], seed=1)  # every such text stands in the test file too
+    files = {"train_file": write(tmp_path, pd.concat([make_texts(60, ["sport", "technology"]), gone]))}
+    load_splits(DataArguments(**files, test_file=write(tmp_path, gone, "test.csv"), split_method="shuffled"))
+    assert "train: no text has the label 'medicine'" in caplog.text
+    both = pd.concat([make_texts(30, ["sport"]), make_texts(30, ["sport"]).assign(label="medicine")])
+    with pytest.raises(RecipeError, match=r"holds a single label \(21 texts are left"):
+        load_splits(DataArguments(train_file=write(tmp_path, both)))
+    assert "30 texts stand there with different labels; the first one counts" in caplog.text
+
+
 def test_undersampling_and_limits(tmp_path):
     path = write(tmp_path, pd.concat([make_texts(80, ["sport"]), make_texts(20, ["medicine"], seed=1)]))
     splits = load_splits(DataArguments(train_file=path, undersample="train"))
@@ -68,7 +92,7 @@ def test_undersampling_and_limits(tmp_path):
 
 def test_too_few_rows_are_said(tmp_path):
     rare = pd.concat([make_texts(30, ["sport"]), make_texts(1, ["medicine"], seed=1)])
-    with pytest.raises(RecipeError, match="label 'medicine' has too few rows to split: each label needs at least 3"):
+    with pytest.raises(RecipeError, match=r"label 'medicine' has too few rows to split \(1\): it needs at least 3"):
         load_splits(DataArguments(train_file=write(tmp_path, rare)))
     with pytest.raises(RecipeError, match="too few"):
         load_splits(DataArguments(train_file=write(tmp_path, make_texts(4, ["sport", "medicine"]))))

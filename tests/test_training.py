@@ -214,6 +214,39 @@ def test_a_classifier_trained_further_keeps_its_head_and_label_order(three_label
     assert fresh.model.config.id2label == {0: "games", 1: "medicine", 2: "technology"}
 
 
+def test_pooling_is_the_checkpoints_unless_asked(three_labels, tmp_path):
+    run_training(
+        three_labels, tmp_path / "old", "--pooling", "mean", "--trainable", "head", "--truncation_side", "left"
+    )
+    argv = [
+        "--model_name_or_path",
+        str(tmp_path / "old"),
+        "--train_file",
+        str(three_labels),
+        "--output_dir",
+        str(tmp_path / "x"),
+    ]
+    run = prepare_run(*parse_arguments(argv))
+    assert (run.model.pooling, run.tokenizer.truncation_side) == ("mean", "left")
+    assert prepare_run(*parse_arguments([*argv, "--pooling", "last"])).model.pooling == "last"
+
+
+def test_resuming_into_another_runs_folder_needs_the_flag(three_labels, tmp_path):
+    run_training(three_labels, tmp_path / "a")
+    run_training(three_labels, tmp_path / "b")
+    (checkpoint,) = (tmp_path / "a").glob("checkpoint-*")
+    with pytest.raises(RecipeError, match="is not empty"):
+        run_training(three_labels, tmp_path / "b", "--resume_from_checkpoint", str(checkpoint))
+
+
+def test_a_random_head_that_stays_so_is_said(three_labels, tmp_path, caplog):
+    argv = ["--model_name_or_path", str(NANO), "--train_file", str(three_labels), "--output_dir", str(tmp_path / "x")]
+    prepare_run(*parse_arguments([*argv, "--trainable", "transformer.h.11.*"]))
+    assert "the head is fresh, so random, and stays so" in caplog.text
+    with pytest.raises(RecipeError, match="dataloader_drop_last drops every batch: 84 training texts"):
+        prepare_run(*parse_arguments([*argv, "--dataloader_drop_last", "true", "--per_device_train_batch_size", "100"]))
+
+
 def test_integer_labels_and_own_test_file(tmp_path):
     frame = make_texts(90, ["sport", "medicine"]).assign(label=lambda f: (f["label"] == "sport").astype(int))
     frame[:60].to_json(tmp_path / "train.jsonl", orient="records", lines=True)
