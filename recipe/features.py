@@ -25,7 +25,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from recipe.modeling import GPT2LastTokenClassifier
 from recipe.publishing import write_json
-from recipe.tokenizing import batches_by_length
+from recipe.tokenizing import batch_tokens, batches_by_length
 
 logger = logging.getLogger(__name__)
 # Rows are read only, and views of read-only memory.
@@ -36,7 +36,6 @@ FORMAT = 1  # of the rows; a change makes old caches unknown
 COLUMNS = datasets.Features(
     {"key": datasets.Value("binary"), "length": datasets.Value("int32"), "hidden": datasets.Value("binary")}
 )
-MAX_TOKENS = 4096  # a batch through the trunk, padding included
 ROWS_AT_ONCE = 64  # rows computed and written together: what is held in memory
 ABOUT_FILE = "about.json"
 
@@ -219,7 +218,7 @@ def run_trunk(model: GPT2LastTokenClassifier, sequences: Sequence[Sequence[int]]
     """[T, n_embd] of each sequence on the CPU, in their order; [1, n_embd] where the head reads one token alone."""
     model.eval()
     hidden: list[torch.Tensor] = [torch.empty(0)] * len(sequences)
-    for indices in batches_by_length([len(ids) for ids in sequences], MAX_TOKENS):
+    for indices in batches_by_length([len(ids) for ids in sequences], batch_tokens(model.device)):
         batch = [torch.tensor(sequences[i]) for i in indices]
         states = model.trunk(pad_sequence(batch, batch_first=True).to(model.device)).cpu()
         for i, ids, row in zip(indices, batch, states, strict=True):

@@ -11,9 +11,8 @@ from transformers import PreTrainedTokenizerBase
 
 from recipe.errors import RecipeError, one_line
 from recipe.modeling import GPT2LastTokenClassifier
-from recipe.tokenizing import batches_by_length, encode_texts, load_tokenizer
+from recipe.tokenizing import batch_tokens, batches_by_length, encode_texts, load_tokenizer
 
-MAX_TOKENS = 4096  # a batch, padding included
 ENCODE_TEXTS = 2048  # texts tokenized at once
 
 
@@ -57,7 +56,7 @@ class TextClassifier:
         input_ids = self.encode(texts)
         logits = np.empty((len(input_ids), len(self.label_names)), dtype=np.float32)
         with tqdm(total=len(input_ids), desc="Classifying", unit=" texts", disable=not progress) as bar:
-            for indices in batches_by_length([len(ids) for ids in input_ids], MAX_TOKENS):
+            for indices in batches_by_length([len(ids) for ids in input_ids], batch_tokens(self.device)):
                 batch = self.tokenizer.pad({"input_ids": [input_ids[i] for i in indices]}, return_tensors="pt")
                 output = self.model(**batch.to(self.device))
                 logits[indices] = output.logits.float().cpu().numpy()

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import datasets
 import pandas as pd
+import torch
 from transformers import AutoTokenizer, GPT2Config, PreTrainedTokenizerBase
 
 from recipe.errors import RecipeError, one_line
@@ -85,6 +86,15 @@ def tokenize_split(frame: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, spli
             side,
         )
     return tokenized.remove_columns("truncated")
+
+
+def batch_tokens(device: torch.device) -> int:
+    """How many tokens, padding included, a batch without gradients holds at most.
+
+    Measured at GPT-2 small's shape: on a CPU, batches whose activations stay in its caches are half again as fast as
+    batches of 4,096 tokens; a GPU wants to be filled.
+    """
+    return 512 if device.type == "cpu" else 16_384
 
 
 def batches_by_length(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
