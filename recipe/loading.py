@@ -55,8 +55,20 @@ def check_is_gpt2(name: str, **hub_kwargs: Any) -> None:
         raise RecipeError(f"model {name!r} is of type {config['model_type']!r}, not 'gpt2': take a GPT-2 model")
 
 
+def describe_weights(name: str) -> str | None:
+    """What is wrong with a folder whose weights do not load, where a look at its files tells."""
+    folder = Path(name).expanduser()
+    if not folder.is_dir() or list(folder.glob("*.safetensors")):
+        return None
+    if list(folder.glob("*.bin")) or list(folder.glob("*.pt")):
+        return "they are pickled, which is not safe to load: save them again as model.safetensors"
+    return "there is no model.safetensors in the folder: save the model with save_pretrained"
+
+
 def check_loaded_weights(name: str, info: dict[str, Any], fresh_head_wanted: bool) -> None:
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("score."))
+    if "transformer.wte.weight" in missing and "score.bias" not in info["missing_keys"]:
+        raise RecipeError(f"{name}: holds the trained tail alone, as a run's checkpoints do: give the run's output_dir")
     if missing:
         raise RecipeError(
             f"{name}: the checkpoint lacks {len(missing)} GPT-2 weights ({missing[0]} ...): it is incomplete"

@@ -11,7 +11,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.gpt2.modeling_gpt2 import GPT2PreTrainedModel
 
 from recipe.errors import RecipeError, one_line
-from recipe.loading import check_is_gpt2, check_loaded_weights, quiet_loading
+from recipe.loading import check_is_gpt2, check_loaded_weights, describe_weights, quiet_loading
 from recipe.tail import GPT2ClassifierTail, classification_loss, run_tail, set_training_mode
 
 POOLINGS = ("last", "first", "mean")
@@ -93,9 +93,7 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
                     **kwargs,
                 )
         except (OSError, SafetensorError) as error:
-            raise RecipeError(
-                f"{name}: no weights that load, model.safetensors is needed: {one_line(error)}"
-            ) from error
+            raise RecipeError(f"{name}: no weights that load: {describe_weights(name) or one_line(error)}") from error
         check_loaded_weights(name, info, ignore_mismatched_sizes)
         if model.config.pad_token_id is None:
             model.config.pad_token_id = model.config.eos_token_id

@@ -91,7 +91,7 @@ def cached_splits(
     with training_args.main_process_first(desc="feature cache"):
         sequences = [ids for split in splits.values() for ids in split["input_ids"]]
         features = cache_features(model, sequences, model_args.feature_cache_dir, dtype)
-    if features.to_device(device):
+    if training_args.dataloader_num_workers == 0 and features.to_device(device):
         training_args.dataloader_pin_memory = False  # what lies on the device cannot be pinned
     return {name: FeatureDataset(features, split) for name, split in splits.items()}
 

@@ -1,12 +1,17 @@
 """What the tests share: the shipped model, small random ones, small data, and scripts run through the shell."""
 
+import atexit
 import os
 import random
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here may ask the hub
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="recipe-tests-")  # no cache of the user's is read or filled
+atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core for each of pytest's workers
 
 import pandas as pd

@@ -86,6 +86,18 @@ def test_inspect_shows_the_lecture(trained):
     assert "the checkpoint's head" in run("python", "scripts/inspect_model.py", "--model_name_or_path", trained).stdout
 
 
+def test_features_are_listed_and_cleared(three_labels, tmp_path):
+    cache = ["--feature_cache_dir", tmp_path / "cache"]
+    fields = ["--train_file", three_labels, "--output_dir", tmp_path / "x", "--max_steps", "20", *cache]
+    assert run(*TRAIN, *fields).returncode == 0
+    listed = run("python", "scripts/features.py", *cache)
+    assert "gpt2-nano, 11 blocks, float32, all tokens" in listed.stdout
+    size = sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*") if path.is_file())
+    assert f"{size / 1e6:.1f} MB" in listed.stdout
+    assert f"Cleared {size / 1e6:.1f} MB" in run("python", "scripts/features.py", *cache, "--clear").stdout
+    assert not list((tmp_path / "cache").iterdir())
+
+
 def test_fetch_sample_refuses_to_overwrite(tmp_path):
     (tmp_path / "mine.tsv").write_text("mine")
     assert_one_line(
@@ -165,7 +177,10 @@ def test_train_refuses_bad_input_in_one_line(case, tmp_path):
     [
         (["--model_dir", "{}/nowhere", "--text", "x"], "does not exist"),
         (["--model_dir", NANO, "--text", "x"], "has no classification head"),
-        (["--model_dir", "{}/pickled", "--text", "x"], "model.safetensors is needed"),
+        (
+            ["--model_dir", "{}/pickled", "--text", "x"],
+            "they are pickled, which is not safe to load: save them again as model.safetensors",
+        ),
         (["--model_dir", NANO, "--input_file", "{}/number.jsonl"], "row 1 has a text that is no string"),
         (["--model_dir", "{trained}", "--text", "x", "--device", "gpu7"], "device 'gpu7' cannot be used here"),
         (["--model_dir", NANO], "one of the arguments --text --input_file is required"),
