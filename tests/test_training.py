@@ -288,6 +288,15 @@ def test_the_cached_trunk_gives_the_plain_paths_model(three_labels, tmp_path, tr
     assert figures["fast"]["test_accuracy"] == figures["plain"]["test_accuracy"]
 
 
+def test_a_cache_that_cannot_be_written_is_said(three_labels, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(RecipeError, match=r"feature cache in .*file: Not a directory: pass --feature_cache_dir DIR"):
+        run_training(
+            three_labels, tmp_path / "x", "--feature_cache", "on", "--feature_cache_dir", str(tmp_path / "file")
+        )
+    assert not (tmp_path / "x").exists()
+
+
 def test_checkpoints_of_the_tail_hold_the_tail_alone(three_labels, tmp_path):
     run_training(three_labels, tmp_path / "x", "--feature_cache", "on", "--feature_cache_dir", str(tmp_path / "cache"))
     (checkpoint,) = (tmp_path / "x").glob("checkpoint-*")
