@@ -25,7 +25,6 @@ from transformers import (
 )
 
 from recipe.arguments import parse_arguments
-from recipe.features import cache_features
 from recipe.freezing import freeze_except, last_blocks
 from recipe.inference import TextClassifier
 from recipe.planning import native_bfloat16
@@ -236,8 +235,6 @@ def measure_memory(job: dict[str, Any]) -> dict[str, float]:
         ]
         arguments = arguments_of(job, f"{folder}/out", *fields)
         run = prepare_run(*arguments)
-        sequences = tokenize_split(run.splits.train, run.tokenizer, "train")["input_ids"]
-        cache_features(run.model, sequences, f"{folder}/cache")  # so that what is measured is the training
         trainer, peaks = make_trainer(run, arguments[0], arguments[2]), []
 
         class Watch(TrainerCallback):

@@ -6,13 +6,14 @@ bytes, so a file that was cut short or damaged cannot be taken for a whole one. 
 its length, and its hidden states as bytes. Runs add the rows that are missing and never change a file.
 """
 
+import itertools
 import json
 import logging
 import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import datasets
@@ -76,7 +77,7 @@ class FeatureDataset(torch.utils.data.Dataset):
 
     def __init__(self, features: TrunkFeatures, split: datasets.Dataset):
         self.features = features
-        self.keys = [sequence_key(ids) for ids in split["input_ids"]]
+        self.keys = [sequence_key(ids) for ids in token_arrays(split)]
         self.labels = list(split["labels"])
         self.lengths = [features.row(key).shape[0] for key in self.keys]
 
@@ -87,6 +88,14 @@ class FeatureDataset(torch.utils.data.Dataset):
         if i == "length":  # a column, as in datasets.Dataset: what a sampler groups by
             return self.lengths
         return {"hidden": self.features.row(self.keys[i]), "labels": self.labels[i]}
+
+
+def token_arrays(split: datasets.Dataset) -> Iterator[np.ndarray]:
+    """`input_ids` of each text, int32 [T], straight from Arrow: lists of Python integers take eight times the room."""
+    for chunk in split.data.column("input_ids").chunks:
+        values, offsets = chunk.values.to_numpy().astype(np.int32), chunk.offsets.to_numpy()
+        for start, stop in itertools.pairwise(offsets):
+            yield values[start:stop]
 
 
 def collate_features(rows: list[dict[str, torch.Tensor | int]]) -> dict[str, torch.Tensor]:
@@ -101,7 +110,7 @@ def collate_features(rows: list[dict[str, torch.Tensor | int]]) -> dict[str, tor
 
 def cache_features(
     model: GPT2LastTokenClassifier,
-    sequences: Sequence[Sequence[int]],
+    sequences: Iterable[Sequence[int] | np.ndarray],
     folder: str | os.PathLike | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> TrunkFeatures:
@@ -124,7 +133,7 @@ def cache_features(
     return features
 
 
-def sequence_key(input_ids: Sequence[int]) -> bytes:
+def sequence_key(input_ids: Sequence[int] | np.ndarray) -> bytes:
     return xxhash.xxh3_128_digest(np.asarray(input_ids, dtype=np.int32).tobytes())
 
 
@@ -219,7 +228,7 @@ def run_trunk(model: GPT2LastTokenClassifier, sequences: Sequence[Sequence[int]]
     model.eval()
     hidden: list[torch.Tensor] = [torch.empty(0)] * len(sequences)
     for indices in batches_by_length([len(ids) for ids in sequences], batch_tokens(model.device)):
-        batch = [torch.tensor(sequences[i]) for i in indices]
+        batch = [torch.as_tensor(sequences[i], dtype=torch.long) for i in indices]
         states = model.trunk(pad_sequence(batch, batch_first=True).to(model.device)).cpu()
         for i, ids, row in zip(indices, batch, states, strict=True):
             kept = row[: len(ids)]

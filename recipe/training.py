@@ -1,6 +1,7 @@
 """A run, from arguments to a saved model: check, read, train, save, and measure what was saved."""
 
 import ctypes
+import itertools
 import logging
 import shutil
 import sys
@@ -14,7 +15,7 @@ from transformers import DataCollatorWithPadding, EarlyStoppingCallback, Trainer
 from recipe.arguments import DataArguments, ModelArguments, RecipeTrainingArguments, resolved_config
 from recipe.errors import RecipeError, one_line
 from recipe.evaluation import measure_saved
-from recipe.features import DEFAULT_FOLDER, FeatureDataset, cache_features, collate_features
+from recipe.features import DEFAULT_FOLDER, FeatureDataset, cache_features, collate_features, token_arrays
 from recipe.metrics import compute_metrics
 from recipe.modeling import GPT2LastTokenClassifier
 from recipe.planning import trunk_dtype, use_feature_cache
@@ -93,7 +94,7 @@ def cached_splits(
     model.to(device)
     dtype = trunk_dtype(model_args.trunk_dtype, device)
     with training_args.main_process_first(desc="feature cache"):
-        sequences = [ids for split in splits.values() for ids in split["input_ids"]]
+        sequences = itertools.chain.from_iterable(token_arrays(split) for split in splits.values())
         try:
             features = cache_features(model, sequences, model_args.feature_cache_dir, dtype)
         except OSError as error:  # no room, no permission

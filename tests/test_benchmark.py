@@ -16,10 +16,23 @@ def messages(tmp_path_factory):
 
 def test_quick_prints_a_row_for_each_variant(messages, tmp_path):
     output = tmp_path / "figures.json"
-    result = run("python", "scripts/benchmark.py", "--train_file", messages, "--quick", "--use_cpu", "--json", output)
+    result = run(
+        "python",
+        "scripts/benchmark.py",
+        "--train_file",
+        messages,
+        "--quick",
+        "--variants",
+        "b",
+        "d",
+        "e",
+        "--use_cpu",
+        "--json",
+        output,
+    )
     assert result.returncode == 0, result.stderr[-2000:]
     rows = {line.split()[0]: line for line in result.stdout.splitlines() if line.startswith("(")}
-    assert set(rows) == {f"({variant})" for variant in "abcdef"}
+    assert set(rows) == {f"({variant})" for variant in "bde"}
     nano = json.loads(output.read_text())["nano"]
     assert nano["training"]["e"][0]["checkpoint_bytes"] < nano["training"]["b"][0]["checkpoint_bytes"] / 10
     assert nano["training"]["e"][0]["accuracy"] > 0.5
@@ -35,11 +48,11 @@ def test_what_is_missing_is_said(tmp_path):
 
 
 def test_anonymous_memory_stays_flat_when_the_data_grows_ten_times(tmp_path):
-    """Ten times the texts, so ten times the cache; anonymous memory may grow by what the texts themselves are."""
-    frame = make_texts(6000, ["sport", "medicine"]).assign(text=lambda f: f["text"] * 3)
+    """Ten times the cache, 96 MB more; held in memory it would add a fifth to what the libraries take up."""
+    frame = make_texts(3000, ["sport", "medicine"]).assign(text=lambda f: f["text"] * 3)
     frame.to_csv(tmp_path / "long.csv", index=False)
     figures = {}
-    for texts in (400, 4000):
+    for texts in (200, 2000):
         job = {
             "measure": "memory",
             "model": str(NANO),
@@ -54,7 +67,6 @@ def test_anonymous_memory_stays_flat_when_the_data_grows_ten_times(tmp_path):
         assert result.returncode == 0, result.stderr[-2000:]
         line = next(line for line in result.stdout.splitlines() if line.startswith("RESULT "))
         figures[texts] = json.loads(line.removeprefix("RESULT "))
-    cache = figures[4000]["cache_bytes"] - figures[400]["cache_bytes"]
-    anonymous = figures[4000]["rss_anon_bytes"] - figures[400]["rss_anon_bytes"]
-    assert cache > 100e6
-    assert anonymous < 0.1 * cache
+    cache = figures[2000]["cache_bytes"] - figures[200]["cache_bytes"]
+    assert cache > 80e6
+    assert figures[2000]["rss_anon_bytes"] < 1.1 * figures[200]["rss_anon_bytes"] < 900e6
