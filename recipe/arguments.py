@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import json
+import logging
 import os
 from dataclasses import dataclass, field
 from enum import Enum
@@ -15,6 +16,8 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from recipe.errors import OneLineErrors, RecipeError, one_line
 from recipe.reading import FileFormat
+
+logger = logging.getLogger(__name__)
 
 METRICS = ("loss", "accuracy", "macro_f1")  # what a validation gives
 
@@ -156,6 +159,9 @@ class RecipeTrainingArguments(TrainingArguments):
         self.use_cpu = self.use_cpu or launched_for_cpu or not torch.accelerator.is_available()
         self.dataloader_pin_memory = self.dataloader_pin_memory and not self.use_cpu
         super().__post_init__()
+        if self.n_gpu > 1:  # DataParallel's replicas have no parameters, so nothing would tell what is frozen
+            logger.warning("one of %d GPUs is used: to use all, start with `accelerate launch`", self.n_gpu)
+            self._n_gpu = 1
 
 
 # Saved with a run even where they are the library's defaults, which may change.

@@ -1,7 +1,6 @@
 """What scripts/benchmark.py measures, one measurement a process: `python -m recipe.benchmarking '{"measure": ...}'`."""
 
 import json
-import resource
 import statistics
 import sys
 import tempfile
@@ -43,16 +42,20 @@ WARMUP_STEPS = 2
 
 
 class StepClock(TrainerCallback):
-    """When each step ended, by the wall clock; evaluation between two steps is left out."""
+    """Seconds from the end of a step to the end of the next, fetching its batch included; evaluation is left out."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.start = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.seconds.append(time.perf_counter() - self.start)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        self.seconds.append(now - self.start)
+        self.start = now
 
 
 def make_small(folder: str, tokenizer: str) -> None:
@@ -102,7 +105,7 @@ def peer_trainer(variant: str, run: Run, training_args: TrainingArguments, model
     )  # fmt: skip
 
 
-def measure_training(job: dict[str, Any]) -> dict[str, float]:
+def measure_training(job: dict[str, Any]) -> dict[str, float | None]:
     """One variant: seconds of preparation, of an epoch's steps, of an evaluation, and of the whole; bytes; accuracy.
 
     With `steps` given, only so many are run, and the epoch and the whole are scaled from their mean.
@@ -118,10 +121,14 @@ def measure_training(job: dict[str, Any]) -> dict[str, float]:
         fields += ["--trunk_dtype", "bfloat16" if variant == "f" else "float32"]
         arguments = arguments_of(job, f"{folder}/out", *fields)
         run = prepare_run(*arguments)
-        start = time.perf_counter()
+        per_epoch = len(run.splits.train) // arguments[2].per_device_train_batch_size
+        if (
+            steps and variant == "c"
+        ):  # each group of batches starts with its longest: only a whole epoch is a fair sample
+            steps = arguments[2].max_steps = per_epoch
+        start = time.perf_counter()  # of tokenizing, and of the trunk where it is cached
         if variant in PEERS:
             trainer = peer_trainer(variant, run, arguments[2], job["model"])
-            start = time.perf_counter()  # tokenizing is everyone's
         else:
             trainer = make_trainer(run, arguments[0], arguments[2])
         preparation = time.perf_counter() - start
@@ -133,13 +140,13 @@ def measure_training(job: dict[str, Any]) -> dict[str, float]:
         start = time.perf_counter()
         trainer.evaluate()
         evaluation = time.perf_counter() - start
+        status = Path("/proc/self/status").read_text().splitlines()
+        peak = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
         trainer.save_model(f"{folder}/checkpoint")
         size = sum(path.stat().st_size for path in Path(f"{folder}/checkpoint").glob("*.safetensors"))
-        accuracy = measure_accuracy(run, trainer) if job["accuracy"] and not steps else float("nan")
-    per_epoch = len(trainer.get_train_dataloader())
+        accuracy = measure_accuracy(run, trainer) if job["accuracy"] and not steps else None
     epoch = statistics.fmean(clock.seconds[WARMUP_STEPS:]) * per_epoch
     total = preparation + (job["epochs"] * (epoch + evaluation) if steps else training)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
         "epoch_s": epoch, "total_s": total, "extra_epoch_s": epoch + evaluation, "preparation_s": preparation,
         "peak_bytes": peak, "checkpoint_bytes": size, "accuracy": accuracy,
@@ -158,7 +165,7 @@ def measure_accuracy(run: Run, trainer: Trainer) -> float:
 
 
 def measure_sweep(job: dict[str, Any]) -> dict[str, float]:
-    """Ten learning rates, one after another, on one cache: the first run pays for the trunk."""
+    """Learning rates, one after another, on one cache: the first run pays for the trunk."""
     seconds = []
     with tempfile.TemporaryDirectory() as folder:
         for i, factor in enumerate(np.geomspace(0.1, 10, job["runs"])):
@@ -197,22 +204,21 @@ def measure_floor(job: dict[str, Any]) -> dict[str, float]:
     """The least that our fast path must do on this machine, by its measured matmul rate and memory bandwidth.
 
     Operations: 24 d^2 a token and block in the trunk (attention's own, T d a token, left out). Bytes: a step reads the
-    tail's weights forward and backward, writes and reads their gradients (for the norm too), and AdamW reads four numbers
-    and writes three for each: 12 passes over the tail's parameters.
+    tail's weights forward and backward, writes their gradients and reads them for the norm, and AdamW reads four numbers
+    and writes three for each: 11 passes over the tail's parameters. Copies of a text are computed once. On the CPU.
     """
     arguments = arguments_of(job, "unused", "--load_best_model_at_end", "false")
     run = prepare_run(*arguments)
     width, depth = run.model.config.n_embd, run.model.split_depth
-    lengths = [
-        tokenize_split(frame, run.tokenizer, "texts")["length"] for frame in (run.splits.train, run.splits.validation)
-    ]
+    splits = [tokenize_split(frame, run.tokenizer, "texts") for frame in (run.splits.train, run.splits.validation)]
+    tokens = sum(map(len, {tuple(ids) for split in splits for ids in split["input_ids"]}))
     a, b = torch.randn(4096, width), torch.randn(width, 4 * width)
     rate = 2 * 4096 * width * 4 * width / min(seconds_of(lambda: a @ b) for _ in range(10))
     source, target = torch.randn(run.report.trainable * 4), torch.empty(run.report.trainable * 4)
     bandwidth = 2 * source.nbytes / min(seconds_of(lambda: target.copy_(source)) for _ in range(10))
-    trunk = 24 * width**2 * depth * sum(map(sum, lengths)) / rate
+    trunk = 24 * width**2 * depth * tokens / rate
     steps = len(run.splits.train) // arguments[2].per_device_train_batch_size
-    epoch = steps * 12 * 4 * run.report.trainable / bandwidth
+    epoch = steps * 11 * 4 * run.report.trainable / bandwidth
     return {
         "matmul_flops": rate,
         "bandwidth_bytes": bandwidth,

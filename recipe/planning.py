@@ -26,7 +26,7 @@ def use_feature_cache(
     """`on` and `off` are orders; `auto` wants a frozen trunk, more than one pass over the texts, and room on the disk.
 
     Raises:
-        RecipeError: `on`, but nothing is frozen or the disk is too small; a bfloat16 trunk without the cache.
+        RecipeError: `on`, but nothing is frozen; a bfloat16 trunk without the cache.
     """
     choice = model_args.feature_cache
     frozen = model.embeddings_frozen and model.split_depth > 0

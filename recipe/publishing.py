@@ -17,7 +17,7 @@ MAX_BIAS_RESIDUAL = 5e-5  # of a logit: what folding the bias away may cost
 
 
 def to_stock(model: GPT2LastTokenClassifier) -> GPT2ForSequenceClassification:
-    """Turns the model into a stock `GPT2ForSequenceClassification` with the same logits (a copy; nothing is shared).
+    """Turns the model into a stock `GPT2ForSequenceClassification` with the same logits: a copy on the CPU.
 
     The stock head has no bias, but the norm before it has one. With head W, b and norm output n + beta, the logits are
     W(n + beta) + b = W(n + beta + pinv(W) b), exactly where W has full row rank, so pinv(W) b is added to `ln_f.bias`.
@@ -30,7 +30,7 @@ def to_stock(model: GPT2LastTokenClassifier) -> GPT2ForSequenceClassification:
     fields = model.config.to_dict()
     fields.pop("pooling", None)
     config = GPT2Config(**{**fields, "problem_type": "single_label_classification"})
-    state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    state = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
     weight, bias = state["score.weight"].double(), state.pop("score.bias").double()
     shift = torch.linalg.pinv(weight) @ bias
     norm_bias = state["transformer.ln_f.bias"]

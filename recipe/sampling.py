@@ -20,7 +20,7 @@ class SeededLengthGroupedSampler(LengthGroupedSampler):
 
 
 class RecipeTrainer(Trainer):
-    """Trainer, save for how it groups by length: seeded by epoch in training, not at all in evaluation.
+    """Trainer, save for how it groups by length (seeded by epoch in training, not at all in evaluation) and counts.
 
     Its own grouping draws from the global random state, which a resumed epoch does not find again.
     """
@@ -32,6 +32,11 @@ class RecipeTrainer(Trainer):
         batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         return SeededLengthGroupedSampler(batch_size, list(self.train_dataset["length"]), seed)
+
+    def floating_point_ops(self, inputs: dict[str, torch.Tensor]) -> int:
+        """As in Trainer, which counts the numbers of the main input, by tokens: `hidden` has n_embd numbers a token."""
+        operations = super().floating_point_ops(inputs)
+        return operations // inputs["hidden"].shape[-1] if "hidden" in inputs else operations
 
     def _get_eval_sampler(self, eval_dataset: Dataset) -> Sampler | None:
         return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None

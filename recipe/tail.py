@@ -67,11 +67,13 @@ def last_token_block(block: GPT2Block, hidden: torch.Tensor, lengths: torch.Tens
     b_query, _, b_value = attn.c_attn.bias.split(width)
 
     normed = block.ln_1(hidden)
-    query = torch.addmm(b_query, normed[last], w_query).view(batch, heads, size)
+    query = torch.addmm(b_query, normed[last], w_query).view(batch, heads, size) * attn.scaling
     query = torch.bmm(query.transpose(0, 1), w_key.view(width, heads, size).permute(1, 2, 0))  # [heads, B, n_embd]
-    scores = torch.bmm(query.transpose(0, 1), normed.to(query.dtype).transpose(1, 2)) * attn.scaling  # [B, heads, T]
+    # In float32 under autocast too: without its constant a score may be large, and 8 bits would blur the softmax.
+    with torch.autocast(hidden.device.type, enabled=False):
+        scores = torch.bmm(query.transpose(0, 1).float(), normed.float().transpose(1, 2))  # [B, heads, T]
     scores = scores.masked_fill(~token_mask(hidden, lengths)[:, None, :], -torch.inf)
-    weights = attn.attn_dropout(scores.softmax(dim=-1))
+    weights = attn.attn_dropout(scores.softmax(dim=-1)).to(query.dtype)
     mix = torch.bmm(weights, normed.to(weights.dtype))  # [B, heads, n_embd]
     value = torch.bmm(mix.transpose(0, 1), w_value.view(width, heads, size).transpose(0, 1)).transpose(0, 1)
     value = value + weights.sum(dim=-1, keepdim=True) * b_value.view(heads, size)  # the sum is 1 but for dropout

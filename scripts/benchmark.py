@@ -54,6 +54,8 @@ def main() -> None:
         and not (args.tokenizer and Path(args.tokenizer, "vocab.json").is_file())
     ):
         raise RecipeError("the small shape needs --tokenizer DIR, a folder with GPT-2's vocab.json and merges.txt")
+    if args.peer_steps < 5 or args.repeats < 1:
+        raise RecipeError("peer_steps must be at least 5, repeats at least 1")
     if args.json and args.json.exists():
         raise RecipeError(f"json {args.json} exists: give another file")
     figures = {shape: measure_shape(shape, args) for shape in (["nano"] if args.quick else args.shapes)}
@@ -121,9 +123,10 @@ def print_shape(shape: str, results: dict[str, Any]) -> None:
     print(f"    {'epoch s':>9}{total:>12}{'(b) / it':>10}{'peak MB':>9}{'ckpt MB':>9}{'accuracy':>10}")
     for variant, runs in training.items():
         scaled = "*" if variant in "abcd" and results["scaled_from_steps"] else " "
-        middle = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+        middle = {name: statistics.median(run[name] for run in runs) for name in runs[0] if name != "accuracy"}
         ratio = ratio_to_b(training, variant, "total_s")
-        accuracy = f"{middle['accuracy']:.4f}" if middle["accuracy"] == middle["accuracy"] else "-"
+        accuracies = [run["accuracy"] for run in runs if run["accuracy"] is not None]
+        accuracy = f"{statistics.median(accuracies):.4f}" if accuracies else "-"
         print(
             f"({variant}) {middle['epoch_s']:>9.2f}{middle['total_s']:>11.1f}{scaled}{ratio:>10}"
             f"{middle['peak_bytes'] / 1e6:>9.0f}{middle['checkpoint_bytes'] / 1e6:>9.1f}{accuracy:>10}"
@@ -131,7 +134,7 @@ def print_shape(shape: str, results: dict[str, Any]) -> None:
     for variant in training:
         print(f"({variant}) {({**PEERS, **OURS})[variant]}")
     if results["scaled_from_steps"]:
-        print(f"  * scaled from {results['scaled_from_steps']} steps and one evaluation")
+        print(f"  * scaled from {results['scaled_from_steps']} steps ((c): from one epoch) and one evaluation")
     if {"b", "e"} <= set(training):
         print(f"One more epoch with its evaluation: (b) / (e) = {ratio_to_b(training, 'e', 'extra_epoch_s')}")
     print(

@@ -111,10 +111,22 @@ def test_the_key_covers_what_the_values_depend_on():
     assert trunk_key(model, torch.float32) != key
 
 
-def damage_one_bit(path):
+def flip_at(path, place):
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
+    content[int(len(content) * place)] ^= 1
     path.write_bytes(content)
+
+
+def damage_one_bit(path):
+    flip_at(path, 0.5)
+
+
+def damage_the_head(path):
+    flip_at(path, 0.01)
+
+
+def damage_the_end(path):
+    flip_at(path, 0.95)
 
 
 def damage_cut_short(path):
@@ -125,7 +137,7 @@ def damage_empty(path):
     path.write_bytes(b"")
 
 
-@pytest.mark.parametrize("damage", [damage_one_bit, damage_cut_short, damage_empty])
+@pytest.mark.parametrize("damage", [damage_one_bit, damage_the_head, damage_the_end, damage_cut_short, damage_empty])
 def test_a_damaged_file_is_said_and_made_again(tmp_path, caplog, damage):
     model = frozen_model()
     cache_features(model, SEQUENCES, tmp_path)

@@ -208,6 +208,22 @@ def test_pickle_and_incomplete_weights_are_refused(tmp_path):
         GPT2LastTokenClassifier.from_pretrained(tmp_path / "broken")
 
 
+def test_the_shortcut_is_close_under_autocast_too():
+    """With keys far from zero, as GPT-2's are: what softmax drops must not blur what is left."""
+    model = tiny_model()
+    with torch.no_grad():
+        model.transformer.h[3].attn.c_attn.bias[32:64].add_(5)
+    input_ids = torch.randint(0, 98, (4, 20))
+    exact = model(input_ids=input_ids).logits
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = model(input_ids=input_ids).logits
+    stock = GPT2ForSequenceClassification(model.config).eval()
+    stock.load_state_dict(model.state_dict(), strict=False)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        reference = stock(input_ids=input_ids).logits + model.score.bias
+    assert (rounded - exact).abs().max() < 2 * (reference - exact).abs().max() + 1e-2
+
+
 def test_a_config_can_be_given(tmp_path):
     model = tiny_model(num_labels=3)
     model.save_pretrained(tmp_path)
