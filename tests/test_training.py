@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import NANO, make_texts, tiny_model
+from conftest import NANO, SMS, make_texts, needs_sms, tiny_model
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2ForSequenceClassification, Trainer
@@ -325,25 +325,22 @@ def test_resuming_in_the_middle_of_an_epoch_is_bit_exact(three_labels, tmp_path,
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
-def test_a_bfloat16_trunk_changes_at_most_one_label_in_300(tmp_path):
-    make_texts(400, ["sport", "medicine", "technology"]).to_csv(tmp_path / "train.csv", index=False)
-    make_texts(300, ["sport", "medicine", "technology"], seed=3).to_csv(tmp_path / "test.csv", index=False)
+@needs_sms
+def test_a_bfloat16_trunk_costs_at_most_one_message_in_300(tmp_path):
+    fields = [
+        "--column_names",
+        "label",
+        "text",
+        "--feature_cache",
+        "on",
+        "--feature_cache_dir",
+        str(tmp_path / "cache"),
+    ]
+    fields += ["--max_train_samples", "500", "--max_eval_samples", "50", "--max_predict_samples", "300"]
     for seed in ("0", "1", "2"):
         accuracy = {}
         for dtype in ("float32", "bfloat16"):
-            fields = [
-                "--test_file",
-                str(tmp_path / "test.csv"),
-                "--seed",
-                seed,
-                "--trunk_dtype",
-                dtype,
-                "--num_train_epochs",
-                "3",
-            ]
-            fields += ["--feature_cache_dir", str(tmp_path / "cache"), "--feature_cache", "on"]
-            accuracy[dtype] = run_training(tmp_path / "train.csv", tmp_path / f"{dtype}{seed}", *fields)[
-                "test_accuracy"
-            ]
+            choice = ["--seed", seed, "--trunk_dtype", dtype, "--num_train_epochs", "3"]
+            accuracy[dtype] = run_training(SMS, tmp_path / f"{dtype}{seed}", *fields, *choice)["test_accuracy"]
         assert abs(accuracy["bfloat16"] - accuracy["float32"]) <= 1 / 300 + 1e-9
         assert read_json(tmp_path / f"bfloat16{seed}" / "config.json")["dtype"] == "float32"
