@@ -21,6 +21,8 @@ from filelock import FileLock
 from transformers import GPT2Config
 
 from recipe import GPT2LastTokenClassifier
+from recipe.arguments import parse_arguments
+from recipe.training import train
 
 ROOT = Path(__file__).parent.parent
 NANO = ROOT / "recipe" / "assets" / "gpt2-nano"
@@ -67,6 +69,27 @@ def tiny_model(num_labels: int = 3, **config) -> GPT2LastTokenClassifier:
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
     return model.eval()
+
+
+def fields_of(model: Path, data: Path, output_dir: Path) -> list[str]:
+    return ["--model_name_or_path", str(model), "--train_file", str(data), "--output_dir", str(output_dir)]
+
+
+FAST = [
+    "--num_train_epochs",
+    "1",
+    "--per_device_train_batch_size",
+    "16",
+    "--learning_rate",
+    "1e-3",
+    "--disable_tqdm",
+    "true",
+]
+
+
+def run_training(data: Path, output_dir: Path, *fields: str) -> dict[str, float]:
+    """gpt2-nano trained in this process."""
+    return train(*parse_arguments([*fields_of(NANO, data, output_dir), *FAST, *fields]))
 
 
 @pytest.fixture

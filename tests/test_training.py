@@ -6,41 +6,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import NANO, SMS, make_texts, needs_sms, tiny_model
+from conftest import NANO, SMS, make_texts, needs_sms, run_training, tiny_model
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, f1_score, log_loss
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2ForSequenceClassification, Trainer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer
 
 from recipe import freeze_except
 from recipe.arguments import parse_arguments
 from recipe.errors import RecipeError
 from recipe.inference import TextClassifier
-from recipe.training import make_trainer, prepare_run, train
-
-FAST = [
-    "--num_train_epochs",
-    "1",
-    "--per_device_train_batch_size",
-    "16",
-    "--learning_rate",
-    "1e-3",
-    "--disable_tqdm",
-    "true",
-]
-
-
-def run_training(data, output_dir, *fields):
-    argv = [
-        "--model_name_or_path",
-        str(NANO),
-        "--train_file",
-        str(data),
-        "--output_dir",
-        str(output_dir),
-        *FAST,
-        *fields,
-    ]
-    return train(*parse_arguments(argv))
+from recipe.training import make_trainer, prepare_run
 
 
 def read_json(path):
@@ -181,70 +156,12 @@ def test_what_cannot_be_stock_is_said_and_saved_as_our_own(three_labels, tmp_pat
     assert TextClassifier.from_pretrained(tmp_path / "x").model.pooling == "mean"
 
 
-def save_classifier(folder, labels):
-    model = tiny_model(num_labels=len(labels), vocab_size=8192, eos_token_id=8191, pad_token_id=8191)
-    stock = GPT2ForSequenceClassification(model.config)
-    stock.config.id2label, stock.config.label2id = dict(enumerate(labels)), {name: i for i, name in enumerate(labels)}
-    stock.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(NANO).save_pretrained(folder)
-    return stock
-
-
-def test_a_classifier_trained_further_keeps_its_head_and_label_order(three_labels, tmp_path):
-    labels = ["technology", "sport", "medicine"]
-    stock = save_classifier(tmp_path / "old", labels)
-    argv = [
-        "--model_name_or_path",
-        str(tmp_path / "old"),
-        "--train_file",
-        str(three_labels),
-        "--output_dir",
-        str(tmp_path / "x"),
-    ]
-    run = prepare_run(*parse_arguments(argv))
-    assert run.splits.label_names == labels
-    assert torch.equal(run.model.score.weight, stock.score.weight)
-    other = tmp_path / "other.csv"
-    make_texts(60, ["sport", "medicine", "technology"]).replace("sport", "games").to_csv(other, index=False)
-    argv[3] = str(other)
-    with pytest.raises(RecipeError, match="head is for the labels technology, sport, medicine, the data has games"):
-        prepare_run(*parse_arguments(argv))
-    fresh = prepare_run(*parse_arguments([*argv, "--ignore_mismatched_sizes", "true"]))
-    assert not torch.equal(fresh.model.score.weight, stock.score.weight)
-    assert fresh.model.config.id2label == {0: "games", 1: "medicine", 2: "technology"}
-
-
-def test_pooling_is_the_checkpoints_unless_asked(three_labels, tmp_path):
-    run_training(
-        three_labels, tmp_path / "old", "--pooling", "mean", "--trainable", "head", "--truncation_side", "left"
-    )
-    argv = [
-        "--model_name_or_path",
-        str(tmp_path / "old"),
-        "--train_file",
-        str(three_labels),
-        "--output_dir",
-        str(tmp_path / "x"),
-    ]
-    run = prepare_run(*parse_arguments(argv))
-    assert (run.model.pooling, run.tokenizer.truncation_side) == ("mean", "left")
-    assert prepare_run(*parse_arguments([*argv, "--pooling", "last"])).model.pooling == "last"
-
-
 def test_resuming_into_another_runs_folder_needs_the_flag(three_labels, tmp_path):
     run_training(three_labels, tmp_path / "a")
     run_training(three_labels, tmp_path / "b")
     (checkpoint,) = (tmp_path / "a").glob("checkpoint-*")
     with pytest.raises(RecipeError, match="is not empty"):
         run_training(three_labels, tmp_path / "b", "--resume_from_checkpoint", str(checkpoint))
-
-
-def test_a_random_head_that_stays_so_is_said(three_labels, tmp_path, caplog):
-    argv = ["--model_name_or_path", str(NANO), "--train_file", str(three_labels), "--output_dir", str(tmp_path / "x")]
-    prepare_run(*parse_arguments([*argv, "--trainable", "transformer.h.11.*"]))
-    assert "the head is fresh, so random, and stays so" in caplog.text
-    with pytest.raises(RecipeError, match="dataloader_drop_last drops every batch: 84 training texts"):
-        prepare_run(*parse_arguments([*argv, "--dataloader_drop_last", "true", "--per_device_train_batch_size", "100"]))
 
 
 def test_integer_labels_and_own_test_file(tmp_path):
