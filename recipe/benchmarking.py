@@ -23,9 +23,9 @@ from transformers import (
     pipeline,
 )
 
-from recipe.arguments import parse_arguments
 from recipe.freezing import freeze_except, last_blocks
 from recipe.inference import TextClassifier
+from recipe.parsing import parse_arguments
 from recipe.planning import native_bfloat16
 from recipe.preparing import Run, prepare_run
 from recipe.publishing import to_stock

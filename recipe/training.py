@@ -12,12 +12,13 @@ import yaml
 from datasets import Dataset
 from transformers import DataCollatorWithPadding, EarlyStoppingCallback, Trainer
 
-from recipe.arguments import DataArguments, ModelArguments, RecipeTrainingArguments, resolved_config
+from recipe.arguments import DataArguments, ModelArguments, RecipeTrainingArguments
 from recipe.errors import RecipeError, one_line
 from recipe.evaluation import measure_saved
 from recipe.features import DEFAULT_FOLDER, FeatureDataset, cache_features, collate_features, token_arrays
 from recipe.metrics import compute_metrics
 from recipe.modeling import GPT2LastTokenClassifier
+from recipe.parsing import resolved_config
 from recipe.planning import trunk_dtype, use_feature_cache
 from recipe.preparing import Run, check_output_dir, prepare_run
 from recipe.publishing import save_whole, to_stock, write_json

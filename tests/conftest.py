@@ -21,7 +21,7 @@ from filelock import FileLock
 from transformers import GPT2Config
 
 from recipe import GPT2LastTokenClassifier
-from recipe.arguments import parse_arguments
+from recipe.parsing import parse_arguments
 from recipe.training import train
 
 ROOT = Path(__file__).parent.parent

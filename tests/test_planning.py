@@ -4,8 +4,8 @@ from conftest import tiny_model
 from datasets import Dataset
 
 from recipe import freeze_except, last_blocks
-from recipe.arguments import parse_arguments
 from recipe.errors import RecipeError
+from recipe.parsing import parse_arguments
 from recipe.planning import estimated_bytes, free_disk, native_bfloat16, trunk_dtype, use_feature_cache
 
 SPLITS = {name: Dataset.from_dict({"length": [5, 10, 5]}) for name in ("train", "validation")}

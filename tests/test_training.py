@@ -12,9 +12,9 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer
 
 from recipe import freeze_except
-from recipe.arguments import parse_arguments
 from recipe.errors import RecipeError
 from recipe.inference import TextClassifier
+from recipe.parsing import parse_arguments
 from recipe.training import make_trainer, prepare_run
 
 

@@ -1,0 +1,118 @@
+"""A YAML recipe and command-line overrides into the dataclasses of arguments.py, and a run back into YAML."""
+
+import dataclasses
+import difflib
+import json
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+from recipe.arguments import DataArguments, ModelArguments, RecipeTrainingArguments
+from recipe.errors import OneLineErrors, RecipeError, one_line
+
+# Saved with a run even where they are the library's defaults, which may change.
+ALWAYS_SAVED = ("learning_rate", "lr_scheduler_type", "warmup_steps", "max_grad_norm", "optim", "seed")
+ALWAYS_SAVED += ("per_device_train_batch_size", *RecipeTrainingArguments.__annotations__)
+
+Arguments = tuple[ModelArguments, DataArguments, RecipeTrainingArguments]
+
+
+class FieldParser(OneLineErrors, HfArgumentParser):
+    """HfArgumentParser, but what is wrong is said in one line."""
+
+
+def parse_arguments(argv: list[str]) -> Arguments:
+    """Reads `--config FILE.yaml` and `--field value` overrides, which win; checks names and types of both.
+
+    Raises:
+        RecipeError: unreadable YAML, unknown field (with the nearest known name), wrong type, impossible combination.
+    """
+    parser = FieldParser((ModelArguments, DataArguments, RecipeTrainingArguments), allow_abbrev=False)
+    parser.add_argument("--config", metavar="FILE.yaml", help="A recipe; the command line overrides its fields.")
+    config = FieldParser(allow_abbrev=False, add_help=False)
+    config.add_argument("--config")
+    path = config.parse_known_args(argv)[0].config
+    config_argv = yaml_to_argv(parser, path) if path else []
+    namespace, unknown = parser.parse_known_args(config_argv + argv)
+    if unknown:
+        raise RecipeError(unknown_field(parser, unknown[0].removeprefix("--").partition("=")[0], "the command line"))
+    values = {name: value for name, value in vars(namespace).items() if name != "config"}
+    try:
+        return parser.parse_dict(values)
+    except RecipeError:
+        raise
+    except (ValueError, TypeError, ImportError, OSError) as error:  # TrainingArguments checks its fields itself
+        raise RecipeError(f"arguments: {' '.join(str(error).split())}") from error
+
+
+def yaml_to_argv(parser: FieldParser, path: str) -> list[str]:
+    """A YAML mapping as command-line words, so that one parser checks the types of both. `null` leaves the default."""
+    fields = read_yaml_mapping(path)
+    known = {action.dest: action for action in parser._actions if action.dest not in ("help", "config")}
+    argv: list[str] = []
+    for name, value in fields.items():
+        if name not in known:
+            raise RecipeError(unknown_field(parser, str(name), path))
+        takes_many = known[name].nargs == "+"
+        if isinstance(value, list) and not takes_many:
+            raise RecipeError(f"{path}: {name} takes one value, not a list")
+        if value is None or value == []:
+            continue
+        if value is False and name.endswith("_strategy"):
+            value = "no"  # which YAML reads as a boolean
+        words = value if isinstance(value, list) else [value]
+        words = [json.dumps(word) if isinstance(word, dict) else str(word) for word in words]
+        argv += [f"--{name}", *words] if takes_many else [f"--{name}={words[0]}"]
+    try:
+        parser.parse_known_args(argv)
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error}") from error
+    return argv
+
+
+def read_yaml_mapping(path: str) -> dict[str, Any]:
+    try:
+        fields = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read ({error.strerror}): check the path after --config") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}" if mark else one_line(error)
+        raise RecipeError(f"{path}: is not YAML ({where}): write one `field: value` a line") from error
+    if not isinstance(fields, dict):
+        raise RecipeError(f"{path}: is no mapping: write one `field: value` a line")
+    return fields
+
+
+def unknown_field(parser: FieldParser, name: str, where: str) -> str:
+    known = [action.dest for action in parser._actions]
+    nearest = difflib.get_close_matches(name.replace("-", "_"), known, n=1, cutoff=0.5)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else "see --help for the fields"
+    return f"{where}: unknown field {name!r}: {hint}"
+
+
+def resolved_config(model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments) -> dict:
+    """What the run was, as a mapping that `--config` takes again: all our fields, and TrainingArguments' that were set.
+
+    Never a token: `hub_token` is left out.
+    """
+    stock = TrainingArguments(output_dir=training_args.output_dir, use_cpu=training_args.use_cpu)
+    ours = {**dataclasses.asdict(model_args), **dataclasses.asdict(data_args)}
+    theirs = {
+        f.name: getattr(training_args, f.name)
+        for f in dataclasses.fields(training_args)
+        if f.name not in ("hub_token", "overwrite_output_dir", "dataloader_pin_memory", "resume_from_checkpoint")
+        and (f.name in ALWAYS_SAVED or getattr(training_args, f.name) != getattr(stock, f.name, None))
+    }
+    if (
+        training_args.metric_for_best_model
+        and training_args.greater_is_better != training_args.metric_for_best_model.endswith("loss")
+    ):
+        theirs.pop("greater_is_better", None)  # follows from the metric, and must follow another one too
+    theirs = {name: value.value if isinstance(value, Enum) else value for name, value in theirs.items()}
+    plain = (str, int, float, bool, list, dict)
+    both = {**ours, "output_dir": training_args.output_dir, **theirs}
+    return {name: value for name, value in both.items() if isinstance(value, plain) and value not in ([], {})}
