@@ -128,6 +128,9 @@ class RecipeTrainingArguments(TrainingArguments):
     save_total_limit: int | None = option(1, "How many checkpoints to keep, the best one apart.")
     load_best_model_at_end: bool = option(True, "Keep the model of the best validation, by metric_for_best_model.")
     early_stopping_patience: int | None = option(None, "Stop after this many validations without a better one.")
+    ddp_find_unused_parameters: bool | None = option(
+        False, "Search for parameters without a gradient; every one that trains has one here."
+    )
     logging_steps: float = option(50, "Steps between two log lines of the training loss.")
 
     def __post_init__(self) -> None:

@@ -77,7 +77,7 @@ def gather_in_order(part: list) -> list:
 def any_process(flag: bool) -> bool:
     """Whether the flag is up in any process; every process has to ask."""
     state = PartialState()
-    return bool(reduce(torch.tensor(int(flag), device=state.device)).item()) if state.num_processes > 1 else flag
+    return bool(reduce(torch.tensor(float(flag), device=state.device)).item()) if state.num_processes > 1 else flag
 
 
 def wait_for_everyone() -> None:

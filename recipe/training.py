@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from datasets import Dataset
+from datasets import Dataset, disable_progress_bars
 from transformers import DataCollatorWithPadding, EarlyStoppingCallback, TrainerCallback
+from transformers.utils import logging as transformers_logging
 
 from recipe.arguments import DataArguments, ModelArguments, RecipeTrainingArguments
 from recipe.errors import RecipeError, one_line
@@ -167,8 +168,12 @@ def save_run(run: Run, folder: Path, config: dict[str, Any]) -> None:
 
 
 def setup_logging(training_args: RecipeTrainingArguments) -> None:
-    """Our own messages, plain, from the main process only."""
-    level = logging.INFO if training_args.process_index == 0 else logging.ERROR
+    """Our own messages, plain, and progress bars, from the main process only."""
+    is_main = training_args.process_index == 0
+    if not is_main:
+        disable_progress_bars()
+        transformers_logging.disable_progress_bar()
+    level = logging.INFO if is_main else logging.ERROR
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     package = logging.getLogger("recipe")
