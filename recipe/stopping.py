@@ -1,5 +1,6 @@
 """Stopping a training without losing it: SIGTERM saves first."""
 
+import ctypes
 import logging
 import os
 import signal
@@ -12,7 +13,15 @@ from recipe.processes import any_process
 
 logger = logging.getLogger(__name__)
 
+PR_SET_PDEATHSIG = 1  # of Linux' prctl.h
 EXIT_CODE = 128 + signal.SIGTERM  # what a shell reports of a program that SIGTERM ended
+
+
+def end_with_the_launcher() -> None:
+    """`accelerate launch` of one process does not pass SIGTERM on; the kernel can send one when the launcher dies of it."""
+    launched_alone = "ACCELERATE_MIXED_PRECISION" in os.environ and "RANK" not in os.environ
+    if launched_alone and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class StopOnSigterm(TrainerCallback):
@@ -27,6 +36,7 @@ class StopOnSigterm(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         if threading.current_thread() is threading.main_thread():
             self.handler_before = signal.signal(signal.SIGTERM, self.on_signal)
+        end_with_the_launcher()
 
     def on_signal(self, signum: int, frame: object) -> None:
         if self.asked:

@@ -89,22 +89,29 @@ def test_the_quickstart_killed_at_ten_moments(tmp_path, monkeypatch):
     print(*found, sep="\n")
 
 
-def test_sigterm_saves_says_so_and_the_same_command_goes_on(three_labels, tmp_path):
-    fields = ["--num_train_epochs", "40", "--per_device_train_batch_size", "4", "--save_strategy", "no"]
+LAUNCH = [f"{Path(sys.executable).parent}/accelerate", "launch", "--config_file", "accelerate_configs/cpu.yaml"]
+
+
+@pytest.mark.parametrize(("launcher", "exit_code"), [([sys.executable], 143), (LAUNCH, -signal.SIGTERM)])
+def test_sigterm_saves_says_so_and_the_same_command_goes_on(three_labels, tmp_path, launcher, exit_code):
+    fields = ["--num_train_epochs", "20", "--per_device_train_batch_size", "4", "--save_strategy", "no"]
     fields += ["--eval_strategy", "no", "--load_best_model_at_end", "false", "--logging_steps", "1"]
     command = [*fields_of(NANO, three_labels, tmp_path / "stopped"), *FAST, *fields]
-    script = [sys.executable, "scripts/train.py", *command]
-    process = subprocess.Popen(script, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    script = [*launcher, "scripts/train.py", *command]
+    unbuffered = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        script, cwd=ROOT, env=unbuffered, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     for line in process.stdout:
         if "'loss'" in line:  # in the middle of its training
             break
     process.terminate()
-    _, errors = process.communicate()
-    assert process.returncode == 143, errors
+    _, errors = process.communicate()  # until the launcher's child has closed its end too
+    assert process.returncode == exit_code, errors
     assert "Traceback" not in errors
     assert "SIGTERM: saved at step" in errors
     (checkpoint,) = (tmp_path / "stopped").glob("checkpoint-*")
-    assert 0 < int(checkpoint.name.removeprefix("checkpoint-")) < 840
+    assert 0 < int(checkpoint.name.removeprefix("checkpoint-")) < 420
     assert not (tmp_path / "stopped" / "model.safetensors").exists()
     train(*parse_arguments(command))
     train(*parse_arguments([*command, "--output_dir", str(tmp_path / "whole")]))
