@@ -13,6 +13,7 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -40,6 +41,7 @@ COLUMNS = datasets.Features({"key": datasets.Value("binary"), "hidden": datasets
 ROWS_AT_ONCE = 64  # rows computed and written together: what is held in memory
 SHARD_TOKENS = 250_000  # tokens a file (0.8 GB at GPT-2 small's width): what a run that is killed loses at most
 ABOUT_FILE = "about.json"
+WRITING_PREFIX = ".writing-"
 
 
 class TrunkFeatures:
@@ -153,6 +155,7 @@ def cache_features(
         missing = sorted((key for key in wanted if key not in features), key=lambda key: -len(wanted[key]))
         share = {key: wanted[key] for key in missing[index::count]}
         if share:
+            remove_remains(trunk_folder)
             about = {"model": model.config.name_or_path, "blocks": model.split_depth, "dtype": str(dtype)}
             write_json(trunk_folder / ABOUT_FILE, {**about, "one_token_a_text": model.keeps_one_token})
             write_shards(model, share, trunk_folder, dtype)
@@ -198,6 +201,14 @@ def write_shards(
         write_shard(trunk, keys, sequences, folder, f"Running the trunk (texts{part})")
 
 
+def remove_remains(folder: Path) -> None:
+    """Of runs that were killed while they wrote a file, which takes no day."""
+    for path in folder.glob(f"{WRITING_PREFIX}*"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > 24 * 60 * 60:
+                shutil.rmtree(path)
+
+
 def write_shard(
     trunk: GPT2LastTokenClassifier, keys: list[bytes], sequences: dict[bytes, Sequence[int]], folder: Path, desc: str
 ) -> None:
@@ -208,7 +219,7 @@ def write_shard(
         hidden = run_trunk(trunk, [sequences[key] for key in batch["key"]])
         return {"hidden": [as_bytes(states) for states in hidden]}
 
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=WRITING_PREFIX) as temporary:
         path = Path(temporary) / "rows.arrow"
         rows.map(
             compute,
