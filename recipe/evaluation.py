@@ -1,54 +1,126 @@
-"""A saved model measured: the figures that a run reports are those of the folder it leaves behind."""
+"""A model measured on labelled texts, beside baselines: what a run reports of the folder it leaves, and evaluate.py."""
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
-from sklearn.metrics import classification_report
+import pandas as pd
+from scipy.special import softmax
 
+from recipe.arguments import RecipeTrainingArguments
+from recipe.baselines import baseline_predictions
 from recipe.data import TextSplits
+from recipe.decisions import decide, is_unsure
 from recipe.inference import TextClassifier
-from recipe.metrics import classification_metrics
+from recipe.metrics import accuracy_interval, classification_metrics, headline
 from recipe.publishing import write_json
+from recipe.reporting import print_examples, print_report
+from recipe.statistics import PairedComparison, compare_paired
 
-EXAMPLES = 6  # texts shown after the test
+
+@dataclass
+class BaselineResult:
+    """What a baseline makes of the texts that the model was measured on."""
+
+    figures: dict[str, float]  # accuracy, accuracy_low, accuracy_high, macro_f1
+    comparison: PairedComparison
 
 
-def measure_saved(folder: Path, splits: TextSplits, device: torch.device, progress: bool) -> dict[str, float]:
+@dataclass
+class Measurement:
+    """A model's answers to N labelled texts, and everything that is counted from them."""
+
+    label_names: list[str]
+    labels: np.ndarray  # int64 [N]
+    logits: np.ndarray  # float32 [N, num_labels], as the model gives them
+    threshold: float | None = None  # of the decision between two labels
+    temperature: float | None = None  # what was folded into the model's head, if it was calibrated
+    abstain_below: float | None = None
+    baselines: dict[str, BaselineResult] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.probabilities = softmax(self.logits.astype(np.float64), axis=-1)
+        self.predictions = decide(self.probabilities, self.threshold)
+        self.scores = classification_metrics(self.logits, self.labels, self.label_names, self.threshold)
+        if self.temperature is not None:
+            before = classification_metrics(self.uncalibrated_logits, self.labels, self.label_names)
+            self.scores |= {f"{name}_uncalibrated": before[name] for name in ("ece", "loss")}
+        if self.abstain_below is not None:
+            self.scores |= self.answered_scores()
+
+    @property
+    def uncalibrated_logits(self) -> np.ndarray:
+        return self.logits.astype(np.float64) * (self.temperature or 1)
+
+    def answered_scores(self) -> dict[str, float | None]:
+        """How many texts are answered when the unsure ones are not, and how well (None where none is)."""
+        answered = ~is_unsure(self.probabilities, self.abstain_below)
+        names = ("accuracy", "accuracy_low", "accuracy_high")
+        scores: dict[str, float | None] = dict.fromkeys(names)
+        if answered.any():
+            pair = self.predictions[answered], self.labels[answered]
+            scores = {**headline(*pair), **accuracy_interval(*pair)}
+        coverage = {"coverage": float(answered.mean()), "answered": int(answered.sum())}
+        return {**coverage, **{f"answered_{name}": scores[name] for name in names}}
+
+    def add_baselines(self, train: pd.DataFrame, texts: list[str], class_weight: str) -> None:
+        """Fits them to the training texts (`text`, `label` as ids) and has them label the same N texts."""
+        for name, predictions in baseline_predictions(train, texts, class_weight).items():
+            figures = {**headline(predictions, self.labels), **accuracy_interval(predictions, self.labels)}
+            comparison = compare_paired(self.predictions == self.labels, predictions == self.labels)
+            self.baselines[name] = BaselineResult(figures, comparison)
+
+    def results(self, prefix: str) -> dict[str, float | None]:
+        """Every figure under a flat name with `prefix_` before it, as a results file holds them."""
+        flat = {**self.scores, "samples": len(self.labels)}
+        for name, baseline in self.baselines.items():
+            flat |= {f"{name}_{figure}": value for figure, value in baseline.figures.items()}
+            flat[f"mcnemar_p_{name}"] = baseline.comparison.p_value
+            flat[f"gains_over_{name}"] = baseline.comparison.gains
+            flat[f"losses_to_{name}"] = baseline.comparison.losses
+        settings = {"temperature": self.temperature, "decision_threshold": self.threshold}
+        settings = {name: value for name, value in settings.items() if value is not None}
+        return {**{f"{prefix}_{name}": value for name, value in flat.items()}, **settings}
+
+
+def measure(
+    classifier: TextClassifier,
+    frame: pd.DataFrame,
+    progress: bool = False,
+    temperature: float | None = None,
+    abstain_below: float | None = None,
+) -> Measurement:
+    """Classifies the frame's `text` and compares with its `label` (ids)."""
+    logits, labels = classifier.logits(frame["text"].tolist(), progress), frame["label"].to_numpy()
+    threshold = classifier.decision_threshold
+    return Measurement(classifier.label_names, labels, logits, threshold, temperature, abstain_below)
+
+
+def measure_saved(
+    folder: Path,
+    splits: TextSplits,
+    training_args: RecipeTrainingArguments,
+    class_weight: str,
+    temperature: float | None = None,
+) -> dict[str, float]:
     """Loads the folder back, measures it on validation and test, writes eval_results.json and test_results.json.
+
+    Args:
+        temperature: what was folded into its head, if it was calibrated.
 
     Returns:
         the test figures, each name with `test_` before it.
     """
-    classifier = TextClassifier.from_pretrained(folder, device)
-    results: dict[str, float] = {}
-    for prefix, frame in (("eval", splits.validation), ("test", splits.test)):
-        logits = classifier.logits(frame["text"].tolist(), progress)
-        scores = classification_metrics(logits, frame["label"].to_numpy(), splits.label_names)
-        results = {f"{prefix}_{name}": value for name, value in scores.items()}
-        results[f"{prefix}_samples"] = len(frame)
-        write_json(folder / f"{prefix}_results.json", results)
-    print_test_report(splits, logits, results)
+    classifier = TextClassifier.from_pretrained(folder, training_args.device)
+    progress = not training_args.disable_tqdm
+    validation = measure(classifier, splits.validation, progress, temperature)
+    write_json(folder / "eval_results.json", validation.results("eval"))
+    test = measure(classifier, splits.test, progress, temperature)
+    if training_args.baselines:
+        test.add_baselines(splits.train, splits.test["text"].tolist(), class_weight)
+    results = test.results("test")
+    write_json(folder / "test_results.json", results)
+    print(f"\nTest set, {len(test.labels)} texts, measured on the saved model:")
+    print_report(test)
+    print_examples(splits.test, test)
     return results
-
-
-def print_test_report(splits: TextSplits, logits: np.ndarray, results: dict[str, float]) -> None:
-    labels, predictions = splits.test["label"].to_numpy(), logits.argmax(axis=-1)
-    ids, names = list(splits.id2label), splits.label_names
-    print(f"\nTest set, {len(labels)} texts, measured on the saved model:")
-    print(classification_report(labels, predictions, labels=ids, target_names=names, digits=3, zero_division=0))
-    scores = {name: results[f"test_{name}"] for name in ("accuracy", "macro_f1", "loss")}
-    print(", ".join(f"test_{name} {value:.4f}" for name, value in scores.items()))
-    # As many of each label as there is room for, mistakes among them shown as such.
-    print("\nSome of its texts:")
-    shown = (
-        splits.test.assign(prediction=predictions).groupby("label").head(max(1, EXAMPLES // len(names))).head(EXAMPLES)
-    )
-    for text, label, prediction in shown[["text", "label", "prediction"]].itertuples(index=False):
-        verdict = "" if label == prediction else f"  <- is {names[label]}"
-        print(f"  {names[prediction]:<12} {shorten(text)}{verdict}")
-
-
-def shorten(text: str, width: int = 70) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= width else line[: width - 3] + "..."

@@ -9,6 +9,7 @@ from scipy.special import softmax
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from recipe.decisions import check_two_labels, decide, parse_threshold
 from recipe.errors import RecipeError, one_line
 from recipe.modeling import GPT2LastTokenClassifier
 from recipe.tokenizing import batch_tokens, batches_by_length, encode_texts, load_tokenizer
@@ -17,7 +18,10 @@ ENCODE_TEXTS = 2048  # texts tokenized at once
 
 
 class TextClassifier:
-    """A model, its tokenizer and the device it runs on."""
+    """A model, its tokenizer and the device it runs on.
+
+    `decision_threshold`, read from the model's config, is None where the likeliest label is given.
+    """
 
     def __init__(
         self,
@@ -32,6 +36,7 @@ class TextClassifier:
             raise RecipeError(f"device {str(device)!r} cannot be used here: {one_line(error)}: take cpu") from error
         self.tokenizer = tokenizer
         self.label_names = [model.config.id2label[i] for i in range(model.config.num_labels)]
+        self.set_threshold(getattr(model.config, "decision_threshold", None))
 
     @classmethod
     def from_pretrained(cls, model_dir: str | Path, device: str | torch.device | None = None) -> "TextClassifier":
@@ -45,10 +50,16 @@ class TextClassifier:
             raise RecipeError(f"{model_dir}: this GPT-2 has no classification head: train one with scripts/train.py")
         return cls(model, load_tokenizer(str(model_dir), model.config), device)
 
+    def set_threshold(self, threshold: float | None) -> None:
+        """Sets where two labels part, here and in the model's config: label 1 is given from this probability on."""
+        threshold = parse_threshold(threshold)
+        check_two_labels(threshold, self.label_names)
+        self.decision_threshold = self.model.config.decision_threshold = threshold
+
     def predict(self, texts: Sequence[str], progress: bool = False) -> tuple[list[str], np.ndarray]:
         """The label of each text, and its probability of every label: float64 [N, num_labels], in `label_names`' order."""
         probabilities = softmax(self.logits(texts, progress).astype(np.float64), axis=-1)
-        return [self.label_names[i] for i in probabilities.argmax(axis=-1)], probabilities
+        return [self.label_names[i] for i in decide(probabilities, self.decision_threshold)], probabilities
 
     @torch.inference_mode()
     def logits(self, texts: Sequence[str], progress: bool = False) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The checkpoint that every Hugging Face tool loads: a stock GPT2ForSequenceClassification."""
 
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Callable
@@ -8,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GPT2Config, GPT2ForSequenceClassification
+from transformers import GPT2Config, GPT2ForSequenceClassification, PreTrainedModel
 
 from recipe.errors import RecipeError
 from recipe.modeling import GPT2LastTokenClassifier
+
+logger = logging.getLogger(__name__)
 
 MAX_BIAS_RESIDUAL = 5e-5  # of a logit: what folding the bias away may cost
 
@@ -47,6 +50,17 @@ def to_stock(model: GPT2LastTokenClassifier) -> GPT2ForSequenceClassification:
         stock = GPT2ForSequenceClassification(config)
     stock.load_state_dict(state, strict=True, assign=True)
     return stock.eval()
+
+
+def servable(model: GPT2LastTokenClassifier) -> PreTrainedModel:
+    """What is saved: the stock model, or, where there is none with the same logits, our own class, which is said."""
+    if model.pooling != "last":
+        return model
+    try:
+        return to_stock(model)
+    except RecipeError as error:  # rather a model of our own class than none
+        logger.warning("saved as GPT2LastTokenClassifier, not as a stock checkpoint: %s", error)
+        return model
 
 
 def save_whole(folder: str | os.PathLike, write: Callable[[Path], None]) -> None:

@@ -12,16 +12,18 @@ import yaml
 from datasets import Dataset
 from transformers import DataCollatorWithPadding, EarlyStoppingCallback, Trainer
 
+from recipe.adjusting import adjust_to_validation
 from recipe.arguments import DataArguments, ModelArguments, RecipeTrainingArguments
 from recipe.errors import RecipeError, one_line
 from recipe.evaluation import measure_saved
 from recipe.features import DEFAULT_FOLDER, FeatureDataset, cache_features, collate_features, token_arrays
+from recipe.inference import TextClassifier
 from recipe.metrics import compute_metrics
 from recipe.modeling import GPT2LastTokenClassifier
 from recipe.parsing import resolved_config
 from recipe.planning import trunk_dtype, use_feature_cache
 from recipe.preparing import Run, check_output_dir, prepare_run
-from recipe.publishing import save_whole, to_stock, write_json
+from recipe.publishing import save_whole, servable, write_json
 from recipe.sampling import RecipeTrainer
 from recipe.tokenizing import tokenize_split
 
@@ -48,11 +50,17 @@ def train(
     if not trainer.is_world_process_zero():
         return {}
     folder = Path(training_args.output_dir)
+    temperature = adjust_to_validation(
+        TextClassifier(run.model, run.tokenizer, training_args.device),
+        run.splits.validation,
+        training_args.calibrate,
+        training_args.decision_threshold,
+    )
     save_run(run, folder, resolved_config(model_args, data_args, training_args))
     counts = {"trainable_parameters": run.report.trainable, "total_parameters": run.report.total}
     write_json(folder / "train_results.json", {**result.metrics, "train_samples": len(run.splits.train), **counts})
     trainer.save_state()
-    results = measure_saved(folder, run.splits, training_args.device, progress=not training_args.disable_tqdm)
+    results = measure_saved(folder, run.splits, training_args, data_args.class_weight, temperature)
     print(f"\nSaved to {folder}")
     return results
 
@@ -129,12 +137,7 @@ def clear_old_run(training_args: RecipeTrainingArguments, checkpoint: str | None
 
 def save_run(run: Run, folder: Path, config: dict[str, Any]) -> None:
     """Model, tokenizer and resolved config, each file written whole."""
-    model = run.model
-    if model.pooling == "last":
-        try:
-            model = to_stock(model)
-        except RecipeError as error:  # rather a model of our own class than none
-            logger.warning("saved as GPT2LastTokenClassifier, not as a stock checkpoint: %s", error)
+    model = servable(run.model)
 
     def write(temporary: Path) -> None:
         model.save_pretrained(temporary)
