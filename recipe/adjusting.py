@@ -33,7 +33,7 @@ def adjust_to_validation(
         logits = logits / temperature
     if decision_threshold == TUNE:
         decision_threshold = tune_threshold(softmax(logits.astype(np.float64), axis=-1)[:, 1], labels)
-    classifier.set_threshold(decision_threshold)
+    store_threshold(classifier, decision_threshold)
     if decision_threshold is not None:
         logger.info(
             "Decision threshold: the label %r is given where its probability is at least %.4g; predict.py and evaluate.py"
@@ -54,5 +54,11 @@ def calibrate_head(classifier: TextClassifier, logits: np.ndarray, labels: np.nd
         logger.warning("Temperature %.4g: %s", temperature.value, temperature.remark)
     fold_temperature(classifier.model.score, temperature.value)
     if classifier.decision_threshold is not None:
-        classifier.set_threshold(after_temperature(classifier.decision_threshold, temperature.value))
+        store_threshold(classifier, after_temperature(classifier.decision_threshold, temperature.value))
     return temperature.value
+
+
+def store_threshold(classifier: TextClassifier, threshold: float | None) -> None:
+    """Sets the threshold in the classifier and in its model's config, with which it is saved."""
+    classifier.set_threshold(threshold)
+    classifier.model.config.decision_threshold = threshold

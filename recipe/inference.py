@@ -51,10 +51,13 @@ class TextClassifier:
         return cls(model, load_tokenizer(str(model_dir), model.config), device)
 
     def set_threshold(self, threshold: float | None) -> None:
-        """Sets where two labels part, here and in the model's config: label 1 is given from this probability on."""
-        threshold = parse_threshold(threshold)
-        check_two_labels(threshold, self.label_names)
-        self.decision_threshold = self.model.config.decision_threshold = threshold
+        """Sets the probability from which on label 1 of two is given; None gives the likeliest label.
+
+        Raises:
+            RecipeError: no number between 0 and 1, or more than two labels.
+        """
+        self.decision_threshold = parse_threshold(threshold)
+        check_two_labels(self.decision_threshold, self.label_names)
 
     def predict(self, texts: Sequence[str], progress: bool = False) -> tuple[list[str], np.ndarray]:
         """The label of each text, and its probability of every label: float64 [N, num_labels], in `label_names`' order."""

@@ -1,7 +1,11 @@
 """Metrics as `evaluate` modules that live in the package: `evaluate.load` would ask the hub for their code."""
 
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+
 import datasets
-import evaluate
 import numpy as np
 from scipy.special import log_softmax, softmax
 from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
@@ -9,6 +13,19 @@ from transformers import EvalPrediction
 
 from recipe.decisions import decide
 from recipe.statistics import reliability, wilson_interval
+
+
+def import_evaluate() -> ModuleType:
+    """The library, also from a script: a script's folder comes first on the path, and there lies scripts/evaluate.py."""
+    path, script = sys.path, getattr(sys.modules["__main__"], "__file__", None)
+    sys.path = [entry for entry in path if not script or Path(entry).resolve() != Path(script).resolve().parent]
+    try:
+        return importlib.import_module("evaluate")
+    finally:
+        sys.path = path
+
+
+evaluate = import_evaluate()
 
 FEATURES = datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")})
 PROBABILITIES = datasets.Features(

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GPT2Config, GPT2ForSequenceClassification, PreTrainedModel
+from transformers import GPT2Config, GPT2ForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from recipe.errors import RecipeError
 from recipe.modeling import GPT2LastTokenClassifier
 
 logger = logging.getLogger(__name__)
 
+CONFIG_FILE = "run_config.yaml"  # beside a run's model: its resolved fields
 MAX_BIAS_RESIDUAL = 5e-5  # of a logit: what folding the bias away may cost
 
 
@@ -61,6 +62,21 @@ def servable(model: GPT2LastTokenClassifier) -> PreTrainedModel:
     except RecipeError as error:  # rather a model of our own class than none
         logger.warning("saved as GPT2LastTokenClassifier, not as a stock checkpoint: %s", error)
         return model
+
+
+def save_classifier(
+    model: GPT2LastTokenClassifier, tokenizer: PreTrainedTokenizerBase, folder: Path, run_config: str | None
+) -> None:
+    """Model, tokenizer and resolved config (YAML, if there is one), each file written whole."""
+    saved = servable(model)
+
+    def write(temporary: Path) -> None:
+        saved.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        if run_config is not None:
+            (temporary / CONFIG_FILE).write_text(run_config, encoding="utf-8")
+
+    save_whole(folder, write)
 
 
 def save_whole(folder: str | os.PathLike, write: Callable[[Path], None]) -> None:

@@ -1,18 +1,12 @@
 """Figures as people read them: a few aligned lines."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pandas as pd
 from sklearn.metrics import classification_report, confusion_matrix
 
 from recipe.baselines import TITLES
+from recipe.measurement import Measurement
 from recipe.statistics import PairedComparison
-
-if TYPE_CHECKING:  # it prints through this module
-    from recipe.evaluation import Measurement
 
 EXAMPLES = 6  # texts shown after the test
 WIDE = 12  # labels: a matrix of more does not fit on a screen
@@ -66,9 +60,13 @@ def p_value(comparison: PairedComparison) -> str:
 def verdict(comparison: PairedComparison, title: str) -> str:
     p = p_value(comparison)
     return (
-        f"GPT-2 is right on {comparison.gains} texts that {title} gets wrong, and wrong on {comparison.losses} that it gets"
+        f"GPT-2 is right on {count(comparison.gains)} that {title} gets wrong, and wrong on {count(comparison.losses)} that it gets"
         f" right (p {p if p.startswith('<') else '= ' + p}): {comparison.verdict}"
     )
+
+
+def count(texts: int) -> str:
+    return f"{texts} text" if texts == 1 else f"{texts} texts"
 
 
 def print_answered(measured: Measurement) -> None:

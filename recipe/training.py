@@ -23,13 +23,12 @@ from recipe.modeling import GPT2LastTokenClassifier
 from recipe.parsing import resolved_config
 from recipe.planning import trunk_dtype, use_feature_cache
 from recipe.preparing import Run, check_output_dir, prepare_run
-from recipe.publishing import save_whole, servable, write_json
+from recipe.publishing import save_classifier, write_json
 from recipe.sampling import RecipeTrainer
 from recipe.tokenizing import tokenize_split
 
 logger = logging.getLogger(__name__)
 
-CONFIG_FILE = "run_config.yaml"
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
@@ -137,16 +136,7 @@ def clear_old_run(training_args: RecipeTrainingArguments, checkpoint: str | None
 
 def save_run(run: Run, folder: Path, config: dict[str, Any]) -> None:
     """Model, tokenizer and resolved config, each file written whole."""
-    model = servable(run.model)
-
-    def write(temporary: Path) -> None:
-        model.save_pretrained(temporary)
-        run.tokenizer.save_pretrained(temporary)
-        (temporary / CONFIG_FILE).write_text(
-            yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8"
-        )
-
-    save_whole(folder, write)
+    save_classifier(run.model, run.tokenizer, folder, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
 
 
 def setup_logging(training_args: RecipeTrainingArguments) -> None:
