@@ -38,7 +38,8 @@ def save_plot(path: Path, measured: Measurement, title: str) -> None:
     side = float(np.clip(3 + 0.3 * len(measured.label_names), 5.5, 16))  # inches of the matrix, by its labels
     figure = Figure(figsize=(side + 5.5, side + 0.5), dpi=120, layout="constrained")
     figure.suptitle(shorten(f"{title}: {len(measured.labels)} texts", 90), parse_math=False)
-    grid = figure.add_gridspec(2, 2, width_ratios=[side, 5], height_ratios=[side - 2.2, 2.2])
+    heights = [min(side - 2, 5), 2, max(side - 7, 0.01)]  # beside a tall matrix, the lowest part stays free
+    grid = figure.add_gridspec(3, 2, width_ratios=[side, 5], height_ratios=heights)
     draw_confusion(figure.add_subplot(grid[:, 0]), measured, side)
     draw_reliability(figure.add_subplot(grid[0, 1]), measured)
     draw_accuracies(figure.add_subplot(grid[1, 1]), measured)
@@ -49,7 +50,7 @@ def save_plot(path: Path, measured: Measurement, title: str) -> None:
 
 def draw_confusion(axes: "Axes", measured: Measurement, side: float) -> None:
     """Counts, each row shaded by its shares."""
-    names = [shorten(name, NAME) for name in measured.label_names]
+    names = [middle_cut(name) for name in measured.label_names]
     matrix = confusion_matrix(measured.labels, measured.predictions, labels=range(len(names)))
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -69,6 +70,11 @@ def draw_confusion(axes: "Axes", measured: Measurement, side: float) -> None:
                 axes.text(column, row, count, ha="center", va="center", fontsize=size, color=color)
 
 
+def middle_cut(name: str) -> str:
+    """A long name without its middle: names that begin alike often end differently."""
+    return name if len(name) <= NAME else f"{name[: NAME - 9]}...{name[-6:]}"
+
+
 def draw_reliability(axes: "Axes", measured: Measurement) -> None:
     """Accuracy by confidence: on the diagonal, a model is as often right as it says."""
     after = reliability(measured.probabilities, measured.labels)
@@ -85,7 +91,7 @@ def draw_reliability(axes: "Axes", measured: Measurement) -> None:
     low = 1 / len(measured.label_names)  # no top probability is under it
     axes.set(xlim=(low - 0.03, 1.03), ylim=(-0.03, 1.03), xlabel="confidence (top probability)", ylabel="accuracy")
     axes.set_title("Reliability")
-    axes.legend(fontsize=8, loc="upper left")
+    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3, columnspacing=1, frameon=False)
 
 
 def draw_curve(axes: "Axes", curve: Reliability, name: str, color: str) -> None:
@@ -106,5 +112,6 @@ def draw_accuracies(axes: "Axes", measured: Measurement) -> None:
         )
     axes.set_yticks(range(len(rows)), labels=[title.replace(" + ", " +\n") for title in rows], fontsize=8)
     axes.set_ylim(-0.5, len(rows) - 0.3)
+    axes.margins(x=0.12)
     axes.set(title="Accuracy, 95 % intervals")
     axes.grid(axis="x", alpha=0.3)
