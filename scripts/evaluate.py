@@ -14,12 +14,15 @@ import argparse
 import logging
 from pathlib import Path
 
+import pandas as pd
+
 from recipe.adjusting import calibrate_head, store_threshold
 from recipe.decisions import parse_abstain_below, parse_threshold
 from recipe.errors import OneLineParser, RecipeError, run_script
 from recipe.evaluation import measure
 from recipe.inference import TextClassifier
 from recipe.labelled import LabelledTexts
+from recipe.measurement import Measurement
 from recipe.plotting import PLOT_FORMATS, require_matplotlib, save_plot
 from recipe.publishing import CONFIG_FILE, save_classifier, write_json
 from recipe.reading import FileFormat
@@ -71,25 +74,24 @@ def main() -> None:
     file_format = FileFormat(args.delimiter, args.csv_quoting, names)
     texts = LabelledTexts(args.model_dir, classifier.label_names, args.text_column, args.label_column, file_format)
     test = texts.test(args.test_file)
+    validation = texts.validation(args.validation_file) if args.calibrate else None
+    train = None if args.no_baselines else training_texts(texts, args.train_file, test)
     temperature = None
-    if args.calibrate:
-        validation = texts.validation(args.validation_file)
+    if validation is not None:
         logits = classifier.logits(validation["text"].tolist(), progress=True)
         temperature = calibrate_head(classifier, logits, validation["label"].to_numpy())
     if threshold is not None:
         store_threshold(classifier, threshold)
     measured = measure(classifier, test, True, temperature, abstain_below)
-    if not args.no_baselines:
-        try:
-            train, class_weight = texts.train(args.train_file, test)
-            measured.add_baselines(train, test["text"].tolist(), class_weight)
-        except RecipeError as error:
-            if args.train_file is not None:
-                raise
-            logger.warning("no baselines: %s; or give --train_file FILE", error)
+    if train is not None:
+        measured.add_baselines(train[0], test["text"].tolist(), class_weight=train[1])
     print(f"{args.test_file or 'Test split of the run'}, {len(test)} texts:")
     print_report(measured)
     print_confusion(measured)
+    write_results(args, classifier, measured)
+
+
+def write_results(args: argparse.Namespace, classifier: TextClassifier, measured: Measurement) -> None:
     if args.output_file:
         write_json(args.output_file, measured.report("test"))
     if args.plot_file:
@@ -99,6 +101,17 @@ def main() -> None:
         run_config = config.read_text(encoding="utf-8") if config.is_file() else None
         save_classifier(classifier.model, classifier.tokenizer, args.output_dir, run_config)
         print(f"\nSaved to {args.output_dir}")
+
+
+def training_texts(texts: LabelledTexts, file: Path | None, test: pd.DataFrame) -> tuple[pd.DataFrame, str] | None:
+    """As `LabelledTexts.train`; None, which is said, where the run's own are not found."""
+    try:
+        return texts.train(file, test)
+    except RecipeError as error:
+        if file is not None:
+            raise
+        logger.warning("no baselines: %s; or give --train_file FILE", error)
+        return None
 
 
 def check_outputs(args: argparse.Namespace) -> None:
