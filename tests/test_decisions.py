@@ -35,6 +35,7 @@ def test_ties_go_to_the_one_nearest_one_half():
     labels, probabilities = np.array([0, 1, 0, 1]), np.array([0.1, 0.4, 0.6, 0.8])
     assert macro_f1(labels, probabilities, 0.25) == macro_f1(labels, probabilities, 0.7)
     assert tune_threshold(probabilities, labels) == pytest.approx(0.7)
+    assert tune_threshold(np.array([0.2, 0.4, 0.6, 0.9]), labels) == pytest.approx(0.3)  # the mirror image
 
 
 @pytest.mark.parametrize("probabilities", [[0.0, 1.0], [1.0, 1.0], [0.0, 0.0], [1.0, 0.0]])
