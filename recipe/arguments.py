@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from transformers import TrainingArguments
 
+from recipe.decisions import parse_threshold
 from recipe.errors import RecipeError
 from recipe.processes import check_launch
 from recipe.reading import FileFormat
@@ -131,6 +132,11 @@ class RecipeTrainingArguments(TrainingArguments):
     ddp_find_unused_parameters: bool | None = option(
         False, "Search for parameters without a gradient; every one that trains has one here."
     )
+    baselines: bool = option(True, "Measure the majority class and TF-IDF + logistic regression on the test texts too.")
+    calibrate: bool = option(False, "Fit a temperature on validation and fold it into the head; labels stay.")
+    decision_threshold: str | None = option(
+        None, "For two labels: the probability from which on the second is given, or tune, for the best macro F1."
+    )
     logging_steps: float = option(50, "Steps between two log lines of the training loss.")
 
     def __post_init__(self) -> None:
@@ -150,6 +156,7 @@ class RecipeTrainingArguments(TrainingArguments):
         metric = (self.metric_for_best_model or "loss").removeprefix("eval_")
         if metric not in METRICS:
             raise RecipeError(f"metric_for_best_model is {metric!r}: take one of {', '.join(METRICS)}")
+        self.decision_threshold = parse_threshold(self.decision_threshold, tunable=True)
         if self.push_to_hub:
             raise RecipeError("push_to_hub is not supported: train first, then publish OUTPUT_DIR with `hf upload`")
         # `accelerate launch --cpu` says so in the environment only, and bf16 without a GPU wants it said.

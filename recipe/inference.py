@@ -10,6 +10,7 @@ from scipy.special import softmax
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from recipe.decisions import check_two_labels, decide, parse_threshold
 from recipe.errors import RecipeError, one_line
 from recipe.modeling import GPT2LastTokenClassifier
 from recipe.processes import gather_in_order
@@ -19,7 +20,10 @@ ENCODE_TEXTS = 2048  # texts tokenized at once
 
 
 class TextClassifier:
-    """A model, its tokenizer and the device it runs on."""
+    """A model, its tokenizer and the device it runs on.
+
+    `decision_threshold`, read from the model's config, is None where the likeliest label is given.
+    """
 
     def __init__(
         self,
@@ -34,6 +38,7 @@ class TextClassifier:
             raise RecipeError(f"device {str(device)!r} cannot be used here: {one_line(error)}: take cpu") from error
         self.tokenizer = tokenizer
         self.label_names = [model.config.id2label[i] for i in range(model.config.num_labels)]
+        self.set_threshold(getattr(model.config, "decision_threshold", None))
 
     @classmethod
     def from_pretrained(cls, model_dir: str | Path, device: str | torch.device | None = None) -> "TextClassifier":
@@ -47,10 +52,19 @@ class TextClassifier:
             raise RecipeError(f"{model_dir}: this GPT-2 has no classification head: train one with scripts/train.py")
         return cls(model, load_tokenizer(str(model_dir), model.config), device)
 
+    def set_threshold(self, threshold: float | None) -> None:
+        """Sets the probability from which on label 1 of two is given; None gives the likeliest label.
+
+        Raises:
+            RecipeError: no number between 0 and 1, or more than two labels.
+        """
+        self.decision_threshold = parse_threshold(threshold)
+        check_two_labels(self.decision_threshold, self.label_names)
+
     def predict(self, texts: Sequence[str], progress: bool = False) -> tuple[list[str], np.ndarray]:
         """The label of each text, and its probability of every label: float64 [N, num_labels], in `label_names`' order."""
         probabilities = softmax(self.logits_in_shares(texts, progress).astype(np.float64), axis=-1)
-        return [self.label_names[i] for i in probabilities.argmax(axis=-1)], probabilities
+        return [self.label_names[i] for i in decide(probabilities, self.decision_threshold)], probabilities
 
     @torch.inference_mode()
     def logits(self, texts: Sequence[str], progress: bool = False) -> np.ndarray:

@@ -18,9 +18,20 @@ POOLINGS = ("last", "first", "mean")
 
 
 class GPT2ClassifierConfig(GPT2Config):
-    """GPT2Config and `pooling`, the token that the head reads: `last` (the recipe), `first` or `mean`."""
+    """GPT2Config and what a classifier adds to it.
+
+    `pooling` is the token that the head reads: `last` (the recipe), `first` or `mean`. `decision_threshold`, for two labels,
+    is the probability from which on label 1 is given; None, which config.json leaves out, is the likeliest label.
+    """
 
     pooling: str = "last"
+    decision_threshold: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        fields = super().to_dict()
+        if fields.get("decision_threshold") is None:
+            fields.pop("decision_threshold", None)
+        return fields
 
 
 class GPT2LastTokenClassifier(GPT2PreTrainedModel):

@@ -11,6 +11,7 @@ from transformers import GPT2Config, PreTrainedTokenizerBase, set_seed
 
 from recipe.arguments import DataArguments, ModelArguments, RecipeTrainingArguments
 from recipe.data import TextSplits, load_splits
+from recipe.decisions import TUNE, check_two_labels
 from recipe.errors import RecipeError
 from recipe.freezing import FreezeReport, freeze_except, trainable_patterns
 from recipe.loading import labels_of_head, load_config
@@ -36,6 +37,7 @@ def prepare_run(model_args: ModelArguments, data_args: DataArguments, training_a
     config = load_config(name, revision)
     tokenizer = load_tokenizer(name, config, data_args.max_length, data_args.truncation_side, revision)
     splits = load_splits(data_args, labels_of_head(config))
+    check_threshold(training_args.decision_threshold, splits)
     set_seed(training_args.seed)
     model, head_is_fresh = load_model(model_args, config, splits, tokenizer)
     report = freeze_except(model, trainable_patterns(model.config, model_args.trainable))
@@ -58,6 +60,14 @@ def prepare_run(model_args: ModelArguments, data_args: DataArguments, training_a
     return Run(model, report, tokenizer, splits)
 
 
+def check_threshold(threshold: str | float | None, splits: TextSplits) -> None:
+    check_two_labels(threshold, splits.label_names)
+    if threshold == TUNE and splits.validation["label"].nunique() < 2:
+        raise RecipeError(
+            "decision_threshold is tune, but all validation texts have the same label: give more of them, or a number"
+        )
+
+
 def load_model(
     model_args: ModelArguments, config: GPT2Config, splits: TextSplits, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[GPT2LastTokenClassifier, bool]:
@@ -72,6 +82,7 @@ def load_model(
         label2id=splits.label2id,
         output_loading_info=True,
         pad_token_id=tokenizer.pad_token_id,
+        decision_threshold=None,  # an older run's is not this one's
         ignore_mismatched_sizes=model_args.ignore_mismatched_sizes,
         **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), dropout),
         **({} if model_args.pooling is None else {"pooling": model_args.pooling}),

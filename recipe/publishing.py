@@ -1,11 +1,18 @@
 """The checkpoint that every Hugging Face tool loads: a stock GPT2ForSequenceClassification."""
 
+import logging
+from pathlib import Path
+
 import torch
-from transformers import GPT2Config, GPT2ForSequenceClassification
+from transformers import GPT2Config, GPT2ForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from recipe.errors import RecipeError
+from recipe.files import save_whole
 from recipe.modeling import GPT2LastTokenClassifier
 
+logger = logging.getLogger(__name__)
+
+CONFIG_FILE = "run_config.yaml"  # beside a run's model: its resolved fields
 MAX_BIAS_RESIDUAL = 5e-5  # of a logit: what folding the bias away may cost
 
 
@@ -40,3 +47,29 @@ def to_stock(model: GPT2LastTokenClassifier) -> GPT2ForSequenceClassification:
         stock = GPT2ForSequenceClassification(config)
     stock.load_state_dict(state, strict=True, assign=True)
     return stock.eval()
+
+
+def servable(model: GPT2LastTokenClassifier) -> PreTrainedModel:
+    """What is saved: the stock model, or, where there is none with the same logits, our own class, which is said."""
+    if model.pooling != "last":
+        return model
+    try:
+        return to_stock(model)
+    except RecipeError as error:  # rather a model of our own class than none
+        logger.warning("saved as GPT2LastTokenClassifier, not as a stock checkpoint: %s", error)
+        return model
+
+
+def save_classifier(
+    model: GPT2LastTokenClassifier, tokenizer: PreTrainedTokenizerBase, folder: Path, run_config: str | None
+) -> None:
+    """Model, tokenizer and resolved config (YAML, if there is one), each file written whole."""
+    saved = servable(model)
+
+    def write(temporary: Path) -> None:
+        saved.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        if run_config is not None:
+            (temporary / CONFIG_FILE).write_text(run_config, encoding="utf-8")
+
+    save_whole(folder, write)

@@ -12,18 +12,20 @@ from datasets import Dataset, disable_progress_bars
 from transformers import DataCollatorWithPadding, EarlyStoppingCallback, TrainerCallback
 from transformers.utils import logging as transformers_logging
 
+from recipe.adjusting import adjust_to_validation
 from recipe.arguments import DataArguments, ModelArguments, RecipeTrainingArguments
 from recipe.errors import RecipeError, one_line
 from recipe.evaluation import measure_saved
 from recipe.features import DEFAULT_FOLDER, FeatureDataset, cache_features, collate_features, token_arrays
-from recipe.files import save_whole, write_json
+from recipe.files import write_json
+from recipe.inference import TextClassifier
 from recipe.metrics import compute_metrics
 from recipe.modeling import GPT2LastTokenClassifier
 from recipe.parsing import resolved_config
 from recipe.planning import trunk_dtype, use_feature_cache
 from recipe.preparing import Run, prepare_run
 from recipe.processes import check_world_size, on_main_process, wait_for_everyone
-from recipe.publishing import to_stock
+from recipe.publishing import save_classifier
 from recipe.resuming import begin, check_shared, data_hash, finish, where_to_start
 from recipe.stopping import StopOnSigterm
 from recipe.tokenizing import tokenize_split
@@ -31,7 +33,6 @@ from recipe.trainer import RecipeTrainer
 
 logger = logging.getLogger(__name__)
 
-CONFIG_FILE = "run_config.yaml"
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
@@ -62,13 +63,20 @@ def train(
     result = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.check_weights()
     take_trained_weights(run.model, trainer)
+    temperature = None
     if trainer.is_world_process_zero():
+        temperature = adjust_to_validation(
+            TextClassifier(run.model, run.tokenizer, training_args.device),
+            run.splits.validation,
+            training_args.calibrate,
+            training_args.decision_threshold,
+        )
         save_run(run, folder, config)
         counts = {"trainable_parameters": run.report.trainable, "total_parameters": run.report.total}
         write_json(folder / "train_results.json", {**result.metrics, "train_samples": len(run.splits.train), **counts})
         trainer.save_state()
     wait_for_everyone()
-    results = measure_saved(folder, run.splits, training_args.device, progress=not training_args.disable_tqdm)
+    results = measure_saved(folder, run.splits, training_args, data_args.class_weight, temperature)
     if trainer.is_world_process_zero():
         finish(folder)
         print(f"\nSaved to {folder}")
@@ -150,21 +158,7 @@ def take_trained_weights(model: GPT2LastTokenClassifier, trainer: RecipeTrainer)
 
 def save_run(run: Run, folder: Path, config: dict[str, Any]) -> None:
     """Model, tokenizer and resolved config, each file written whole."""
-    model = run.model
-    if model.pooling == "last":
-        try:
-            model = to_stock(model)
-        except RecipeError as error:  # rather a model of our own class than none
-            logger.warning("saved as GPT2LastTokenClassifier, not as a stock checkpoint: %s", error)
-
-    def write(temporary: Path) -> None:
-        model.save_pretrained(temporary)
-        run.tokenizer.save_pretrained(temporary)
-        (temporary / CONFIG_FILE).write_text(
-            yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8"
-        )
-
-    save_whole(folder, write)
+    save_classifier(run.model, run.tokenizer, folder, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
 
 
 def setup_logging(training_args: RecipeTrainingArguments) -> None:

@@ -15,28 +15,31 @@ from recipe.errors import RecipeError
 FORMATS = (".csv", ".jsonl", ".ndjson", ".json")
 
 
-def check_output_file(path: Path, overwrite: bool) -> None:
+def check_output_file(
+    path: Path, overwrite: bool, formats: Sequence[str] = FORMATS, field: str = "output_file"
+) -> None:
     """Before any work: a known ending, a folder that is there, and no file of the user's in the way."""
-    if path.suffix.lower() not in FORMATS:
-        raise RecipeError(f"output_file {path}: unknown ending {path.suffix!r}: take one of {', '.join(FORMATS)}")
+    if path.suffix.lower() not in formats:
+        raise RecipeError(f"{field} {path}: unknown ending {path.suffix!r}: take one of {', '.join(formats)}")
     if not path.parent.is_dir():
-        raise RecipeError(f"output_file {path}: the folder {path.parent} does not exist: make it first")
+        raise RecipeError(f"{field} {path}: the folder {path.parent} does not exist: make it first")
     if not os.access(path.parent, os.W_OK):
-        raise RecipeError(f"output_file {path}: the folder {path.parent} cannot be written to: take another one")
+        raise RecipeError(f"{field} {path}: the folder {path.parent} cannot be written to: take another one")
     if path.exists() and not overwrite:
-        raise RecipeError(f"output_file {path} exists: give another one, or pass --overwrite_output_file")
+        raise RecipeError(f"{field} {path} exists: give another one, or pass --overwrite_output_file")
 
 
 def write_predictions(
     path: Path | None,
     texts: Sequence[str],
-    labels: Sequence[str],
+    labels: Sequence[str | None],
     probabilities: np.ndarray,
     label_names: Sequence[str],
 ) -> None:
     """Writes text, label and probability_X for each label X, a row a text; to the screen (JSON lines) if path is None.
 
     Args:
+        labels: None where the model abstains: an empty cell, or null.
         probabilities: float [N, num_labels], in the order of label_names.
     """
     columns = {f"probability_{name}": probabilities[:, i] for i, name in enumerate(label_names)}

@@ -6,14 +6,19 @@
 Input is CSV, TSV or JSON lines (see --text_column); output is CSV or JSON lines by its ending: the text, its label and
 a probability for every label, one row for each row that came in, in the same order. Under `accelerate launch` the processes
 divide the texts, and one of them writes.
+
+Texts that the model is unsure of can be left to people; their labels stay empty (null in JSON lines):
+    python scripts/predict.py --model_dir runs/quickstart --input_file messages.csv --output_file sure.csv --abstain_below 0.9
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from accelerate import PartialState
 
 from recipe.data import check_texts
+from recipe.decisions import is_unsure, parse_abstain_below, parse_threshold
 from recipe.errors import OneLineParser, run_script
 from recipe.inference import TextClassifier
 from recipe.reading import FileFormat, clean_text, read_file
@@ -34,12 +39,17 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--column_names", nargs="+", help="Names of the columns, where the file has no header row.")
     parser.add_argument("--delimiter", help="Between the columns of input_file.")
     parser.add_argument("--csv_quoting", choices=("auto", "minimal", "none"), default="auto", help="As in training.")
+    parser.add_argument(
+        "--decision_threshold", help="Of two labels, give the second from this probability on; else as the model says."
+    )
+    parser.add_argument("--abstain_below", help="Give no label where the likeliest one's probability is under this.")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ...; the GPU if there is one.")
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
+    abstain_below, threshold = parse_abstain_below(args.abstain_below), parse_threshold(args.decision_threshold)
     if args.output_file:
         check_output_file(args.output_file, args.overwrite_output_file)
     if args.text:
@@ -51,9 +61,19 @@ def main() -> None:
         check_texts(frame, str(args.input_file))
         texts = frame["text"].where(frame["text"].notna(), "").tolist()  # nothing said: an empty text
     classifier = TextClassifier.from_pretrained(args.model_dir, args.device)
+    if threshold is not None:
+        classifier.set_threshold(threshold)
     labels, probabilities = classifier.predict(texts, progress=args.input_file is not None)
-    if PartialState().is_main_process:
-        write_predictions(args.output_file, texts, labels, probabilities, classifier.label_names)
+    if not PartialState().is_main_process:
+        return
+    if abstain_below is not None:
+        unsure = is_unsure(probabilities, abstain_below)
+        labels = [None if is_left_out else label for label, is_left_out in zip(labels, unsure, strict=True)]
+        print(
+            f"{unsure.sum()} of {len(texts)} texts got no label: no probability is {abstain_below:g} or more",
+            file=sys.stderr,
+        )
+    write_predictions(args.output_file, texts, labels, probabilities, classifier.label_names)
 
 
 if __name__ == "__main__":

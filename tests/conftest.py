@@ -3,6 +3,7 @@
 import atexit
 import os
 import random
+import runpy
 import shutil
 import subprocess
 import sys
@@ -90,6 +91,29 @@ FAST = [
 def run_training(data: Path, output_dir: Path, *fields: str) -> dict[str, float]:
     """gpt2-nano trained in this process."""
     return train(*parse_arguments([*fields_of(NANO, data, output_dir), *FAST, *fields]))
+
+
+def assert_one_line(result, message):
+    assert result.returncode == 2, result.stderr
+    assert result.stdout == ""
+    errors = result.stderr.strip().splitlines()
+    assert len(errors) == 1, result.stderr
+    assert errors[0].startswith("error: ")
+    assert message in errors[0]
+
+
+@pytest.fixture
+def run_here(capfd, monkeypatch):
+    """A script run as __main__ in this process, which spares the seconds of its imports."""
+
+    def run_script(command):
+        monkeypatch.setattr(sys, "argv", [str(word) for word in command[1:]])
+        monkeypatch.chdir(ROOT)
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(str(command[1]), run_name="__main__")
+        return subprocess.CompletedProcess(command, stop.value.code, *capfd.readouterr())
+
+    return run_script
 
 
 @pytest.fixture

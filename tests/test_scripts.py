@@ -2,41 +2,15 @@
 
 import io
 import json
-import runpy
-import subprocess
-import sys
 
 import pandas as pd
 import pytest
 import torch
-from conftest import NANO, ROOT, SMS, make_texts, needs_sms, run
+from conftest import NANO, SMS, assert_one_line, make_texts, needs_sms, run
 from transformers import BertConfig, BertModel
 
 PREDICT = ["python", "scripts/predict.py"]
 TRAIN = ["python", "scripts/train.py", "--model_name_or_path", NANO]
-
-
-def assert_one_line(result, message):
-    assert result.returncode == 2, result.stderr
-    assert result.stdout == ""
-    errors = result.stderr.strip().splitlines()
-    assert len(errors) == 1, result.stderr
-    assert errors[0].startswith("error: ")
-    assert message in errors[0]
-
-
-@pytest.fixture
-def run_here(capfd, monkeypatch):
-    """A script run as __main__ in this process, which spares the seconds of its imports."""
-
-    def run_script(command):
-        monkeypatch.setattr(sys, "argv", [str(word) for word in command[1:]])
-        monkeypatch.chdir(ROOT)
-        with pytest.raises(SystemExit) as stop:
-            runpy.run_path(str(command[1]), run_name="__main__")
-        return subprocess.CompletedProcess(command, stop.value.code, *capfd.readouterr())
-
-    return run_script
 
 
 def test_predict_texts_on_the_command_line(trained):

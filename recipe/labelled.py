@@ -1,0 +1,136 @@
+"""Labelled texts for a model that is there: a user's file, or the run's own data, read and split again."""
+
+import dataclasses
+import functools
+import json
+import logging
+from pathlib import Path
+
+import pandas as pd
+
+from recipe.arguments import DataArguments
+from recipe.data import TextSplits, check_rows, load_splits, refuse_rows
+from recipe.errors import RecipeError, one_line
+from recipe.parsing import read_yaml_mapping
+from recipe.publishing import CONFIG_FILE
+from recipe.reading import FileFormat, read_file
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass
+class LabelledTexts:
+    """Where a model's test, validation and training texts come from: a file that is given, else the run's own split.
+
+    All frames have `text` and `label`, an id of the model's.
+    """
+
+    model_dir: str
+    label_names: list[str]
+    text_column: str | None = None
+    label_column: str | None = None
+    file_format: FileFormat = FileFormat()
+
+    def test(self, file: Path | None) -> pd.DataFrame:
+        return self.split("test", file)
+
+    def validation(self, file: Path | None) -> pd.DataFrame:
+        return self.split("validation", file)
+
+    def split(self, name: str, file: Path | None) -> pd.DataFrame:
+        if file is not None:
+            return self.read(file)
+        try:
+            return getattr(self.run[0], name)
+        except RecipeError as error:
+            raise RecipeError(f"no {name} texts: {error}; or give --{name}_file FILE") from error
+
+    def train(self, file: Path | None, test: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+        """The texts to fit baselines to, and the `class_weight` that the run had.
+
+        Of a file, texts that the test holds are left out. Of the run's own, they are only warned of: the model saw them too.
+
+        Raises:
+            RecipeError: there is no such file, or the run's data is not found.
+        """
+        if file is None:
+            splits, args = self.run
+            seen = int(test["text"].isin(splits.train["text"]).sum())
+            if seen:
+                logger.warning(
+                    "%d of the %d test texts were trained on, so every figure below is too good", seen, len(test)
+                )
+            return splits.train, args.class_weight
+        frame = self.read(file)
+        kept = frame[~frame["text"].isin(test["text"])]
+        if kept.empty:
+            raise RecipeError(f"{file}: every text of it is also a test text: give the file of the training texts")
+        if len(kept) < len(frame):
+            logger.warning("%s: %d texts that the test holds are left out", file, len(frame) - len(kept))
+        return kept, "none"
+
+    def read(self, path: Path) -> pd.DataFrame:
+        """A file's rows.
+
+        Raises:
+            RecipeError: whatever is wrong with the file, and labels that the model does not know, with their rows.
+        """
+        raw = read_file(path, self.text_column, self.label_column, self.file_format)
+        frame, names = check_rows(raw, source=str(path)), self.label_names
+        unknown = ~frame["label"].isin(names)
+        if unknown.any():
+            known = ", ".join(repr(name) for name in names[:8]) + (", ..." if len(names) > 8 else "")
+            what = f"a label that the model does not know, such as {frame['label'][unknown].iloc[0]!r}"
+            refuse_rows(frame, unknown, str(path), what, f"its labels are {known}; correct it, or drop the row")
+        ids = {name: i for i, name in enumerate(names)}
+        return frame.assign(label=frame["label"].map(ids).astype("int64"))
+
+    @functools.cached_property
+    def run(self) -> tuple[TextSplits, DataArguments]:
+        return splits_of_run(self.model_dir, self.label_names)
+
+
+def splits_of_run(model_dir: str | Path, label_names: list[str]) -> tuple[TextSplits, DataArguments]:
+    """The splits that a run was trained, validated and tested on, made again from its run_config.yaml.
+
+    Args:
+        label_names: the model's.
+
+    Raises:
+        RecipeError: no run_config.yaml, data that is not where it was, or data with other labels or of another size.
+    """
+    config = Path(model_dir) / CONFIG_FILE
+    if not config.is_file():
+        raise RecipeError(f"{model_dir} has no {CONFIG_FILE}, which would tell the data of its training")
+    names = {field.name for field in dataclasses.fields(DataArguments)}
+    fields = {name: value for name, value in read_yaml_mapping(str(config)).items() if name in names}
+    try:
+        args = DataArguments(**fields)
+        splits = load_splits(args, label_names)
+    except (RecipeError, TypeError) as error:
+        raise RecipeError(
+            f"{one_line(error)} ({config} names the data; its relative paths start from the folder that training was"
+            f" started from, and this is {Path.cwd()}: start there, or correct the paths)"
+        ) from error
+    if splits.label_names != label_names:
+        shown = (", ".join(map(repr, names[:8])) for names in (splits.label_names, label_names))
+        raise RecipeError("{}: the data now has the labels {}, the model {}".format(config, *shown))
+    check_unchanged(Path(model_dir), splits)
+    return splits, args
+
+
+def check_unchanged(model_dir: Path, splits: TextSplits) -> None:
+    """Other numbers of texts than the run wrote down are other splits, so training texts may be among those of the test."""
+    for split, file, key in (
+        ("train", "train_results.json", "train_samples"),
+        ("validation", "eval_results.json", "eval_samples"),
+        ("test", "test_results.json", "test_samples"),
+    ):
+        path = model_dir / file
+        then = json.loads(path.read_text(encoding="utf-8")).get(key) if path.is_file() else None
+        now = len(getattr(splits, split))
+        if then is not None and then != now:
+            raise RecipeError(
+                f"{model_dir / CONFIG_FILE}: its data now gives {now} {split} texts, not {then} as in training: the files"
+                " have changed, so the run's splits cannot be made again"
+            )
