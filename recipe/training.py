@@ -18,7 +18,7 @@ from recipe.evaluation import measure_saved
 from recipe.features import DEFAULT_FOLDER, FeatureDataset, cache_features, collate_features, token_arrays
 from recipe.metrics import compute_metrics
 from recipe.modeling import GPT2LastTokenClassifier
-from recipe.parsing import resolved_config
+from recipe.parsing import CONFIG_FILE, resolved_config
 from recipe.planning import trunk_dtype, use_feature_cache
 from recipe.preparing import Run, check_output_dir, prepare_run
 from recipe.publishing import save_whole, to_stock, write_json
@@ -27,7 +27,6 @@ from recipe.tokenizing import tokenize_split
 
 logger = logging.getLogger(__name__)
 
-CONFIG_FILE = "run_config.yaml"
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
