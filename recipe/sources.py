@@ -18,12 +18,13 @@ from recipe.reading import FileFormat, expand_paths, read_file, take_columns
 logger = logging.getLogger(__name__)
 
 HUB_SPLITS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
+SPLITS = tuple(HUB_SPLITS)
 
 
 def read_splits(args: DataArguments) -> tuple[dict[str, pd.DataFrame], list[str] | None]:
     """The checked rows of each split that is given, and the names of the labels where the training data declares them."""
     parts = {} if args.train_file else load_dataset_splits(args)
-    for split in HUB_SPLITS:
+    for split in SPLITS:
         paths = getattr(args, f"{split}_file")
         if paths:
             parts[split] = [read_part(path, split, args) for path in expand_paths(paths, f"{split}_file")]
