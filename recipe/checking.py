@@ -47,9 +47,10 @@ def check_texts(frame: pd.DataFrame, source: str) -> None:
 
 def refuse_rows(frame: pd.DataFrame, bad: pd.Series, what: str, mend: str) -> None:
     """Raises an error about the rows that are bad, if any: those of the first file that holds some."""
-    bad_rows = frame[bad.astype(bool)]
-    if bad_rows.empty:
+    bad = bad.astype(bool)
+    if not bad.any():
         return
+    bad_rows = frame[bad]
     source = bad_rows["source"].iloc[0]
     rows = bad_rows["row"][bad_rows["source"] == source].tolist()
     shown = ", ".join(str(row) for row in rows[:10]) + (", ..." if len(rows) > 10 else "")

@@ -104,7 +104,7 @@ def split_groups(rows: pd.DataFrame, fractions: dict[str, float], seed: int) -> 
         RecipeError: fewer groups than splits.
     """
     shares = {"train": 1 - sum(fractions.values()), **fractions}
-    table = pd.crosstab(rows["group"], rows["label"])
+    table = rows.groupby(["group", "label"]).size().unstack(fill_value=0)
     if len(table) < len(shares):
         raise RecipeError(
             f"{source_of(rows)}: {len(table)} groups are too few for {len(shares)} splits ({', '.join(shares)}):"
@@ -120,9 +120,9 @@ def split_groups(rows: pd.DataFrame, fractions: dict[str, float], seed: int) -> 
         chosen[group] = distance.sum(axis=1).argmin()
         filled[chosen[group]] += counts[group]
     for split in range(len(shares)):
-        if not (chosen == split).any():  # the smallest group of a split that keeps another one
-            spare = [group for group in order if (chosen == chosen[group]).sum() > 1]
-            chosen[spare[-1]] = split
+        sizes = np.bincount(chosen, minlength=len(shares))
+        if not sizes[split]:  # the smallest group of a split that keeps another one
+            chosen[next(group for group in reversed(order) if sizes[chosen[group]] > 1)] = split
     split_of = dict(zip(table.index, chosen, strict=True))
     parts = rows["group"].map(split_of)
     return {split: rows[parts == i].sort_index() for i, split in enumerate(shares)}
