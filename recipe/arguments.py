@@ -59,7 +59,8 @@ class DataArguments:
     dataset_config_name: str | None = option(None, "Its configuration, where it has several.")
     train_file: list[str] | None = option(
         None,
-        "Files or globs: CSV, TSV, JSON lines (each also .gz), Parquet, or a Dataset's saved folder; for dataset_name.",
+        "Files or globs: CSV, TSV, JSON lines (each also .gz), Parquet, or folders that save_to_disk wrote for a Dataset;"
+        " stand in for dataset_name.",
     )
     validation_file: list[str] | None = option(None, "The same; without it, rows are split off the training file.")
     test_file: list[str] | None = option(None, "The same; without it, rows are split off the training file.")

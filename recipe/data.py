@@ -13,7 +13,7 @@ from recipe.labels import canonical_name, order_labels, spell_labels, warn_of_sp
 from recipe.leaks import drop_conflicts, find_conflicts, give_up_groups, remove_duplicates, report_conflicts
 from recipe.sources import read_splits
 from recipe.splitting import make_missing_splits, undersample
-from recipe.summary import count_removed, count_rows, count_texts, summary_table
+from recipe.summary import count_removed, count_rows, count_texts
 from recipe.times import parse_times
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,6 @@ def load_splits(args: DataArguments, label_names: list[str] | None = None) -> Te
     frames = count_removed(summary, "over_the_limit", frames, draw_samples(frames, args))
     check_label_coverage(frames, names)
     summary |= count_texts(frames, names)
-    logger.info("%s", summary_table(summary))
     ids = {name: i for i, name in enumerate(names)}
     frames = {split: frame.assign(label=frame["label"].map(ids).astype("int64")) for split, frame in frames.items()}
     return TextSplits(**frames, label_names=names, summary=summary)
@@ -80,8 +79,12 @@ def name_labels(
 ) -> tuple[dict[str, pd.DataFrame], list[str]]:
     """The frames with the labels in the spelling that counts, and the names of the labels by id."""
     refuse_regression(pd.concat([frame[["label", "row", "source"]] for frame in frames.values()], ignore_index=True))
+    read = {name for frame in frames.values() for name in frame["label"].unique()}
     spelled = {split: spell_labels(frame["label"], of_head, normalize) for split, frame in frames.items()}
     frames = {split: frame.assign(label=spelled[split]) for split, frame in frames.items()}
+    merged = {name for labels in spelled.values() for name in labels.unique()}
+    if len(merged) < len(read):
+        logger.info("%d spellings of labels are merged into %d labels", len(read), len(merged))
     if declared is not None:
         names = pd.Series([canonical_name(name) for name in declared], dtype=object)
         declared = spell_labels(names, of_head, normalize).tolist()

@@ -23,6 +23,7 @@ from recipe.planning import trunk_dtype, use_feature_cache
 from recipe.preparing import Run, check_output_dir, prepare_run
 from recipe.publishing import save_whole, to_stock, write_json
 from recipe.sampling import RecipeTrainer
+from recipe.summary import summary_table
 from recipe.tokenizing import tokenize_split
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ def train(
     """
     checkpoint = check_output_dir(training_args)
     run = prepare_run(model_args, data_args, training_args)
-    logger.info("%s", run.report)
+    logger.info("%s\n\n%s", summary_table(run.splits.summary), run.report)
     trainer = make_trainer(run, model_args, training_args)
     clear_old_run(training_args, checkpoint)
     result = trainer.train(resume_from_checkpoint=checkpoint)

@@ -220,8 +220,7 @@ def test_pairs_to_classify(tmp_path):
     assert pair_fields_of(tmp_path) == {"text_pair_column": "answer", "text_pair_separator": "\t"}
 
 
-def test_the_summary_counts_every_row(tmp_path, caplog):
-    caplog.set_level("INFO", logger="recipe")
+def test_the_summary_counts_every_row(tmp_path):
     frame = make_texts(100, ["sport", "medicine"])
     train = pd.concat([frame[:90], frame[:5]])
     train.to_csv(tmp_path / "train.csv", index=False)
@@ -236,7 +235,7 @@ def test_the_summary_counts_every_row(tmp_path, caplog):
     removed = sum(sum(summary[step].values()) for step in ("duplicates_removed", "undersampled", "over_the_limit"))
     assert 95 + 15 - removed == sum(summary["texts"].values())
     assert json.loads(json.dumps(summary)) == summary
-    table = caplog.records[-1].getMessage().splitlines()
+    table = summary_table(summary).splitlines()
     assert table[0].split() == ["texts", "medicine", "sport"]
     assert [line.split()[0] for line in table[1:]] == ["train", "validation", "test"]
     assert table[3].split() == ["test", "15", "8", "7"]

@@ -116,10 +116,12 @@ def test_spellings_are_pointed_out_in_one_warning(tmp_path, caplog):
     assert "'ham'" not in warning
     args.normalize_labels = True
     caplog.clear()
+    caplog.set_level("INFO", logger="recipe")
     splits = load_splits(args)
     assert splits.label_names == ["ham", "not spam", "spam"]
     assert sum(sum(of.values()) for of in splits.summary["labels"].values()) == 40
     assert "differ only by" not in caplog.text
+    assert "6 spellings of labels are merged into 3 labels" in caplog.text
 
 
 def test_merged_labels_take_the_heads_spelling(tmp_path, caplog):

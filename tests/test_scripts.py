@@ -76,6 +76,17 @@ def test_predict_a_file_in_its_order(trained, tmp_path, suffix):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", output.name]
 
 
+def test_training_shows_the_splits(trained):
+    table = [line.split() for line in (trained / "stderr.txt").read_text().splitlines()]
+    assert ["texts", "medicine", "sport", "technology"] in table
+    for row in (
+        ["train", "210", "70", "70", "70"],
+        ["validation", "30", "10", "10", "10"],
+        ["test", "60", "20", "20", "20"],
+    ):
+        assert row in table
+
+
 def test_predict_reads_pairs_as_the_model_was_trained(trained, tmp_path, run_here):
     """The folder says that it was trained on pairs; a flag names another column."""
     for path in trained.iterdir():
