@@ -57,17 +57,24 @@ class ModelArguments:
 
 @dataclass
 class DataArguments:
-    dataset_name: str | None = option(None, "A dataset of the hub, or a folder that `datasets` loads.")
+    dataset_name: str | None = option(None, "A dataset of the hub, or a folder that `datasets` loads or saved.")
     dataset_config_name: str | None = option(None, "Its configuration, where it has several.")
-    train_file: str | None = option(None, "CSV, TSV or JSON-lines file; stands in for dataset_name.")
-    validation_file: str | None = option(None, "The same; without it, rows are split off the training file.")
-    test_file: str | None = option(None, "The same; without it, rows are split off the training file.")
+    train_file: list[str] | None = option(
+        None,
+        "Files or globs: CSV, TSV, JSON lines (each also .gz), Parquet, or folders that save_to_disk wrote for a Dataset;"
+        " stand in for dataset_name.",
+    )
+    validation_file: list[str] | None = option(None, "The same; without it, rows are split off the training file.")
+    test_file: list[str] | None = option(None, "The same; without it, rows are split off the training file.")
     text_column: str | None = option(
         None, "Column of the texts; found by its name if not given (text, sms, message ...)."
     )
     label_column: str | None = option(
         None, "Column of the labels; found by its name if not given (label, category ...)."
     )
+    text_pair_column: str | None = option(None, "A second column of texts, joined onto the first (sentence pairs).")
+    text_pair_separator: str = option("\n", "What stands between the two; \\n is a line's end.")
+    normalize_labels: bool = option(False, "Merge labels that differ only by case or spaces (casefolded, one space).")
     column_names: list[str] | None = option(None, "Names of the columns, used where a file has no header row.")
     delimiter: str | None = option(None, "Between columns; by default tab for .tsv, else what the first line shows.")
     csv_quoting: Literal["auto", "minimal", "none"] = option(
@@ -80,11 +87,16 @@ class DataArguments:
     )
     validation_fraction: float = option(0.1, "Share of the training file's rows to split off for validation.")
     test_fraction: float = option(0.2, "Share of the training file's rows to split off for the test.")
-    split_method: Literal["stratified", "shuffled"] = option(
-        "stratified", "stratified keeps the label shares; shuffled is one pandas shuffle cut in three, as tutorials do."
+    split_method: Literal["stratified", "shuffled", "time"] = option(
+        "stratified",
+        "stratified keeps the label shares; shuffled is one pandas shuffle cut in three, as tutorials do; time trains on"
+        " the earliest rows and tests on the latest.",
     )
+    group_column: str | None = option(None, "Column of groups (authors ...) that may not stand in two splits.")
+    time_column: str | None = option(None, "Column of times for split_method time: numbers, or ISO 8601 dates.")
     split_seed: int = option(42, "Seed of splits and samples, apart from `seed`, so that seeds can be compared.")
     remove_duplicates: bool = option(True, "Keep exact copies of a text out of other splits.")
+    drop_conflicts: bool = option(False, "Drop every training text that stands there with different labels.")
     undersample: Literal["none", "train", "all"] = option(
         "none",
         "Cut every label to the rarest one's rows: in the training split, or in all of the training file's rows.",
@@ -100,11 +112,23 @@ class DataArguments:
         return FileFormat(self.delimiter, self.csv_quoting, names)
 
     def __post_init__(self) -> None:
-        if self.train_file is None and self.dataset_name is None:
+        for name in ("train_file", "validation_file", "test_file"):
+            if isinstance(getattr(self, name), (str, os.PathLike)):
+                setattr(self, name, [os.fspath(getattr(self, name))])
+        self.text_pair_separator = self.text_pair_separator.replace("\\n", "\n").replace("\\t", "\t")
+        if not self.train_file and self.dataset_name is None:
             raise RecipeError("no data: give --train_file FILE or --dataset_name NAME")
         for name in ("validation_fraction", "test_fraction"):
             if not 0 < getattr(self, name) < 1:
                 raise RecipeError(f"{name} is {getattr(self, name)}: take a share between 0 and 1, such as 0.1")
+        if (self.split_method == "time") != (self.time_column is not None):
+            raise RecipeError("split_method time and time_column go together: give both, or neither")
+        if self.split_method == "shuffled" and self.group_column is not None:
+            raise RecipeError(
+                "split_method shuffled is one shuffle of all rows, which knows no groups: drop it, or group_column"
+            )
+        if self.text_pair_column is not None and self.text_pair_column == self.text_column:
+            raise RecipeError(f"text_column and text_pair_column are both {self.text_column!r}: give two columns")
         if not 0 <= self.split_seed < 2**32:
             raise RecipeError(f"split_seed is {self.split_seed}: take a whole number from 0 up")
         if self.validation_fraction + self.test_fraction >= 1:

@@ -1,32 +1,38 @@
 """Texts and labels in, three splits out: rows checked, labels by name, nothing guessed twice."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-import datasets
 import pandas as pd
 
 from recipe.arguments import DataArguments
-from recipe.errors import RecipeError, one_line
-from recipe.loading import quiet_loading
-from recipe.reading import LABEL_COLUMNS, TEXT_COLUMNS, clean_text, find_column, read_file
-from recipe.splitting import make_missing_splits, remove_duplicates, source_of, undersample
+from recipe.checking import check_known_labels, check_label_coverage, refuse_regression, source_of
+from recipe.errors import RecipeError
+from recipe.labels import canonical_name, order_labels, spell_labels, warn_of_spellings
+from recipe.leaks import drop_conflicts, find_conflicts, give_up_groups, remove_duplicates, report_conflicts
+from recipe.sources import read_splits
+from recipe.splitting import make_missing_splits, undersample
+from recipe.summary import count_removed, count_rows, count_texts
+from recipe.times import parse_times
 
 logger = logging.getLogger(__name__)
-
-HUB_SPLITS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
-SPLITS = tuple(HUB_SPLITS)
 
 
 @dataclass
 class TextSplits:
-    """Frames with `text`, `label` (the label's id) and `row` (in its source), and the names of the labels by id."""
+    """Three frames, and the names of the labels by id.
+
+    The frames hold `text`, `label` (int64, the label's id), `source` and `row` (the file, and where in it), and `group`
+    and `time` where those are used. `summary` counts what was read, removed and split, as plain dicts (see
+    recipe/summary.py).
+    """
 
     train: pd.DataFrame
     validation: pd.DataFrame
     test: pd.DataFrame
     label_names: list[str]
+    summary: dict[str, Any] = field(default_factory=dict)
 
     @property
     def id2label(self) -> dict[int, str]:
@@ -38,7 +44,7 @@ class TextSplits:
 
 
 def load_splits(args: DataArguments, label_names: list[str] | None = None) -> TextSplits:
-    """Reads, checks and splits the data.
+    """Reads, checks and splits the data; the same rows always give the same splits and label ids.
 
     Args:
         args: where the data is and how to split it.
@@ -47,9 +53,42 @@ def load_splits(args: DataArguments, label_names: list[str] | None = None) -> Te
     Raises:
         RecipeError: whatever is wrong with the files, with file and row.
     """
-    frames, declared = ({}, None) if args.train_file else load_hub_dataset(args)
-    frames.update(load_files(args))
-    names = order_labels(frames["train"]["label"], declared, label_names)
+    frames, declared = read_splits(args)
+    frames, names = name_labels(frames, declared, label_names, args.normalize_labels)
+    summary = count_rows(frames)
+    if "time" in frames["train"]:
+        frames["train"] = frames["train"].assign(time=parse_times(frames["train"]))
+    frames = remove_leaks(frames, args, summary)
+    if args.undersample == "all":
+        frames = count_removed(summary, "undersampled", frames, cut_to_rarest(frames, names, args))
+    frames = make_missing_splits(frames, args)
+    if args.group_column:  # a cut in time goes through groups
+        frames = count_removed(summary, "group_rows_given_up", frames, give_up_groups(frames))
+    if args.undersample == "train":
+        frames = count_removed(summary, "undersampled", frames, cut_to_rarest(frames, names, args))
+    frames = count_removed(summary, "over_the_limit", frames, draw_samples(frames, args))
+    check_label_coverage(frames, names)
+    summary |= count_texts(frames, names)
+    ids = {name: i for i, name in enumerate(names)}
+    frames = {split: frame.assign(label=frame["label"].map(ids).astype("int64")) for split, frame in frames.items()}
+    return TextSplits(**frames, label_names=names, summary=summary)
+
+
+def name_labels(
+    frames: dict[str, pd.DataFrame], declared: list[str] | None, of_head: list[str] | None, normalize: bool
+) -> tuple[dict[str, pd.DataFrame], list[str]]:
+    """The frames with the labels in the spelling that counts, and the names of the labels by id."""
+    refuse_regression(pd.concat([frame[["label", "row", "source"]] for frame in frames.values()], ignore_index=True))
+    read = {name for frame in frames.values() for name in frame["label"].unique()}
+    spelled = {split: spell_labels(frame["label"], of_head, normalize) for split, frame in frames.items()}
+    frames = {split: frame.assign(label=spelled[split]) for split, frame in frames.items()}
+    merged = {name for labels in spelled.values() for name in labels.unique()}
+    if len(merged) < len(read):
+        logger.info("%d spellings of labels are merged into %d labels", len(read), len(merged))
+    if declared is not None:
+        names = pd.Series([canonical_name(name) for name in declared], dtype=object)
+        declared = spell_labels(names, of_head, normalize).tolist()
+    names = order_labels(frames["train"]["label"], declared, of_head)
     for split in ("validation", "test"):
         if split in frames:
             check_known_labels(frames[split], names)
@@ -57,144 +96,35 @@ def load_splits(args: DataArguments, label_names: list[str] | None = None) -> Te
         raise RecipeError(
             f"{source_of(frames['train'])}: all rows have the label {names[0]!r}: a classifier needs two labels"
         )
+    warn_of_spellings(pd.concat([frame["label"] for frame in frames.values()]), of_head)
+    return frames, names
+
+
+def remove_leaks(
+    frames: dict[str, pd.DataFrame], args: DataArguments, summary: dict[str, Any]
+) -> dict[str, pd.DataFrame]:
+    """What a fair test forbids: texts of two labels (where asked for), groups and copies that stand in two splits."""
+    conflicts = find_conflicts(frames)
+    summary["conflicts"] = conflicts["text"].nunique()
+    report_conflicts(conflicts, args)
+    if args.drop_conflicts:
+        frames = count_removed(summary, "conflicts_dropped", frames, drop_conflicts(frames, conflicts))
+    if args.group_column:
+        frames = count_removed(summary, "group_rows_given_up", frames, give_up_groups(frames))
     if args.remove_duplicates:
-        frames = remove_duplicates(frames)
-    if args.undersample == "all":
-        frames["train"] = undersample(frames["train"], names, args.split_seed)
-    frames = make_missing_splits(frames, args)
-    if args.undersample == "train":
-        frames["train"] = undersample(frames["train"], names, args.split_seed)
-    limits = (args.max_train_samples, args.max_eval_samples, args.max_predict_samples)
-    for split, limit in zip(SPLITS, limits, strict=True):
-        if limit is not None and limit < len(frames[split]):
-            frames[split] = frames[split].sample(limit, random_state=args.split_seed)
-    check_label_coverage(frames, names)
-    ids = {name: i for i, name in enumerate(names)}
-    frames = {split: frame.assign(label=frame["label"].map(ids).astype("int64")) for split, frame in frames.items()}
-    return TextSplits(**frames, label_names=names)
-
-
-def load_files(args: DataArguments) -> dict[str, pd.DataFrame]:
-    paths = {"train": args.train_file, "validation": args.validation_file, "test": args.test_file}
-    frames = {}
-    for split, path in paths.items():
-        if path is not None:
-            frame = read_file(path, args.text_column, args.label_column, args.file_format)
-            frames[split] = check_rows(frame, source=path)
+        frames = count_removed(summary, "duplicates_removed", frames, remove_duplicates(frames))
     return frames
 
 
-def load_hub_dataset(args: DataArguments) -> tuple[dict[str, pd.DataFrame], list[str] | None]:
-    """Also the names of the labels, where the dataset declares them (`ClassLabel`)."""
-    name = args.dataset_name
-    try:
-        with quiet_loading():
-            dataset = datasets.load_dataset(name, args.dataset_config_name)
-    except Exception as error:  # the hub, the network, the builder and the file formats each raise their own
-        raise RecipeError(
-            f"dataset {name!r} cannot be loaded: {one_line(error)}: check the name, or give --train_file"
-        ) from error
-    frames, declared = {}, None
-    for split, aliases in HUB_SPLITS.items():
-        alias = next((alias for alias in aliases if alias in dataset), None)
-        if alias is None:
-            continue
-        source, part = f"{name} ({alias})", dataset[alias]
-        text_column = find_column(part.column_names, args.text_column, TEXT_COLUMNS, "text_column", source)
-        label_column = find_column(part.column_names, args.label_column, LABEL_COLUMNS, "label_column", source)
-        labels, feature = part[label_column][:], part.features[label_column]
-        if isinstance(feature, datasets.ClassLabel):
-            declared = declared or feature.names
-            labels = [None if i is None or i < 0 else feature.int2str(i) for i in labels]
-        if split == "test" and not any(label is not None for label in labels):
-            logger.warning(
-                "%s has no labels (a benchmark keeps them): a test split is made of training rows instead", source
-            )
-            continue
-        cells = {
-            "text": [clean_text(text) for text in part[text_column]],
-            "label": labels,
-            "row": range(1, len(part) + 1),
-        }
-        frames[split] = check_rows(pd.DataFrame(cells, dtype=object), source)
-    if "train" not in frames:
-        raise RecipeError(f"dataset {name!r} has no train split, only {', '.join(dataset)}: give --train_file")
-    return frames, declared
+def cut_to_rarest(frames: dict[str, pd.DataFrame], names: list[str], args: DataArguments) -> dict[str, pd.DataFrame]:
+    return {**frames, "train": undersample(frames["train"], names, args.split_seed)}
 
 
-def check_rows(frame: pd.DataFrame, source: str) -> pd.DataFrame:
-    """Refuses rows that cannot be trained on, and turns labels into strings (1 and "1" are one label)."""
-    for column in ("text", "label"):
-        refuse_rows(frame, frame[column].isna(), source, f"no {column}", f"fill in the {column} or drop the row")
-    listed = frame["label"].map(lambda label: isinstance(label, (list, dict)))
-    refuse_rows(
-        frame, listed, source, "several labels (multi-label)", "this recipe gives each text one label of several"
-    )
-    fractional = frame["label"].map(lambda label: isinstance(label, float) and not label.is_integer())
-    refuse_rows(frame, fractional, source, "a fractional label (regression)", "labels are names or whole numbers")
-    check_texts(frame, source)
-    checked = frame.assign(label=frame["label"].map(label_name))
-    blank = checked["label"] == ""
-    refuse_rows(frame, blank, source, "no label", "fill in the label or drop the row")
-    checked.attrs["source"] = source
-    return checked
-
-
-def check_texts(frame: pd.DataFrame, source: str) -> None:
-    """Refuses texts that are neither strings nor missing; in prediction, what is missing counts as empty."""
-    strange = frame["text"].map(lambda text: not isinstance(text, str)) & frame["text"].notna()
-    refuse_rows(frame, strange, source, "a text that is no string", "put the text in quotes")
-
-
-def refuse_rows(frame: pd.DataFrame, bad: pd.Series, source: str, what: str, mend: str) -> None:
-    rows = frame["row"][bad.astype(bool)].tolist()
-    if rows:
-        shown = ", ".join(str(row) for row in rows[:10]) + (", ..." if len(rows) > 10 else "")
-        where = f"row {shown} has" if len(rows) == 1 else f"rows {shown} ({len(rows)} in all) have"
-        raise RecipeError(f"{source}: {where} {what}: {mend}")
-
-
-def label_name(label: Any) -> str:
-    """One spelling a label: 1, 1.0 and "1 " are "1"; JSON's true is "true"."""
-    if isinstance(label, bool):
-        return "true" if label else "false"
-    return str(int(label)) if isinstance(label, float) else str(label).strip()
-
-
-def order_labels(labels: pd.Series, declared: list[str] | None, of_head: list[str] | None) -> list[str]:
-    """Labels by id, in an order that the files' own order does not change: numbers by value, names by alphabet."""
-    found = set(labels)
-    if of_head is not None and set(of_head) == found:
-        return list(of_head)
-    if declared is not None:
-        return list(declared)
-    numeric = all(name.removeprefix("-").isdecimal() for name in found)
-    return sorted(found, key=(lambda name: (int(name), name)) if numeric else None)
-
-
-def check_label_coverage(frames: dict[str, pd.DataFrame], names: list[str]) -> None:
-    """Warns of labels that a split lacks; refuses a training split of one label, which cannot teach anything."""
-    for split, frame in frames.items():
-        absent = [name for name in names if name not in set(frame["label"])]
-        if split == "train" and len(absent) > len(names) - 2:
-            raise RecipeError(
-                f"the training split holds a single label ({len(frame)} texts are left after duplicates and limits):"
-                " give more rows, or a larger max_train_samples"
-            )
-        if absent:
-            logger.warning("%s: no text has the label %s", split, ", ".join(repr(name) for name in absent[:8]))
-
-
-def check_known_labels(frame: pd.DataFrame, names: list[str]) -> None:
-    unseen = ~frame["label"].isin(names)
-    if unseen.any():
-        label = frame["label"][unseen].iloc[0]
-        known = ", ".join(repr(name) for name in names[:8]) + (", ..." if len(names) > 8 else "")
-        what = f"a label that the training data lacks, such as {label!r}"
-        refuse_rows(
-            frame,
-            unseen,
-            source_of(frame),
-            what,
-            f"known are {known}; correct it, or add such rows to the training data",
-        )
+def draw_samples(frames: dict[str, pd.DataFrame], args: DataArguments) -> dict[str, pd.DataFrame]:
+    limits = {"train": args.max_train_samples, "validation": args.max_eval_samples, "test": args.max_predict_samples}
+    return {
+        split: frame
+        if limits[split] is None or limits[split] >= len(frame)
+        else frame.sample(limits[split], random_state=args.split_seed)
+        for split, frame in frames.items()
+    }

@@ -5,55 +5,59 @@ import functools
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from recipe.arguments import DataArguments
-from recipe.data import TextSplits, check_rows, load_splits, refuse_rows
+from recipe.checking import check_rows, refuse_rows
+from recipe.data import TextSplits, load_splits
 from recipe.errors import RecipeError, one_line
-from recipe.parsing import read_yaml_mapping
-from recipe.publishing import CONFIG_FILE
-from recipe.reading import FileFormat, read_file
+from recipe.labels import spell_labels
+from recipe.parsing import CONFIG_FILE, read_yaml_mapping
+from recipe.reading import FileFormat, expand_paths, read_file
+from recipe.sources import join_pairs, pair_fields_of
 
 logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass
 class LabelledTexts:
-    """Where a model's test, validation and training texts come from: a file that is given, else the run's own split.
+    """Where a model's test, validation and training texts come from: files that are given, else the run's own split.
 
-    All frames have `text` and `label`, an id of the model's.
+    All frames have `text` and `label`, an id of the model's. Pairs are joined, and labels spelled, as in training.
     """
 
     model_dir: str
     label_names: list[str]
     text_column: str | None = None
     label_column: str | None = None
+    text_pair_column: str | None = None
     file_format: FileFormat = FileFormat()
 
-    def test(self, file: Path | None) -> pd.DataFrame:
-        return self.split("test", file)
+    def test(self, files: list[str] | None) -> pd.DataFrame:
+        return self.split("test", files)
 
-    def validation(self, file: Path | None) -> pd.DataFrame:
-        return self.split("validation", file)
+    def validation(self, files: list[str] | None) -> pd.DataFrame:
+        return self.split("validation", files)
 
-    def split(self, name: str, file: Path | None) -> pd.DataFrame:
-        if file is not None:
-            return self.read(file)
+    def split(self, name: str, files: list[str] | None) -> pd.DataFrame:
+        if files is not None:
+            return self.read(files, f"{name}_file")
         try:
             return getattr(self.run[0], name)
         except RecipeError as error:
             raise RecipeError(f"no {name} texts: {error}; or give --{name}_file FILE") from error
 
-    def train(self, file: Path | None, test: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    def train(self, files: list[str] | None, test: pd.DataFrame) -> tuple[pd.DataFrame, str]:
         """The texts to fit baselines to, and the `class_weight` that the run had.
 
-        Of a file, texts that the test holds are left out. Of the run's own, they are only warned of: the model saw them too.
+        Of files, texts that the test holds are left out. Of the run's own, they are only warned of: the model saw them too.
 
         Raises:
             RecipeError: there is no such file, or the run's data is not found.
         """
-        if file is None:
+        if files is None:
             splits, args = self.run
             seen = int(test["text"].isin(splits.train["text"]).sum())
             if seen:
@@ -61,29 +65,42 @@ class LabelledTexts:
                     "%d of the %d test texts were trained on, so every figure below is too good", seen, len(test)
                 )
             return splits.train, args.class_weight
-        frame = self.read(file)
+        frame, shown = self.read(files, "train_file"), ", ".join(files)
         kept = frame[~frame["text"].isin(test["text"])]
         if kept.empty:
-            raise RecipeError(f"{file}: every text of it is also a test text: give the file of the training texts")
+            raise RecipeError(f"{shown}: every text of it is also a test text: give the file of the training texts")
         if len(kept) < len(frame):
-            logger.warning("%s: %d texts that the test holds are left out", file, len(frame) - len(kept))
+            logger.warning("%s: %d texts that the test holds are left out", shown, len(frame) - len(kept))
         return kept, "none"
 
-    def read(self, path: Path) -> pd.DataFrame:
-        """A file's rows.
+    def read(self, files: list[str], field: str) -> pd.DataFrame:
+        """The rows of files and globs.
 
         Raises:
-            RecipeError: whatever is wrong with the file, and labels that the model does not know, with their rows.
+            RecipeError: whatever is wrong with a file, and labels that the model does not know, with their rows.
         """
-        raw = read_file(path, self.text_column, self.label_column, self.file_format)
-        frame, names = check_rows(raw, source=str(path)), self.label_names
+        parts = [check_rows(self.read_raw(path), path) for path in expand_paths(files, field)]
+        frame, names = pd.concat(parts, ignore_index=True), self.label_names
+        frame.attrs.clear()
+        frame = join_pairs(frame, pair_fields_of(self.model_dir)["text_pair_separator"])
+        frame = frame.assign(label=spell_labels(frame["label"], names, self.run_config.get("normalize_labels", False)))
         unknown = ~frame["label"].isin(names)
         if unknown.any():
             known = ", ".join(repr(name) for name in names[:8]) + (", ..." if len(names) > 8 else "")
             what = f"a label that the model does not know, such as {frame['label'][unknown].iloc[0]!r}"
-            refuse_rows(frame, unknown, str(path), what, f"its labels are {known}; correct it, or drop the row")
+            refuse_rows(frame, unknown, what, f"its labels are {known}; correct it, or drop the row")
         ids = {name: i for i, name in enumerate(names)}
         return frame.assign(label=frame["label"].map(ids).astype("int64"))
+
+    def read_raw(self, path: str) -> pd.DataFrame:
+        pair = self.text_pair_column or pair_fields_of(self.model_dir)["text_pair_column"]
+        extra = {"text_pair": pair}
+        return read_file(path, self.text_column, self.label_column, self.file_format, extra_columns=extra)
+
+    @property
+    def run_config(self) -> dict[str, Any]:
+        path = Path(self.model_dir) / CONFIG_FILE
+        return read_yaml_mapping(str(path)) if path.is_file() else {}
 
     @functools.cached_property
     def run(self) -> tuple[TextSplits, DataArguments]:

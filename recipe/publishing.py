@@ -9,10 +9,10 @@ from transformers import GPT2Config, GPT2ForSequenceClassification, PreTrainedMo
 from recipe.errors import RecipeError
 from recipe.files import save_whole
 from recipe.modeling import GPT2LastTokenClassifier
+from recipe.parsing import CONFIG_FILE
 
 logger = logging.getLogger(__name__)
 
-CONFIG_FILE = "run_config.yaml"  # beside a run's model: its resolved fields
 MAX_BIAS_RESIDUAL = 5e-5  # of a logit: what folding the bias away may cost
 
 

@@ -2,49 +2,15 @@
 
 import logging
 
+import numpy as np
 import pandas as pd
 from sklearn.model_selection import train_test_split
 
 from recipe.arguments import DataArguments
+from recipe.checking import source_of
 from recipe.errors import RecipeError
 
 logger = logging.getLogger(__name__)
-
-
-def source_of(frame: pd.DataFrame) -> str:
-    return frame.attrs.get("source", "the data")
-
-
-def remove_duplicates(frames: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """Keeps exact copies of a text from standing in two splits: they would leak from training into the test.
-
-    A given test file stays whole; validation gives up what the test holds, training what either holds. Within the
-    training rows the first copy stays, so that splits made from them share nothing.
-    """
-    kept, seen = dict(frames), set()
-    for split in ("test", "validation", "train"):
-        if split not in frames:
-            continue
-        frame = frames[split]
-        copies = frame["text"].isin(seen)
-        if split == "train":
-            copies |= frame["text"].duplicated()
-            conflicts = int((frame.groupby("text")["label"].nunique() > 1).sum())
-            if conflicts:
-                logger.warning(
-                    "%s: %d texts stand there with different labels; the first one counts", source_of(frame), conflicts
-                )
-        if copies.any():
-            logger.info(
-                "%s: %d exact duplicates removed, %d texts left", source_of(frame), copies.sum(), (~copies).sum()
-            )
-        kept[split] = frame[~copies]
-        seen.update(frame["text"])
-        if kept[split].empty:
-            raise RecipeError(
-                f"{source_of(frame)}: every text also stands in another split: pass --remove_duplicates false to allow it"
-            )
-    return kept
 
 
 def undersample(frame: pd.DataFrame, names: list[str], seed: int) -> pd.DataFrame:
@@ -58,37 +24,52 @@ def undersample(frame: pd.DataFrame, names: list[str], seed: int) -> pd.DataFram
 
 
 def make_missing_splits(frames: dict[str, pd.DataFrame], args: DataArguments) -> dict[str, pd.DataFrame]:
-    fractions = {"test": args.test_fraction, "validation": args.validation_fraction}
+    """Splits off the training rows what is not given, by `split_method`; each split in the file's order, save shuffled."""
+    fractions = {"validation": args.validation_fraction, "test": args.test_fraction}
     missing = {split: fraction for split, fraction in fractions.items() if split not in frames}
     rows = frames["train"]
-    sizes = {split: int(len(rows) * fraction) for split, fraction in missing.items()}
-    if args.split_method == "shuffled" and missing:
-        rows = rows.sample(frac=1, random_state=args.split_seed)
-        # Training first, then validation, and the test takes what rounding leaves.
-        end = int(len(rows) * (1 - sum(missing.values())))
-        made = {"train": rows[:end]}
-        if "validation" in missing:
-            stop = end + sizes["validation"] if "test" in missing else len(rows)
-            made["validation"], end = rows[end:stop], stop
-        if "test" in missing:
-            made["test"] = rows[end:]
+    if not missing:
+        return frames
+    if args.split_method == "shuffled":
+        made = cut_in_order(rows.sample(frac=1, random_state=args.split_seed), missing)
+    elif args.split_method == "time":
+        made = cut_in_order(rows.sort_values("time", kind="stable"), missing)
+        made = {split: part.sort_index() for split, part in made.items()}
+    elif args.group_column:
+        made = split_groups(rows, missing, args.split_seed)
     else:
-        check_enough_rows(rows, len(missing))
-        made = {}
-        for split, size in sizes.items():
-            rows, made[split] = split_stratified(rows, size, args.split_seed)
-        made["train"] = rows
+        made = split_rows(rows, missing, args.split_seed)
     for split, frame in made.items():
         if frame.empty:
-            raise RecipeError(
-                f"{source_of(frames['train'])}: {len(frames['train'])} rows are too few to split off a {split} set: add rows"
-            )
+            raise RecipeError(f"{source_of(rows)}: {len(rows)} rows are too few to split off a {split} set: add rows")
     return {**frames, **made}
+
+
+def cut_in_order(rows: pd.DataFrame, fractions: dict[str, float]) -> dict[str, pd.DataFrame]:
+    """Training first, then validation, and the last one takes what rounding leaves."""
+    end = int(len(rows) * (1 - sum(fractions.values())))
+    made = {"train": rows[:end]}
+    if "validation" in fractions:
+        stop = end + int(len(rows) * fractions["validation"]) if "test" in fractions else len(rows)
+        made["validation"], end = rows[end:stop], stop
+    if "test" in fractions:
+        made["test"] = rows[end:]
+    return made
+
+
+def split_rows(rows: pd.DataFrame, fractions: dict[str, float], seed: int) -> dict[str, pd.DataFrame]:
+    """Each label with its share, row by row."""
+    check_enough_rows(rows, len(fractions))
+    sizes = {split: int(len(rows) * fractions[split]) for split in ("test", "validation") if split in fractions}
+    made = {}
+    for split, size in sizes.items():
+        rows, made[split] = split_stratified(rows, size, seed)
+    return {"train": rows, **made}
 
 
 def check_enough_rows(rows: pd.DataFrame, splits_to_make: int) -> None:
     counts = rows["label"].value_counts()
-    if splits_to_make and counts.min() < splits_to_make + 1:
+    if counts.min() < splits_to_make + 1:
         raise RecipeError(
             f"{source_of(rows)}: label {counts.idxmin()!r} has too few rows to split ({counts.min()}): it needs at least"
             f" {splits_to_make + 1}; add rows, drop the label, or give --validation_file and --test_file"
@@ -109,6 +90,39 @@ def split_stratified(rows: pd.DataFrame, size: int, seed: int) -> tuple[pd.DataF
             f"{source_of(rows)}: {len(rows)} rows of {labels} labels are too few to split by these fractions:"
             " add rows, lower the fractions, or give --validation_file and --test_file"
         ) from error
-    stay, off = stay.sort_index(), off.sort_index()
-    stay.attrs = off.attrs = rows.attrs
-    return stay, off
+    return stay.sort_index(), off.sort_index()
+
+
+def split_groups(rows: pd.DataFrame, fractions: dict[str, float], seed: int) -> dict[str, pd.DataFrame]:
+    """Each group whole in one split, sizes and label shares as nearly as groups allow.
+
+    The greedy rule of scikit-learn's StratifiedGroupKFold, whose folds are all of one size, for splits of any fractions:
+    the largest groups first, each to the split whose label counts it brings nearest to what they should be
+    (by chi-square, sum (n - wanted)^2 / wanted). Groups of one size come in seeded order. No split stays empty.
+
+    Raises:
+        RecipeError: fewer groups than splits.
+    """
+    shares = {"train": 1 - sum(fractions.values()), **fractions}
+    table = rows.groupby(["group", "label"]).size().unstack(fill_value=0)
+    if len(table) < len(shares):
+        raise RecipeError(
+            f"{source_of(rows)}: {len(table)} groups are too few for {len(shares)} splits ({', '.join(shares)}):"
+            " add groups, give --validation_file and --test_file, or drop --group_column"
+        )
+    counts = table.to_numpy()
+    wanted = np.outer(list(shares.values()), counts.sum(axis=0))
+    order = np.random.default_rng(seed).permutation(len(counts))
+    order = order[np.argsort(-counts[order].sum(axis=1), kind="stable")]
+    filled, chosen = np.zeros_like(wanted), np.empty(len(counts), dtype=int)
+    for group in order:
+        distance = ((filled + counts[group] - wanted) ** 2 - (filled - wanted) ** 2) / wanted
+        chosen[group] = distance.sum(axis=1).argmin()
+        filled[chosen[group]] += counts[group]
+    for split in range(len(shares)):
+        sizes = np.bincount(chosen, minlength=len(shares))
+        if not sizes[split]:  # the smallest group of a split that keeps another one
+            chosen[next(group for group in reversed(order) if sizes[chosen[group]] > 1)] = split
+    split_of = dict(zip(table.index, chosen, strict=True))
+    parts = rows["group"].map(split_of)
+    return {split: rows[parts == i].sort_index() for i, split in enumerate(shares)}

@@ -28,6 +28,7 @@ from recipe.processes import check_world_size, on_main_process, wait_for_everyon
 from recipe.publishing import save_classifier
 from recipe.resuming import begin, check_shared, data_hash, finish, where_to_start
 from recipe.stopping import StopOnSigterm
+from recipe.summary import summary_table
 from recipe.tokenizing import tokenize_split
 from recipe.trainer import RecipeTrainer
 
@@ -51,7 +52,7 @@ def train(
     config = resolved_config(model_args, data_args, training_args)
     checkpoint = on_main_process(where_to_start, training_args, config)
     run = prepare_run(model_args, data_args, training_args)
-    logger.info("%s", run.report)
+    logger.info("%s\n\n%s", summary_table(run.splits.summary), run.report)
     trainer = make_trainer(run, model_args, training_args)
     folder = Path(training_args.output_dir)
     on_main_process(begin, training_args, config, data_hash(run.splits), checkpoint)

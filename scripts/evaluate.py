@@ -3,7 +3,7 @@
 The test split of the run itself, made again from its run_config.yaml (start it where training was started):
     python scripts/evaluate.py --model_dir runs/quickstart
 
-Your own labelled file (CSV, TSV or JSON lines), the figures as JSON, and a picture (needs the extra `plots`):
+Your own labelled files (as in training), the figures as JSON, and a picture (needs the extra `plots`):
     python scripts/evaluate.py --model_dir runs/quickstart --test_file more.csv --output_file figures.json --plot_file figures.png
 
 Probabilities that can be relied on: a temperature from the validation texts, folded into a new folder's model:
@@ -25,8 +25,9 @@ from recipe.files import write_json
 from recipe.inference import TextClassifier
 from recipe.labelled import LabelledTexts
 from recipe.measurement import Measurement
+from recipe.parsing import CONFIG_FILE
 from recipe.plotting import PLOT_FORMATS, require_matplotlib, save_plot
-from recipe.publishing import CONFIG_FILE, save_classifier
+from recipe.publishing import save_classifier
 from recipe.reading import FileFormat
 from recipe.reporting import print_confusion, print_report
 from recipe.writing import check_output_file
@@ -40,14 +41,15 @@ def parse_args() -> argparse.Namespace:
         "--model_dir", required=True, help="A folder that a run saved, or any GPT2ForSequenceClassification."
     )
     parser.add_argument(
-        "--test_file", type=Path, help="A CSV, TSV or JSON-lines file; the run's own test split if not given."
+        "--test_file", nargs="+", help="Files or globs, as in training; the run's own test split if not given."
     )
     parser.add_argument(
-        "--validation_file", type=Path, help="For --calibrate; the run's own validation split if not given."
+        "--validation_file", nargs="+", help="For --calibrate; the run's own validation split if not given."
     )
-    parser.add_argument("--train_file", type=Path, help="For the baselines; the run's own training split if not given.")
+    parser.add_argument("--train_file", nargs="+", help="For the baselines; the run's own training split if not given.")
     parser.add_argument("--text_column", help="Column of the texts; found by its name if not given.")
     parser.add_argument("--label_column", help="Column of the labels; found by its name if not given.")
+    parser.add_argument("--text_pair_column", help="Column of the second texts; the one the model was trained with.")
     parser.add_argument("--column_names", nargs="+", help="Names of the columns, where the files have no header row.")
     parser.add_argument("--delimiter", help="Between the columns of the files.")
     parser.add_argument("--csv_quoting", choices=("auto", "minimal", "none"), default="auto", help="As in training.")
@@ -74,7 +76,8 @@ def main() -> None:
     classifier = TextClassifier.from_pretrained(args.model_dir, args.device)
     names = tuple(args.column_names) if args.column_names else None
     file_format = FileFormat(args.delimiter, args.csv_quoting, names)
-    texts = LabelledTexts(args.model_dir, classifier.label_names, args.text_column, args.label_column, file_format)
+    columns = (args.text_column, args.label_column, args.text_pair_column)
+    texts = LabelledTexts(args.model_dir, classifier.label_names, *columns, file_format)
     test = texts.test(args.test_file)
     validation = texts.validation(args.validation_file) if args.calibrate else None
     train = None if args.no_baselines else training_texts(texts, args.train_file, test)
@@ -89,7 +92,7 @@ def main() -> None:
         return
     if train is not None:
         measured.add_baselines(train[0], test["text"].tolist(), class_weight=train[1])
-    print(f"{args.test_file or 'Test split of the run'}, {len(test)} texts:")
+    print(f"{' '.join(args.test_file or ['Test split of the run'])}, {len(test)} texts:")
     print_report(measured)
     print_confusion(measured)
     write_results(args, classifier, measured)
@@ -99,7 +102,7 @@ def write_results(args: argparse.Namespace, classifier: TextClassifier, measured
     if args.output_file:
         write_json(args.output_file, measured.report("test"))
     if args.plot_file:
-        save_plot(args.plot_file, measured, f"{args.model_dir} on {args.test_file or 'its test split'}")
+        save_plot(args.plot_file, measured, f"{args.model_dir} on {' '.join(args.test_file or ['its test split'])}")
     if args.output_dir:
         config = Path(args.model_dir) / CONFIG_FILE
         run_config = config.read_text(encoding="utf-8") if config.is_file() else None
@@ -107,12 +110,14 @@ def write_results(args: argparse.Namespace, classifier: TextClassifier, measured
         print(f"\nSaved to {args.output_dir}")
 
 
-def training_texts(texts: LabelledTexts, file: Path | None, test: pd.DataFrame) -> tuple[pd.DataFrame, str] | None:
+def training_texts(
+    texts: LabelledTexts, files: list[str] | None, test: pd.DataFrame
+) -> tuple[pd.DataFrame, str] | None:
     """As `LabelledTexts.train`; None, which is said, where the run's own are not found."""
     try:
-        return texts.train(file, test)
+        return texts.train(files, test)
     except RecipeError as error:
-        if file is not None:
+        if files is not None:
             raise
         logger.warning("no baselines: %s; or give --train_file FILE", error)
         return None

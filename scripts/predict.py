@@ -3,9 +3,9 @@
     python scripts/predict.py --model_dir runs/quickstart --text "Are you free tonight?" "URGENT! You have won a £2000 prize. Call 09061701461 now"
     python scripts/predict.py --model_dir runs/quickstart --input_file messages.csv --output_file labels.csv
 
-Input is CSV, TSV or JSON lines (see --text_column); output is CSV or JSON lines by its ending: the text, its label and
-a probability for every label, one row for each row that came in, in the same order. Under `accelerate launch` the processes
-divide the texts, and one of them writes.
+Input is CSV, TSV, JSON lines (each also .gz), Parquet or a saved Dataset (see --text_column); output is CSV or JSON lines
+by its ending: the text, its label and a probability for every label, one row for each row that came in, in the same
+order. Under `accelerate launch` the processes divide the texts, and one of them writes.
 
 Texts that the model is unsure of can be left to people; their labels stay empty (null in JSON lines):
     python scripts/predict.py --model_dir runs/quickstart --input_file messages.csv --output_file sure.csv --abstain_below 0.9
@@ -17,11 +17,11 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from recipe.data import check_texts
 from recipe.decisions import is_unsure, parse_abstain_below, parse_threshold
 from recipe.errors import OneLineParser, run_script
 from recipe.inference import TextClassifier
-from recipe.reading import FileFormat, clean_text, read_file
+from recipe.reading import FileFormat, clean_text
+from recipe.sources import pair_fields_of, read_texts
 from recipe.writing import check_output_file, write_predictions
 
 
@@ -32,10 +32,11 @@ def parse_args() -> argparse.Namespace:
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--text", nargs="+", help="One or more texts.")
-    source.add_argument("--input_file", type=Path, help="A CSV, TSV or JSON-lines file.")
+    source.add_argument("--input_file", type=Path, help="A CSV, TSV, JSON-lines or Parquet file.")
     parser.add_argument("--output_file", type=Path, help="A .csv or .jsonl file to write; the screen if not given.")
     parser.add_argument("--overwrite_output_file", action="store_true", help="Allow an output_file that exists.")
     parser.add_argument("--text_column", help="Column of the texts; found by its name if not given.")
+    parser.add_argument("--text_pair_column", help="Column of the second texts; the one the model was trained with.")
     parser.add_argument("--column_names", nargs="+", help="Names of the columns, where the file has no header row.")
     parser.add_argument("--delimiter", help="Between the columns of input_file.")
     parser.add_argument("--csv_quoting", choices=("auto", "minimal", "none"), default="auto", help="As in training.")
@@ -52,14 +53,18 @@ def main() -> None:
     abstain_below, threshold = parse_abstain_below(args.abstain_below), parse_threshold(args.decision_threshold)
     if args.output_file:
         check_output_file(args.output_file, args.overwrite_output_file)
+    pair = pair_fields_of(args.model_dir)
     if args.text:
         texts = [clean_text(text) for text in args.text]
+        if pair["text_pair_column"]:
+            separator = pair["text_pair_separator"]
+            print(f"note: the model reads pairs: give both texts in one, with {separator!r} between", file=sys.stderr)
     else:
+        if args.text_pair_column is not None:
+            pair["text_pair_column"] = args.text_pair_column
         names = tuple(args.column_names) if args.column_names else None
         file_format = FileFormat(args.delimiter, args.csv_quoting, names)
-        frame = read_file(args.input_file, args.text_column, file_format=file_format, needs_label=False)
-        check_texts(frame, str(args.input_file))
-        texts = frame["text"].where(frame["text"].notna(), "").tolist()  # nothing said: an empty text
+        texts = read_texts(args.input_file, args.text_column, file_format, **pair)
     classifier = TextClassifier.from_pretrained(args.model_dir, args.device)
     if threshold is not None:
         classifier.set_threshold(threshold)

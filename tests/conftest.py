@@ -109,9 +109,12 @@ def run_here(capfd, monkeypatch):
     def run_script(command):
         monkeypatch.setattr(sys, "argv", [str(word) for word in command[1:]])
         monkeypatch.chdir(ROOT)
-        with pytest.raises(SystemExit) as stop:
+        code = 0
+        try:
             runpy.run_path(str(command[1]), run_name="__main__")
-        return subprocess.CompletedProcess(command, stop.value.code, *capfd.readouterr())
+        except SystemExit as stop:
+            code = stop.code
+        return subprocess.CompletedProcess(command, code, *capfd.readouterr())
 
     return run_script
 
@@ -126,7 +129,9 @@ def three_labels(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A three-label run, launched as the README says; made once for all workers."""
-    root = tmp_path_factory.getbasetemp().parent  # what pytest-xdist's workers share
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # what the workers share
     folder, data = root / "trained", root / "trained.csv"
     with FileLock(root / "trained.lock"):
         if not folder.exists():

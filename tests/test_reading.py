@@ -1,11 +1,15 @@
+import gzip
 import json
 
+import datasets
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from conftest import SMS, needs_sms
 
 from recipe.errors import RecipeError
-from recipe.reading import FileFormat, clean_text, read_file
+from recipe.reading import FileFormat, clean_text, expand_paths, read_file
 
 
 def read(tmp_path, name, content, **kwargs):
@@ -118,3 +122,131 @@ def test_the_uci_file(quoting, rows):
     )
     assert frame["text"].tolist() == by_pandas["text"].tolist()
     assert frame["label"].tolist() == by_pandas["label"].tolist()
+
+
+ROWS = pd.DataFrame({"text": ['a, "b"', "two\nlines", "", "🎉"], "label": ["x", "y", "x", "y"]})
+
+
+def write_formats(folder, frame):
+    """One frame in each format, by pandas, pyarrow and datasets; the folder's files and what is in it."""
+    frame.to_csv(folder / "a.csv", index=False)
+    frame.to_json(folder / "a.jsonl", orient="records", lines=True, force_ascii=False)
+    frame.to_parquet(folder / "a.parquet")
+    datasets.Dataset.from_pandas(frame).save_to_disk(folder / "saved")
+    for name in ("a.csv", "a.jsonl", "a.parquet"):
+        (folder / f"{name}.gz").write_bytes(gzip.compress((folder / name).read_bytes()))
+    return sorted(folder.iterdir())
+
+
+def test_every_format_reads_the_same(tmp_path):
+    frame = ROWS[ROWS["text"] != ""]  # pandas writes an empty text as a missing one
+    paths = write_formats(tmp_path, frame)
+    assert len(paths) == 7
+    for path in paths:
+        found = read_file(path)
+        assert found[["text", "label"]].values.tolist() == frame.values.tolist(), path
+        assert found["row"].tolist() == ([2, 3, 4] if ".csv" in path.name else [1, 2, 3]), path
+
+
+def test_parquet_as_other_tools_write_it(tmp_path):
+    names = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
+    rows = {"text": ["a", "b", "c"], "label": [1, 0, -1]}
+    datasets.Dataset.from_dict(rows, features=names).to_parquet(tmp_path / "names.parquet")
+    frame = read_file(tmp_path / "names.parquet")
+    assert frame["label"].tolist() == ["yes", "no", None]
+    assert frame.attrs["label_names"] == ["no", "yes"]
+    table = pa.table({"text": pa.array([b"caf\xc3\xa9", None], pa.binary()), "label": pa.array([1, 2], pa.int8())})
+    pa.parquet.write_table(table, tmp_path / "binary.parquet")
+    assert read_file(tmp_path / "binary.parquet")["text"].tolist() == ["café", None]
+    categories = pd.DataFrame({"text": ["a", "b"], "label": pd.Categorical(["x", "y"])})
+    categories.to_parquet(tmp_path / "categories.parquet")
+    assert read_file(tmp_path / "categories.parquet")["label"].tolist() == ["x", "y"]
+    pa.parquet.write_table(pa.table({"text": [b"\xff"], "label": [1]}), tmp_path / "bytes.parquet")
+    with pytest.raises(RecipeError, match=r"bytes\.parquet: column 'text' cannot be read \(.*UTF8"):
+        read_file(tmp_path / "bytes.parquet")
+
+
+def test_a_damaged_file_is_one_line(tmp_path):
+    packed = gzip.compress(b"text,label\n" + b"some text,a\n" * 1000)
+    for name, content in {
+        "cut": packed[:-20],
+        "plain": b"text,label\na,b\n",
+        "flipped": packed[:20] + b"\0" * 30,
+    }.items():
+        (tmp_path / f"{name}.csv.gz").write_bytes(content)
+        with pytest.raises(RecipeError, match=rf"{name}\.csv\.gz: is no whole gzip file \(.*drop the \.gz") as error:
+            read_file(tmp_path / f"{name}.csv.gz")
+        assert "\n" not in str(error.value)
+    ROWS.to_parquet(tmp_path / "a.parquet")
+    (tmp_path / "cut.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-50])
+    with pytest.raises(RecipeError, match=r"cut\.parquet: is no whole Parquet file"):
+        read_file(tmp_path / "cut.parquet")
+
+
+def test_folders_that_datasets_saved(tmp_path):
+    dataset = datasets.Dataset.from_pandas(ROWS)
+    dataset.select([3, 1]).save_to_disk(tmp_path / "one")
+    assert read_file(tmp_path / "one")[["text", "row"]].values.tolist() == [["🎉", 1], ["two\nlines", 2]]
+    datasets.DatasetDict({"train": dataset, "test": dataset}).save_to_disk(tmp_path / "both")
+    with pytest.raises(RecipeError, match=r"holds several splits: give it as --dataset_name.*both/train, .*both/test"):
+        read_file(tmp_path / "both")
+    assert len(read_file(tmp_path / "both" / "test")) == 4
+    with pytest.raises(RecipeError, match="is a folder that `datasets` did not save"):
+        read_file(tmp_path)
+    next((tmp_path / "one").glob("*.arrow")).write_bytes(b"nothing")
+    with pytest.raises(RecipeError, match=r"one: the saved dataset cannot be loaded"):
+        read_file(tmp_path / "one")
+
+
+@pytest.mark.parametrize("name", ["\ufeffText ", " text", "text\u00a0"])
+def test_a_header_may_have_spaces_and_a_byte_order_mark(tmp_path, name):
+    table = pa.table({name: ["hello"], "label ": ["ham"]})
+    pa.csv.write_csv(table, tmp_path / "a.csv")
+    (tmp_path / "a.tsv").write_text(f"\ufeff{name}\tlabel \nhello\tham\n")
+    (tmp_path / "a.jsonl").write_text("\ufeff" + json.dumps({name: "hello", "label ": "ham"}))
+    pa.parquet.write_table(table, tmp_path / "a.parquet")
+    datasets.Dataset(table).save_to_disk(tmp_path / "saved")
+    for path in tmp_path.iterdir():
+        assert read_file(path)[["text", "label"]].values.tolist() == [["hello", "ham"]], path
+        column = name.strip(" \ufeff\u00a0")
+        assert read_file(path, text_column=f"{column} ", label_column="label")["text"].tolist() == ["hello"]
+
+
+def test_joined_files_may_hold_a_mark_in_the_middle(tmp_path):
+    line = "\ufeff" + '{"text": "a", "label": "x"}\n'
+    assert [row[0] for row in read(tmp_path, "a.jsonl", line * 2)] == ["a", "a"]
+
+
+def test_names_that_are_one_without_their_spaces(tmp_path):
+    for name, content in {
+        "a.jsonl": '{"text": "a", " text": "b", "label": 1}',
+        "a.csv": "text,text ,label\na,b,c\n",
+    }.items():
+        with pytest.raises(RecipeError, match="two columns are called 'text'"):
+            read(tmp_path, name, content)
+
+
+def test_extra_columns_are_not_taken_for_the_text(tmp_path):
+    (tmp_path / "a.csv").write_text("body,title,label,who\nanswer,question,x,me\n")
+    extra = {"text_pair": "body", "group": "who", "time": None}
+    frame = read_file(tmp_path / "a.csv", extra_columns=extra)
+    assert frame.iloc[0].to_dict() == {"text": "question", "label": "x", "text_pair": "answer", "group": "me", "row": 2}
+    with pytest.raises(RecipeError, match=r"no column 'when' among .*: name it with --time_column"):
+        read_file(tmp_path / "a.csv", extra_columns={"time": "when"})
+
+
+def test_globs_are_sorted_and_must_match(tmp_path):
+    for name in ("b.csv", "a.csv", "c[1].csv", "sub/d.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+
+    def expand(*patterns):
+        paths = expand_paths([str(tmp_path / pattern) for pattern in patterns], "train_file")
+        return [path.removeprefix(f"{tmp_path}/") for path in paths]
+
+    assert expand("*.csv") == ["a.csv", "b.csv", "c[1].csv"]
+    assert expand("c[1].csv", "b.csv") == ["c[1].csv", "b.csv"]
+    assert expand("b.csv", "*.csv", "**/*.csv") == ["b.csv", "a.csv", "c[1].csv", "sub/d.csv"]
+    assert expand("nowhere.csv") == ["nowhere.csv"]  # whose reading says that it is not there
+    with pytest.raises(RecipeError, match=r"train_file '.*/\*\.txt' matches no file"):
+        expand("*.txt")

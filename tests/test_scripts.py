@@ -47,6 +47,40 @@ def test_predict_a_file_in_its_order(trained, tmp_path, suffix):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", output.name]
 
 
+def test_training_shows_the_splits(trained):
+    table = [line.split() for line in (trained / "stderr.txt").read_text().splitlines()]
+    assert ["texts", "medicine", "sport", "technology"] in table
+    for row in (
+        ["train", "210", "70", "70", "70"],
+        ["validation", "30", "10", "10", "10"],
+        ["test", "60", "20", "20", "20"],
+    ):
+        assert row in table
+
+
+def test_predict_reads_pairs_as_the_model_was_trained(trained, tmp_path, run_here):
+    """The folder says that it was trained on pairs; a flag names another column."""
+    for path in trained.iterdir():
+        if path.suffix in (".json", ".safetensors"):
+            (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "run_config.yaml").write_text("text_pair_column: answer\ntext_pair_separator: ' | '\n")
+    frame = pd.DataFrame({"text": ["the goal", "a dose"], "answer": ["of the match", None], "other": ["x", "y"]})
+    frame.to_parquet(tmp_path / "in.parquet")
+    command = [*PREDICT, "--model_dir", tmp_path, "--input_file", tmp_path / "in.parquet"]
+
+    def texts(*fields):
+        result = run_here([*command, *fields])
+        return [json.loads(line)["text"] for line in result.stdout.splitlines()]
+
+    assert texts() == ["the goal | of the match", "a dose | "]
+    assert texts("--text_pair_column", "other") == ["the goal | x", "a dose | y"]
+    frame[["text"]].to_csv(tmp_path / "half.csv.gz", index=False)
+    half = run_here([*PREDICT, "--model_dir", tmp_path, "--input_file", tmp_path / "half.csv.gz"])
+    assert_one_line(half, "half.csv.gz: no column 'answer' among 'text': name it with --text_pair_column")
+    said = run_here([*PREDICT, "--model_dir", tmp_path, "--text", "the goal"])
+    assert "note: the model reads pairs: give both texts in one, with ' | ' between" in said.stderr
+
+
 def test_inspect_shows_the_lecture(trained):
     result = run(
         "python",

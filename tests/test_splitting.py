@@ -1,10 +1,15 @@
+import json
+
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import SMS, make_texts, needs_sms
+from sklearn.model_selection import StratifiedGroupKFold
 
 from recipe.arguments import DataArguments
 from recipe.data import load_splits
 from recipe.errors import RecipeError
+from recipe.splitting import split_groups
 
 
 def write(tmp_path, frame, name="a.csv"):
@@ -96,6 +101,163 @@ def test_too_few_rows_are_said(tmp_path):
         load_splits(DataArguments(train_file=write(tmp_path, rare)))
     with pytest.raises(RecipeError, match="too few"):
         load_splits(DataArguments(train_file=write(tmp_path, make_texts(4, ["sport", "medicine"]))))
+
+
+def grouped(rng, sizes, labels=3):
+    """Rows of groups of the given sizes, each group with label shares of its own."""
+    rows = [
+        {"group": f"g{i}", "label": label, "source": "a.csv"}
+        for i, size in enumerate(sizes)
+        for label in rng.choice(list("abc")[:labels], size=size, p=rng.dirichlet(np.ones(labels)))
+    ]
+    return pd.DataFrame(rows).sample(frac=1, random_state=0).reset_index(drop=True)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_groups_keep_shares_as_well_as_scikit_learns_folds(seed):
+    """Fifths, which StratifiedGroupKFold can make too; ours are to be no worse."""
+    rng = np.random.default_rng(seed)
+    rows = grouped(rng, rng.geometric(0.08, size=120))
+    wanted = rows["label"].value_counts() / 5
+
+    def distance(test):
+        return (((test["label"].value_counts() - wanted) ** 2) / wanted).sum()
+
+    made = split_groups(rows, {"test": 0.2}, seed)
+    folds = StratifiedGroupKFold(5, shuffle=True, random_state=seed).split(rows, rows["label"], rows["group"])
+    theirs = [distance(rows.iloc[test]) for _, test in folds]
+    assert distance(made["test"]) <= max(np.median(theirs), 0.5)
+    assert made["test"].index.is_monotonic_increasing
+    assert not set(made["test"]["group"]) & set(made["train"]["group"])
+    assert len(made["test"]) + len(made["train"]) == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "train"),
+    [([900, *[11] * 9], 900), ([1000, 1, 1], 1000), ([5, 5, 5], 5), ([300, 200, 50, 50, 40, 60, 100, 200], 700)],
+)
+def test_groups_of_odd_sizes(sizes, train):
+    rows = grouped(np.random.default_rng(0), sizes, labels=2)
+    made = split_groups(rows, {"validation": 0.1, "test": 0.2}, 42)
+    assert all(len(part) for part in made.values())
+    assert len(made["train"]) == pytest.approx(train, rel=0.1)
+    assert len(made["test"]) >= len(made["validation"])
+
+
+def test_a_group_stands_in_one_split(tmp_path):
+    frame = make_texts(300, ["sport", "medicine", "technology"])
+    frame["author"] = [f"author {i * i % 53}" for i in frame.index]
+    path = write(tmp_path, frame)
+    args = DataArguments(train_file=path, group_column="author")
+    splits = load_splits(args)
+    parts = [splits.train, splits.validation, splits.test]
+    groups = [set(part["group"]) for part in parts]
+    assert sum(map(len, groups)) == frame["author"].nunique()
+    for part, share in zip(parts, (0.7, 0.1, 0.2), strict=True):
+        assert len(part) == pytest.approx(300 * share, abs=6)
+        assert part["label"].value_counts().to_numpy() == pytest.approx(np.full(3, 100 * share), abs=6)
+        assert part.index.is_monotonic_increasing
+    assert texts_of(load_splits(args)) == texts_of(splits)
+    args.split_seed = 1
+    assert texts_of(load_splits(args)) != texts_of(splits)
+    few = write(tmp_path, frame.assign(author=[f"author {i % 2}" for i in frame.index]))
+    with pytest.raises(RecipeError, match=r"2 groups are too few for 3 splits \(train, validation, test\)"):
+        load_splits(DataArguments(train_file=few, group_column="author"))
+    with pytest.raises(RecipeError, match="shuffled is one shuffle of all rows, which knows no groups"):
+        DataArguments(train_file=few, group_column="author", split_method="shuffled")
+
+
+def timed(tmp_path, times, name="a.jsonl", **fields):
+    frame = make_texts(len(times), ["sport", "medicine"])
+    lines = [json.dumps({**row, "when": when}) for row, when in zip(frame.to_dict("records"), times, strict=True)]
+    (tmp_path / name).write_text("\n".join(lines))
+    args = DataArguments(train_file=str(tmp_path / name), split_method="time", time_column="when", **fields)
+    return frame["text"], load_splits(args)
+
+
+@pytest.mark.parametrize("kind", ["whole", "fraction", "words", "dates", "stamps"])
+def test_the_earliest_train_and_the_latest_are_the_test(tmp_path, kind):
+    order = np.random.default_rng(0).permutation(40)
+    dates = pd.Timestamp("2024-02-20", tz="UTC") + pd.to_timedelta(order, unit="D")
+    times = {
+        "whole": [int(i) for i in order],
+        "fraction": [i / 7 for i in order],
+        "words": [str(i) for i in order],
+        "dates": [f"{day:%Y-%m-%d}" for day in dates],
+        "stamps": [day.isoformat() for day in dates],
+    }[kind]
+    texts, splits = timed(tmp_path, times)
+    for part, first, stop in ((splits.train, 0, 28), (splits.validation, 28, 32), (splits.test, 32, 40)):
+        assert part["text"].tolist() == texts[(order >= first) & (order < stop)].tolist()  # in the file's order
+
+
+def test_iso_dates_of_several_forms_and_zones_are_ordered(tmp_path):
+    later = [f"2024-01-{day:02d}" for day in range(3, 29)]
+    forms = [
+        "2024-01-02T00:30:00+09:00",
+        "2024-01-01 16:00:00",
+        "2024-01-01T15:45Z",
+        "20240101T1200",
+        "2023",
+        "2023-12",
+    ]
+    texts, splits = timed(tmp_path, [*later, *forms], test_fraction=0.7)
+    # 15:30 UTC, 16:00, 15:45, 12:00, then 2023: all before the later ones
+    assert set(texts[26:]) <= set(splits.train["text"])
+    times = splits.train["time"].tail(6).tolist()
+    by_hand = [
+        "2024-01-01 15:30",
+        "2024-01-01 16:00",
+        "2024-01-01 15:45",
+        "2024-01-01 12:00",
+        "2023-01-01",
+        "2023-12-01",
+    ]
+    assert times == [pd.Timestamp(when, tz="UTC") for when in by_hand]
+
+
+@pytest.mark.parametrize(
+    ("when", "message"),
+    [
+        (None, r"row 3 has no time: fill in the time or drop the row"),
+        ("  ", r"row 3 has no time"),
+        ("03/04/2024", r"row 3 has a time that cannot be read, such as '03/04/2024': write numbers, or dates as 2024-"),
+        ("soon", r"row 3 has .* such as 'soon'"),
+        (True, r"row 3 has .* such as 'True'"),
+        (1e999, r"row 3 has .* such as 'inf'"),
+    ],
+)
+@pytest.mark.parametrize("others", [[1704067200, 5, 7.5], ["2024-01-01", "2024-02-01", "2023"]])
+def test_times_that_cannot_be_read_are_named(tmp_path, when, message, others):
+    with pytest.raises(RecipeError, match=rf"a\.jsonl: {message}"):
+        timed(tmp_path, [*others[:2], when, *others * 10])
+
+
+def test_of_copies_the_earliest_stays(tmp_path):
+    frame = make_texts(40, ["sport", "medicine"]).assign(when=range(40))
+    copies = frame[30:].assign(when=range(-10, 0))
+    path = write(tmp_path, pd.concat([frame, copies]))
+    splits = load_splits(DataArguments(train_file=path, split_method="time", time_column="when"))
+    assert set(frame["text"][30:]) <= set(splits.train["text"])
+    assert splits.test["text"].tolist() == frame["text"][22:30].tolist()
+
+
+def test_groups_in_time_are_given_up_by_the_earlier_split(tmp_path):
+    frame = make_texts(100, ["sport", "medicine"]).assign(when=range(100), author=[i // 9 for i in range(100)])
+    args = DataArguments(
+        train_file=write(tmp_path, frame), split_method="time", time_column="when", group_column="author"
+    )
+    splits = load_splits(args)
+    assert splits.test["text"].tolist() == frame["text"][80:].tolist()
+    assert splits.validation["text"].tolist() == frame["text"][70:72].tolist()  # author 8 wrote 72 to 80
+    assert splits.train["text"].tolist() == frame["text"][:63].tolist()  # author 7 wrote 63 to 71
+    assert splits.summary["group_rows_given_up"] == {"train": 7, "validation": 8}
+
+
+def test_time_needs_its_column():
+    for fields in ({"split_method": "time"}, {"time_column": "when"}):
+        with pytest.raises(RecipeError, match="split_method time and time_column go together"):
+            DataArguments(train_file="a.csv", **fields)
 
 
 @needs_sms
