@@ -10,6 +10,7 @@ from recipe.data import TextSplits
 from recipe.inference import TextClassifier
 from recipe.metrics import classification_metrics
 from recipe.publishing import write_json
+from recipe.tokenizing import log_coverage
 
 EXAMPLES = 6  # texts shown after the test
 
@@ -27,6 +28,10 @@ def measure_saved(folder: Path, splits: TextSplits, device: torch.device, progre
         scores = classification_metrics(logits, frame["label"].to_numpy(), splits.label_names)
         results = {f"{prefix}_{name}": value for name, value in scores.items()}
         results[f"{prefix}_samples"] = len(frame)
+        coverage = classifier.coverage(frame["text"].tolist())
+        results |= coverage.figures(prefix)
+        if prefix == "test":  # training has said it of the others
+            log_coverage(prefix, coverage, classifier.tokenizer, classifier.windows)
         write_json(folder / f"{prefix}_results.json", results)
     print_test_report(splits, logits, results)
     return results

@@ -1,6 +1,6 @@
 """A saved classifier applied to texts: batches of like lengths inside, the caller's order outside."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,20 +11,26 @@ from transformers import PreTrainedTokenizerBase
 
 from recipe.errors import RecipeError, one_line
 from recipe.modeling import GPT2LastTokenClassifier
-from recipe.tokenizing import batch_tokens, batches_by_length, encode_texts, load_tokenizer
+from recipe.tokenizing import batch_tokens, batches_by_length, encode_texts, length_limit, load_tokenizer
+from recipe.windows import Coverage, average_windows, choose_windows
 
 ENCODE_TEXTS = 2048  # texts tokenized at once
 
 
 class TextClassifier:
-    """A model, its tokenizer and the device it runs on."""
+    """A model, its tokenizer and the device it runs on; `windows` are the model's own, unless `window` is given (0: none).
+
+    Longer texts are truncated where there are no windows.
+    """
 
     def __init__(
         self,
         model: GPT2LastTokenClassifier,
         tokenizer: PreTrainedTokenizerBase,
         device: str | torch.device | None = None,
+        window: int | None = None,
     ):
+        self.windows = choose_windows(model.config, window)
         try:
             self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
             self.model = model.to(self.device).eval()
@@ -34,37 +40,56 @@ class TextClassifier:
         self.label_names = [model.config.id2label[i] for i in range(model.config.num_labels)]
 
     @classmethod
-    def from_pretrained(cls, model_dir: str | Path, device: str | torch.device | None = None) -> "TextClassifier":
+    def from_pretrained(
+        cls, model_dir: str | Path, device: str | torch.device | None = None, window: int | None = None
+    ) -> "TextClassifier":
         """Loads a folder that a run saved, or any stock GPT2ForSequenceClassification folder or hub id.
 
         Raises:
-            RecipeError (a ValueError): no such folder, not a GPT-2, or no trained head in it.
+            RecipeError (a ValueError): no such folder, not a GPT-2, no trained head in it, or a window that does not fit.
         """
         model, info = GPT2LastTokenClassifier.from_pretrained(model_dir, output_loading_info=True)
         if "score.weight" in info["missing_keys"]:
             raise RecipeError(f"{model_dir}: this GPT-2 has no classification head: train one with scripts/train.py")
-        return cls(model, load_tokenizer(str(model_dir), model.config), device)
+        return cls(model, load_tokenizer(str(model_dir), model.config), device, window)
 
     def predict(self, texts: Sequence[str], progress: bool = False) -> tuple[list[str], np.ndarray]:
-        """The label of each text, and its probability of every label: float64 [N, num_labels], in `label_names`' order."""
-        probabilities = softmax(self.logits(texts, progress).astype(np.float64), axis=-1)
+        """The label of each text, and its probability of every label: float64 [N, num_labels], in `label_names`' order.
+
+        Where a text is cut into windows, the mean of their probabilities.
+        """
+        probabilities = softmax(self.logits(texts, progress), axis=-1)
         return [self.label_names[i] for i in probabilities.argmax(axis=-1)], probabilities
 
     @torch.inference_mode()
     def logits(self, texts: Sequence[str], progress: bool = False) -> np.ndarray:
-        """float32 [N, num_labels], in the order of the texts, which may be empty, long, or any Unicode."""
-        input_ids = self.encode(texts)
+        """float64 [N, num_labels], in the order of the texts, which may be empty, long, or any Unicode.
+
+        They are the model's own, in float32's precision; only for a text of several windows the logarithm of the windows'
+        mean probabilities.
+        """
+        by_text = [[ids] if self.windows is None else self.windows.cut(ids) for ids in self.encode(texts)]
+        input_ids = [window for of_text in by_text for window in of_text]
+        owners = np.repeat(np.arange(len(by_text)), [len(of_text) for of_text in by_text])
         logits = np.empty((len(input_ids), len(self.label_names)), dtype=np.float32)
-        with tqdm(total=len(input_ids), desc="Classifying", unit=" texts", disable=not progress) as bar:
+        unit = " texts" if self.windows is None else " windows"
+        with tqdm(total=len(input_ids), desc="Classifying", unit=unit, disable=not progress) as bar:
             for indices in batches_by_length([len(ids) for ids in input_ids], batch_tokens(self.device)):
                 batch = self.tokenizer.pad({"input_ids": [input_ids[i] for i in indices]}, return_tensors="pt")
                 output = self.model(**batch.to(self.device))
                 logits[indices] = output.logits.float().cpu().numpy()
                 bar.update(len(indices))
-        return logits
+        return average_windows(logits, owners)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        encoded: list[list[int]] = []
+        """Token ids of each text, cut where texts are cut, but not into windows yet."""
+        return [ids for input_ids, _ in self.encoded_batches(texts) for ids in input_ids]
+
+    def coverage(self, texts: Sequence[str]) -> Coverage:
+        """How many tokens the texts have, and how many of them the model sees."""
+        lengths = [length for _, uncut in self.encoded_batches(texts) for length in uncut]
+        return Coverage.of(lengths, length_limit(self.tokenizer, self.windows))
+
+    def encoded_batches(self, texts: Sequence[str]) -> Iterator[tuple[list[list[int]], list[int]]]:
         for start in range(0, len(texts), ENCODE_TEXTS):
-            encoded += encode_texts(self.tokenizer, list(texts[start : start + ENCODE_TEXTS]))[0]
-        return encoded
+            yield encode_texts(self.tokenizer, list(texts[start : start + ENCODE_TEXTS]), self.windows)

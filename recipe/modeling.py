@@ -18,9 +18,21 @@ POOLINGS = ("last", "first", "mean")
 
 
 class GPT2ClassifierConfig(GPT2Config):
-    """GPT2Config and `pooling`, the token that the head reads: `last` (the recipe), `first` or `mean`."""
+    """GPT2Config and `pooling`, the token that the head reads: `last` (the recipe), `first` or `mean`.
+
+    `window`, `window_overlap` and `window_max_length`, in tokens, say how the texts were cut (see recipe/windows.py); they
+    stand in config.json only where they were.
+    """
 
     pooling: str = "last"
+    window: int | None = None
+    window_overlap: int | None = None
+    window_max_length: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        fields = super().to_dict()
+        unset = [name for name in fields if name.startswith("window") and fields[name] is None]
+        return {name: value for name, value in fields.items() if name not in unset}
 
 
 class GPT2LastTokenClassifier(GPT2PreTrainedModel):

@@ -1,7 +1,7 @@
 """Everything that a training needs, checked and loaded before any file is touched."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,25 +18,32 @@ from recipe.freezing import FreezeReport, freeze_except, trainable_patterns
 from recipe.loading import labels_of_head, load_config
 from recipe.modeling import GPT2LastTokenClassifier
 from recipe.tokenizing import load_tokenizer
+from recipe.windows import Coverage, Windows, choose_windows, remember_windows
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class Run:
-    """Everything that a training needs, checked and loaded."""
+    """Everything that a training needs, checked and loaded; `coverage` of a split is known once it is tokenized."""
 
     model: GPT2LastTokenClassifier
     report: FreezeReport
     tokenizer: PreTrainedTokenizerBase
     splits: TextSplits
+    windows: Windows | None = None
+    coverage: dict[str, Coverage] = field(default_factory=dict)
 
 
 def prepare_run(model_args: ModelArguments, data_args: DataArguments, training_args: RecipeTrainingArguments) -> Run:
     """Loads and checks the tokenizer, the data and the model, and applies the filter."""
     name, revision = model_args.model_name_or_path, model_args.model_revision
     config = load_config(name, revision)
-    tokenizer = load_tokenizer(name, config, data_args.max_length, data_args.truncation_side, revision)
+    windows = choose_windows(config, data_args.window, data_args.window_overlap, data_args.max_length)
+    max_length = data_args.max_length
+    if windows is not None and max_length is not None:  # may be more than the model's positions, which is for others
+        max_length = min(max_length, config.n_positions)
+    tokenizer = load_tokenizer(name, config, max_length, data_args.truncation_side, revision)
     splits = load_splits(data_args, labels_of_head(config))
     set_seed(training_args.seed)
     model, head_is_fresh = load_model(model_args, config, splits, tokenizer)
@@ -57,7 +64,14 @@ def prepare_run(model_args: ModelArguments, data_args: DataArguments, training_a
             "pooling is %s: the saved model is our own class, GPT2LastTokenClassifier, which pipeline() cannot load",
             model.pooling,
         )
-    return Run(model, report, tokenizer, splits)
+    remember_windows(model.config, windows)
+    if windows is not None:
+        logger.info(
+            "Texts are read in %s, and the saved model remembers it; pipeline() knows none and truncates to %d tokens",
+            windows,
+            tokenizer.model_max_length,
+        )
+    return Run(model, report, tokenizer, splits, windows)
 
 
 def load_model(

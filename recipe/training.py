@@ -20,10 +20,11 @@ from recipe.metrics import compute_metrics
 from recipe.modeling import GPT2LastTokenClassifier
 from recipe.parsing import resolved_config
 from recipe.planning import trunk_dtype, use_feature_cache
-from recipe.preparing import Run, check_output_dir, prepare_run
+from recipe.preparing import Run, balanced_weights, check_output_dir, prepare_run
 from recipe.publishing import save_whole, to_stock, write_json
 from recipe.sampling import RecipeTrainer
 from recipe.tokenizing import tokenize_split
+from recipe.windows import by_text
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ def train(
     folder = Path(training_args.output_dir)
     save_run(run, folder, resolved_config(model_args, data_args, training_args))
     counts = {"trainable_parameters": run.report.trainable, "total_parameters": run.report.total}
+    counts |= run.coverage["train"].figures("train")
     write_json(folder / "train_results.json", {**result.metrics, "train_samples": len(run.splits.train), **counts})
     trainer.save_state()
     results = measure_saved(folder, run.splits, training_args.device, progress=not training_args.disable_tqdm)
@@ -60,10 +62,14 @@ def train(
 def make_trainer(run: Run, model_args: ModelArguments, training_args: RecipeTrainingArguments) -> Trainer:
     """Trainer over the whole model, or, with the trunk's output cached, over the tail alone (the same modules)."""
     model, collator = run.model, DataCollatorWithPadding(run.tokenizer)
-    splits = {
-        "train": tokenize_split(run.splits.train, run.tokenizer, "train"),
-        "validation": tokenize_split(run.splits.validation, run.tokenizer, "validation"),
+    tokenized = {
+        "train": tokenize_split(run.splits.train, run.tokenizer, "train", run.windows),
+        "validation": tokenize_split(run.splits.validation, run.tokenizer, "validation", run.windows),
     }
+    run.coverage = {name: split.coverage for name, split in tokenized.items()}
+    splits, owners = {name: split.rows for name, split in tokenized.items()}, tokenized["validation"].owners
+    if run.windows is not None and model.class_weights is not None:  # the loss is a mean over windows: balance those
+        model.class_weights = balanced_weights(splits["train"]["labels"][:], model.num_labels)
     if use_feature_cache(model, splits, model_args, training_args):
         splits = cached_splits(model, splits, model_args, training_args)
         keep_freed_memory()
@@ -77,7 +83,7 @@ def make_trainer(run: Run, model_args: ModelArguments, training_args: RecipeTrai
             eval_dataset=splits["validation"],
             data_collator=collator,
             processing_class=run.tokenizer,
-            compute_metrics=compute_metrics,
+            compute_metrics=lambda prediction: compute_metrics(by_text(prediction, owners)),
             callbacks=[] if patience is None else [EarlyStoppingCallback(early_stopping_patience=patience)],
         )
     except (ImportError, RuntimeError) as error:  # a field asks for a package that is not installed

@@ -31,6 +31,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--column_names", nargs="+", help="Names of the columns, where the file has no header row.")
     parser.add_argument("--delimiter", help="Between the columns of input_file.")
     parser.add_argument("--csv_quoting", choices=("auto", "minimal", "none"), default="auto", help="As in training.")
+    parser.add_argument("--window", type=int, help="Tokens of a window; by default as in training, 0 for none.")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ...; the GPU if there is one.")
     return parser.parse_args()
 
@@ -47,7 +48,7 @@ def main() -> None:
         frame = read_file(args.input_file, args.text_column, file_format=file_format, needs_label=False)
         check_texts(frame, str(args.input_file))
         texts = frame["text"].where(frame["text"].notna(), "").tolist()  # nothing said: an empty text
-    classifier = TextClassifier.from_pretrained(args.model_dir, args.device)
+    classifier = TextClassifier.from_pretrained(args.model_dir, args.device, args.window)
     labels, probabilities = classifier.predict(texts, progress=args.input_file is not None)
     write_predictions(args.output_file, texts, labels, probabilities, classifier.label_names)
 
