@@ -42,7 +42,7 @@ def load_splits(args: DataArguments, label_names: list[str] | None = None) -> Te
 
     Args:
         args: where the data is and how to split it.
-        label_names: the labels by id of a head that is kept; used where it names just the data's labels.
+        label_names: the labels by id of a head that is kept; used where it names all of the data's.
 
     Raises:
         RecipeError: whatever is wrong with the files, with file and row.
@@ -53,9 +53,10 @@ def load_splits(args: DataArguments, label_names: list[str] | None = None) -> Te
     for split in ("validation", "test"):
         if split in frames:
             check_known_labels(frames[split], names)
-    if len(names) < 2:
+    if frames["train"]["label"].nunique() < 2:
+        label = frames["train"]["label"].iloc[0]
         raise RecipeError(
-            f"{source_of(frames['train'])}: all rows have the label {names[0]!r}: a classifier needs two labels"
+            f"{source_of(frames['train'])}: all rows have the label {label!r}: a classifier needs two labels"
         )
     if args.remove_duplicates:
         frames = remove_duplicates(frames)
@@ -164,7 +165,7 @@ def label_name(label: Any) -> str:
 def order_labels(labels: pd.Series, declared: list[str] | None, of_head: list[str] | None) -> list[str]:
     """Labels by id, in an order that the files' own order does not change: numbers by value, names by alphabet."""
     found = set(labels)
-    if of_head is not None and set(of_head) == found:
+    if of_head is not None and found <= set(of_head):
         return list(of_head)
     if declared is not None:
         return list(declared)

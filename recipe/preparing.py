@@ -105,8 +105,25 @@ def load_model(
         raise RecipeError(
             f"the data has {model.num_labels} labels, more than n_embd ({model.config.n_embd}): take a larger model"
         )
-    mismatched = {key for key, *_ in info["mismatched_keys"]}
-    return model, "score.weight" in info["missing_keys"] | mismatched
+    fresh = "score.weight" in info["missing_keys"] or bool(info["mismatched_keys"])
+    replaced = fresh and (old_labels is not None or bool(info["mismatched_keys"]))
+    log_head(name, splits, fresh, config if replaced else None, model_args.ignore_mismatched_sizes)
+    return model, fresh
+
+
+def log_head(
+    name: str, splits: TextSplits, fresh: bool, replaced: GPT2Config | None, ignore_mismatched_sizes: bool
+) -> None:
+    """Says whose head is trained, for which labels; `replaced` is the config of a head that is given up."""
+    count, labels = len(splits.label_names), ", ".join(splits.label_names)
+    if replaced is not None:
+        old = ", ".join(replaced.id2label[i] for i in range(replaced.num_labels))
+        logger.warning("fresh head for %d labels (%s) in place of %s's (%s)", count, labels, name, old)
+    elif fresh:
+        logger.info("fresh head for %d labels (%s)", count, labels)
+    else:
+        unneeded = "; it fits, so ignore_mismatched_sizes replaces nothing" if ignore_mismatched_sizes else ""
+        logger.info("%s's head is kept whole, with its %d labels (%s)%s", name, count, labels, unneeded)
 
 
 def balanced_weights(labels: pd.Series, num_labels: int) -> torch.Tensor:

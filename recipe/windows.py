@@ -70,7 +70,7 @@ def choose_windows(
 
 
 def remember_windows(config: GPT2Config, windows: Windows | None) -> None:
-    """Puts the windows where `choose_windows` finds them once the model is saved and loaded."""
+    """Puts the windows (or that there are none) where `choose_windows` finds them once the model is saved and loaded."""
     config.window = windows and windows.size
     config.window_overlap = windows and windows.overlap
     config.window_max_length = windows and windows.max_length
