@@ -1,6 +1,7 @@
 """Everything that a training needs, checked and loaded before any file is touched."""
 
 import logging
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -80,6 +81,12 @@ def load_model(
     """The model, and whether its head is a fresh one."""
     name, dropout = model_args.model_name_or_path, model_args.dropout
     old_labels = labels_of_head(config)
+    replaced = old_labels is not None and old_labels != splits.label_names
+    if replaced and not model_args.ignore_mismatched_sizes:
+        raise RecipeError(
+            f"{name}: its head is for the labels {', '.join(old_labels)}, the data has {', '.join(splits.label_names)}:"
+            " pass --ignore_mismatched_sizes true to start with a fresh head"
+        )
     model, info = GPT2LastTokenClassifier.from_pretrained(
         name,
         revision=model_args.model_revision,
@@ -92,38 +99,33 @@ def load_model(
         **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), dropout),
         **({} if model_args.pooling is None else {"pooling": model_args.pooling}),
     )
-    if old_labels is not None and old_labels != splits.label_names:
-        if not model_args.ignore_mismatched_sizes:
-            raise RecipeError(
-                f"{name}: its head is for the labels {', '.join(old_labels)}, the data has {', '.join(splits.label_names)}:"
-                " pass --ignore_mismatched_sizes true to start with a fresh head"
-            )
-        model.score.weight.data.normal_(std=model.config.initializer_range)
-        model.score.bias.data.zero_()
-        info["missing_keys"].add("score.weight")
     if model.num_labels > model.config.n_embd:
         raise RecipeError(
             f"the data has {model.num_labels} labels, more than n_embd ({model.config.n_embd}): take a larger model"
         )
-    fresh = "score.weight" in info["missing_keys"] or bool(info["mismatched_keys"])
-    replaced = fresh and (old_labels is not None or bool(info["mismatched_keys"]))
-    log_head(name, splits, fresh, config if replaced else None, model_args.ignore_mismatched_sizes)
-    return model, fresh
-
-
-def log_head(
-    name: str, splits: TextSplits, fresh: bool, replaced: GPT2Config | None, ignore_mismatched_sizes: bool
-) -> None:
-    """Says whose head is trained, for which labels; `replaced` is the config of a head that is given up."""
-    count, labels = len(splits.label_names), ", ".join(splits.label_names)
-    if replaced is not None:
-        old = ", ".join(replaced.id2label[i] for i in range(replaced.num_labels))
+    replaced = replaced or bool(info["mismatched_keys"])
+    fresh = replaced or "score.weight" in info["missing_keys"]
+    count, labels = model.num_labels, ", ".join(splits.label_names)
+    if replaced:
+        old = ", ".join(config.id2label[i] for i in range(config.num_labels))
+        draw_head(model, old)
         logger.warning("fresh head for %d labels (%s) in place of %s's (%s)", count, labels, name, old)
     elif fresh:
         logger.info("fresh head for %d labels (%s)", count, labels)
     else:
-        unneeded = "; it fits, so ignore_mismatched_sizes replaces nothing" if ignore_mismatched_sizes else ""
+        unneeded = (
+            "; it fits, so ignore_mismatched_sizes replaces nothing" if model_args.ignore_mismatched_sizes else ""
+        )
         logger.info("%s's head is kept whole, with its %d labels (%s)%s", name, count, labels, unneeded)
+    return model, fresh
+
+
+def draw_head(model: GPT2LastTokenClassifier, old_labels: str) -> None:
+    """A head that owes nothing to the one it replaces: with the run's own seed it would be what the old one started as."""
+    seed = np.random.SeedSequence([torch.initial_seed(), zlib.crc32(old_labels.encode())]).generate_state(1)[0]
+    generator = torch.Generator().manual_seed(int(seed))
+    model.score.weight.data.normal_(std=model.config.initializer_range, generator=generator)
+    model.score.bias.data.zero_()
 
 
 def balanced_weights(labels: pd.Series, num_labels: int) -> torch.Tensor:
