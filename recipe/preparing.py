@@ -47,7 +47,7 @@ def prepare_run(model_args: ModelArguments, data_args: DataArguments, training_a
     tokenizer = load_tokenizer(name, config, max_length, data_args.truncation_side, revision)
     splits = load_splits(data_args, labels_of_head(config))
     set_seed(training_args.seed)
-    model, head_is_fresh = load_model(model_args, config, splits, tokenizer)
+    model, head_is_fresh, about_head = load_model(model_args, config, splits, tokenizer)
     report = freeze_except(model, trainable_patterns(model.config, model_args.trainable))
     if head_is_fresh and not model.score.weight.requires_grad:
         logger.warning("the head is fresh, so random, and stays so: no pattern of `trainable` matches score.weight")
@@ -66,6 +66,7 @@ def prepare_run(model_args: ModelArguments, data_args: DataArguments, training_a
             model.pooling,
         )
     remember_windows(model.config, windows)
+    logger.info("%s", about_head)
     if windows is not None:
         logger.info(
             "Texts are read in %s, and the saved model remembers it; pipeline() knows none and truncates to %d tokens",
@@ -77,8 +78,8 @@ def prepare_run(model_args: ModelArguments, data_args: DataArguments, training_a
 
 def load_model(
     model_args: ModelArguments, config: GPT2Config, splits: TextSplits, tokenizer: PreTrainedTokenizerBase
-) -> tuple[GPT2LastTokenClassifier, bool]:
-    """The model, and whether its head is a fresh one."""
+) -> tuple[GPT2LastTokenClassifier, bool, str]:
+    """The model, whether its head is a fresh one, and whose it is, in words."""
     name, dropout = model_args.model_name_or_path, model_args.dropout
     old_labels = labels_of_head(config)
     replaced = old_labels is not None and old_labels != splits.label_names
@@ -103,21 +104,15 @@ def load_model(
         raise RecipeError(
             f"the data has {model.num_labels} labels, more than n_embd ({model.config.n_embd}): take a larger model"
         )
-    replaced = replaced or bool(info["mismatched_keys"])
-    fresh = replaced or "score.weight" in info["missing_keys"]
-    count, labels = model.num_labels, ", ".join(splits.label_names)
-    if replaced:
+    labels = f"{model.num_labels} labels ({', '.join(splits.label_names)})"
+    if replaced or info["mismatched_keys"]:
         old = ", ".join(config.id2label[i] for i in range(config.num_labels))
         draw_head(model, old)
-        logger.warning("fresh head for %d labels (%s) in place of %s's (%s)", count, labels, name, old)
-    elif fresh:
-        logger.info("fresh head for %d labels (%s)", count, labels)
-    else:
-        unneeded = (
-            "; it fits, so ignore_mismatched_sizes replaces nothing" if model_args.ignore_mismatched_sizes else ""
-        )
-        logger.info("%s's head is kept whole, with its %d labels (%s)%s", name, count, labels, unneeded)
-    return model, fresh
+        return model, True, f"fresh head for {labels} in place of {name}'s ({old})"
+    if "score.weight" in info["missing_keys"]:
+        return model, True, f"fresh head for {labels}"
+    asked = "; it fits, so ignore_mismatched_sizes replaces nothing" if model_args.ignore_mismatched_sizes else ""
+    return model, False, f"{name}'s head is kept whole, with its {labels}{asked}"
 
 
 def draw_head(model: GPT2LastTokenClassifier, old_labels: str) -> None:
