@@ -9,6 +9,7 @@ import torch
 from transformers import TrainingArguments
 
 from recipe.errors import RecipeError
+from recipe.processes import check_launch
 from recipe.reading import FileFormat
 
 logger = logging.getLogger(__name__)
@@ -135,6 +136,9 @@ class RecipeTrainingArguments(TrainingArguments):
     save_total_limit: int | None = option(1, "How many checkpoints to keep, the best one apart.")
     load_best_model_at_end: bool = option(True, "Keep the model of the best validation, by metric_for_best_model.")
     early_stopping_patience: int | None = option(None, "Stop after this many validations without a better one.")
+    ddp_find_unused_parameters: bool | None = option(
+        False, "Search for parameters without a gradient; every one that trains has one here."
+    )
     logging_steps: float = option(50, "Steps between two log lines of the training loss.")
 
     def __post_init__(self) -> None:
@@ -159,6 +163,7 @@ class RecipeTrainingArguments(TrainingArguments):
         # `accelerate launch --cpu` says so in the environment only, and bf16 without a GPU wants it said.
         launched_for_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
         self.use_cpu = self.use_cpu or launched_for_cpu or not torch.accelerator.is_available()
+        check_launch(self.use_cpu)
         self.dataloader_pin_memory = self.dataloader_pin_memory and not self.use_cpu
         super().__post_init__()
         if self.n_gpu > 1:  # DataParallel's replicas have no parameters, so nothing would tell what is frozen

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from sklearn.metrics import classification_report
 
 from recipe.data import TextSplits
+from recipe.files import write_json
 from recipe.inference import TextClassifier
 from recipe.metrics import classification_metrics
-from recipe.publishing import write_json
 from recipe.tokenizing import log_coverage
 
 EXAMPLES = 6  # texts shown after the test
@@ -24,7 +25,7 @@ def measure_saved(folder: Path, splits: TextSplits, device: torch.device, progre
     classifier = TextClassifier.from_pretrained(folder, device)
     results: dict[str, float] = {}
     for prefix, frame in (("eval", splits.validation), ("test", splits.test)):
-        logits = classifier.logits(frame["text"].tolist(), progress)
+        logits = classifier.logits_in_shares(frame["text"].tolist(), progress)
         scores = classification_metrics(logits, frame["label"].to_numpy(), splits.label_names)
         results = {f"{prefix}_{name}": value for name, value in scores.items()}
         results[f"{prefix}_samples"] = len(frame)
@@ -32,8 +33,10 @@ def measure_saved(folder: Path, splits: TextSplits, device: torch.device, progre
         results |= coverage.figures(prefix)
         if prefix == "test":  # training has said it of the others
             log_coverage(prefix, coverage, classifier.tokenizer, classifier.windows)
-        write_json(folder / f"{prefix}_results.json", results)
-    print_test_report(splits, logits, results)
+        if PartialState().is_main_process:
+            write_json(folder / f"{prefix}_results.json", results)
+    if PartialState().is_main_process:
+        print_test_report(splits, logits, results)
     return results
 
 

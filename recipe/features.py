@@ -6,12 +6,14 @@ bytes, so a file that was cut short or damaged cannot be taken for a whole one. 
 and its hidden states as bytes. Runs add the rows that are missing and never change a file.
 """
 
+import contextlib
 import itertools
 import json
 import logging
 import os
 import shutil
 import tempfile
+import time
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -24,8 +26,9 @@ import xxhash
 from huggingface_hub.constants import HF_HOME
 from torch.nn.utils.rnn import pad_sequence
 
+from recipe.files import file_hash, write_json
 from recipe.modeling import GPT2LastTokenClassifier
-from recipe.publishing import write_json
+from recipe.processes import shares, wait_for_everyone
 from recipe.tokenizing import batch_tokens, batches_by_length
 
 logger = logging.getLogger(__name__)
@@ -36,15 +39,36 @@ DEFAULT_FOLDER = Path(HF_HOME) / "gpt2_trunk_features"
 FORMAT = 1  # of the rows; a change makes old caches unknown
 COLUMNS = datasets.Features({"key": datasets.Value("binary"), "hidden": datasets.Value("binary")})
 ROWS_AT_ONCE = 64  # rows computed and written together: what is held in memory
+SHARD_TOKENS = 250_000  # tokens a file (0.8 GB at GPT-2 small's width): what a run that is killed loses at most
 ABOUT_FILE = "about.json"
+WRITING_PREFIX = ".writing-"
 
 
 class TrunkFeatures:
     """Hidden states at the entrance of the first trainable block, by token sequence."""
 
-    def __init__(self, places: dict[bytes, tuple[pa.ChunkedArray, int]], width: int, dtype: torch.dtype):
-        self.places, self.width, self.dtype = places, width, dtype  # a place: a file's column of bytes, and a row
+    def __init__(self, width: int, dtype: torch.dtype):
+        self.width, self.dtype = width, dtype
+        self.places: dict[bytes, tuple[pa.ChunkedArray, int]] = {}  # a file's column of bytes, and a row
+        self.files: set[Path] = set()  # those that have been read
         self.on_device: dict[bytes, torch.Tensor] = {}
+
+    def read(self, folder: Path, wanted: Collection[bytes]) -> None:
+        """Finds the wanted rows in files whose bytes are what their name says, those of earlier calls apart.
+
+        A file that is not whole is said and removed, so that its rows are made again.
+        """
+        for path in sorted(set(folder.glob("*.arrow")) - self.files):
+            with contextlib.suppress(FileNotFoundError):  # another process was first to remove it
+                if file_hash(path) != path.stem:
+                    logger.warning("%s is damaged: removed, what it held is computed again", path)
+                    path.unlink(missing_ok=True)
+                    continue
+                table = datasets.Dataset.from_file(str(path)).data
+                self.files.add(path)
+                for row, key in enumerate(table.column("key").to_pylist()):
+                    if key in wanted and key not in self.places:
+                        self.places[key] = (table.column("hidden"), row)
 
     def __contains__(self, key: bytes) -> bool:
         return key in self.places
@@ -114,6 +138,9 @@ def cache_features(
 ) -> TrunkFeatures:
     """The trunk's output for every sequence: read where it is cached, computed and cached where it is not.
 
+    With several processes each computes a share and all read the whole. Machines that do not share the folder find the
+    other machines' shares missing, and divide those among their own processes.
+
     Args:
         model: its trunk must be frozen; it runs on the model's device, in `dtype`.
         sequences: token ids of each text, 1 to n_positions of them; duplicates cost nothing.
@@ -121,13 +148,19 @@ def cache_features(
     """
     trunk_folder = Path(folder or DEFAULT_FOLDER) / trunk_key(model, dtype)
     wanted = {sequence_key(ids): ids for ids in sequences}
-    features = open_features(trunk_folder, wanted, model.config.n_embd, dtype)
-    missing = {key: ids for key, ids in wanted.items() if key not in features}
-    if missing:
-        about = {"model": model.config.name_or_path, "blocks": model.split_depth, "dtype": str(dtype)}
-        write_json(trunk_folder / ABOUT_FILE, {**about, "one_token_a_text": model.keeps_one_token})
-        write_shard(model, missing, trunk_folder, dtype)
-        features = open_features(trunk_folder, wanted, model.config.n_embd, dtype)
+    features = TrunkFeatures(model.config.n_embd, dtype)
+    features.read(trunk_folder, wanted)
+    for index, count in shares():
+        wait_for_everyone()  # else who writes first changes what the others find missing
+        missing = sorted((key for key in wanted if key not in features), key=lambda key: -len(wanted[key]))
+        share = {key: wanted[key] for key in missing[index::count]}
+        if share:
+            remove_remains(trunk_folder)
+            about = {"model": model.config.name_or_path, "blocks": model.split_depth, "dtype": str(dtype)}
+            write_json(trunk_folder / ABOUT_FILE, {**about, "one_token_a_text": model.keeps_one_token})
+            write_shards(model, share, trunk_folder, dtype)
+        wait_for_everyone()
+        features.read(trunk_folder, wanted)
     return features
 
 
@@ -152,56 +185,52 @@ def trunk_key(model: GPT2LastTokenClassifier, dtype: torch.dtype) -> str:
     return digest.hexdigest()
 
 
-def open_features(folder: Path, wanted: Collection[bytes], width: int, dtype: torch.dtype) -> TrunkFeatures:
-    """Finds the wanted rows in files whose bytes are what their name says.
-
-    A file that is not whole is said and removed, so that its rows are made again.
-    """
-    places: dict[bytes, tuple[pa.ChunkedArray, int]] = {}
-    for path in sorted(folder.glob("*.arrow")):
-        if file_hash(path) != path.stem:
-            logger.warning("%s is damaged: removed, what it held is computed again", path)
-            path.unlink(missing_ok=True)
-            continue
-        table = datasets.Dataset.from_file(str(path)).data
-        for row, key in enumerate(table.column("key").to_pylist()):
-            if key in wanted and key not in places:
-                places[key] = (table.column("hidden"), row)
-    return TrunkFeatures(places, width, dtype)
+def write_shards(
+    model: GPT2LastTokenClassifier, sequences: dict[bytes, Sequence[int]], folder: Path, dtype: torch.dtype
+) -> None:
+    """Runs the trunk over sequences that come longest first, and adds Arrow files of SHARD_TOKENS each."""
+    trunk, shards, room = in_dtype(model, dtype), [], 0
+    for key, ids in sequences.items():
+        if room < len(ids):
+            shards.append([])
+            room = SHARD_TOKENS
+        shards[-1].append(key)
+        room -= len(ids)
+    for number, keys in enumerate(shards, start=1):
+        part = f", part {number} of {len(shards)}" if len(shards) > 1 else ""
+        write_shard(trunk, keys, sequences, folder, f"Running the trunk (texts{part})")
 
 
-def file_hash(path: Path) -> str:
-    digest = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
+def remove_remains(folder: Path) -> None:
+    """Of runs that were killed while they wrote a file, which takes no day."""
+    for path in folder.glob(f"{WRITING_PREFIX}*"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > 24 * 60 * 60:
+                shutil.rmtree(path)
 
 
 def write_shard(
-    model: GPT2LastTokenClassifier, sequences: dict[bytes, Sequence[int]], folder: Path, dtype: torch.dtype
+    trunk: GPT2LastTokenClassifier, keys: list[bytes], sequences: dict[bytes, Sequence[int]], folder: Path, desc: str
 ) -> None:
-    """Runs the trunk, longest texts first, and adds one Arrow file: beside, then under its name once it is whole."""
-    order = sorted(sequences, key=lambda key: -len(sequences[key]))
-    rows = datasets.Dataset.from_dict({"key": order}, features=datasets.Features({"key": datasets.Value("binary")}))
-    trunk = in_dtype(model, dtype)
+    """One Arrow file: written beside, then under its name once it is whole."""
+    rows = datasets.Dataset.from_dict({"key": keys}, features=datasets.Features({"key": datasets.Value("binary")}))
 
     def compute(batch: dict[str, list[bytes]]) -> dict[str, list]:
         hidden = run_trunk(trunk, [sequences[key] for key in batch["key"]])
         return {"hidden": [as_bytes(states) for states in hidden]}
 
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=WRITING_PREFIX) as temporary:
         path = Path(temporary) / "rows.arrow"
         rows.map(
             compute,
             batched=True,
-            batch_size=ROWS_AT_ONCE if model.device.type == "cpu" else 8 * ROWS_AT_ONCE,  # a GPU wants to be filled
+            batch_size=ROWS_AT_ONCE if trunk.device.type == "cpu" else 8 * ROWS_AT_ONCE,  # a GPU wants to be filled
             writer_batch_size=ROWS_AT_ONCE,
             features=COLUMNS,
             cache_file_name=str(path),
             load_from_cache_file=False,
             new_fingerprint="rows",  # the name is the key: nothing to gain from hashing the model once more
-            desc="Running the trunk (texts)",
+            desc=desc,
         )
         os.replace(path, folder / f"{file_hash(path)}.arrow")
 

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from scipy.special import softmax
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from recipe.errors import RecipeError, one_line
 from recipe.modeling import GPT2LastTokenClassifier
+from recipe.processes import gather_in_order
 from recipe.tokenizing import batch_tokens, batches_by_length, encode_texts, length_limit, load_tokenizer
 from recipe.windows import Coverage, average_windows, choose_windows
 
@@ -32,7 +34,7 @@ class TextClassifier:
     ):
         self.windows = choose_windows(model.config, window)
         try:
-            self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+            self.device = torch.device(device or PartialState(cpu=not torch.cuda.is_available()).device)
             self.model = model.to(self.device).eval()
         except (RuntimeError, AssertionError) as error:
             raise RecipeError(f"device {str(device)!r} cannot be used here: {one_line(error)}: take cpu") from error
@@ -58,7 +60,7 @@ class TextClassifier:
 
         Where a text is cut into windows, the mean of their probabilities.
         """
-        probabilities = softmax(self.logits(texts, progress), axis=-1)
+        probabilities = softmax(self.logits_in_shares(texts, progress), axis=-1)
         return [self.label_names[i] for i in probabilities.argmax(axis=-1)], probabilities
 
     @torch.inference_mode()
@@ -80,6 +82,13 @@ class TextClassifier:
                 logits[indices] = output.logits.float().cpu().numpy()
                 bar.update(len(indices))
         return average_windows(logits, owners)
+
+    def logits_in_shares(self, texts: Sequence[str], progress: bool = False) -> np.ndarray:
+        """As `logits`, but the processes of a run, or of `accelerate launch`, divide the texts; each gets all rows."""
+        state = PartialState()
+        with state.split_between_processes(list(texts)) as share:
+            rows = self.logits(share, progress and state.is_main_process)
+        return np.concatenate(gather_in_order([rows]))
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, cut where texts are cut, but not into windows yet."""

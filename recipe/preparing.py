@@ -3,14 +3,12 @@
 import logging
 import zlib
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from sklearn.utils.class_weight import compute_class_weight
 from transformers import GPT2Config, PreTrainedTokenizerBase, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from recipe.arguments import DataArguments, ModelArguments, RecipeTrainingArguments
 from recipe.data import TextSplits, load_splits
@@ -129,23 +127,3 @@ def balanced_weights(labels: pd.Series, num_labels: int) -> torch.Tensor:
     weights = torch.ones(num_labels)
     weights[present] = torch.tensor(compute_class_weight("balanced", classes=present, y=labels), dtype=torch.float32)
     return weights
-
-
-def check_output_dir(training_args: RecipeTrainingArguments) -> str | None:
-    """Refuses to write over an earlier run; returns the checkpoint to resume from, if any."""
-    folder = Path(training_args.output_dir)
-    if folder.exists() and not folder.is_dir():
-        raise RecipeError(f"output_dir {folder} is a file: give a folder")
-    checkpoint = training_args.resume_from_checkpoint
-    if checkpoint and checkpoint.lower() in ("true", "last"):
-        checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-        if checkpoint is None:
-            raise RecipeError(f"output_dir {folder} holds no checkpoint to resume from: drop --resume_from_checkpoint")
-    if checkpoint and not (Path(checkpoint) / "trainer_state.json").is_file():
-        raise RecipeError(
-            f"resume_from_checkpoint: {checkpoint} is no checkpoint folder of a run: give OUTPUT_DIR/checkpoint-N"
-        )
-    resumes_here = checkpoint and Path(checkpoint).resolve().parent == folder.resolve()
-    if not resumes_here and not training_args.overwrite_output_dir and folder.is_dir() and any(folder.iterdir()):
-        raise RecipeError(f"output_dir {folder} is not empty: give another one, or pass --overwrite_output_dir")
-    return checkpoint

@@ -1,12 +1,5 @@
 """The checkpoint that every Hugging Face tool loads: a stock GPT2ForSequenceClassification."""
 
-import json
-import os
-import tempfile
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
 import torch
 from transformers import GPT2Config, GPT2ForSequenceClassification
 
@@ -47,19 +40,3 @@ def to_stock(model: GPT2LastTokenClassifier) -> GPT2ForSequenceClassification:
         stock = GPT2ForSequenceClassification(config)
     stock.load_state_dict(state, strict=True, assign=True)
     return stock.eval()
-
-
-def save_whole(folder: str | os.PathLike, write: Callable[[Path], None]) -> None:
-    """Runs `write` on a temporary folder inside `folder`, then moves what it wrote into place, file by file."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
-        write(Path(temporary))
-        for path in sorted(Path(temporary).iterdir()):
-            path.chmod(0o644)
-            os.replace(path, folder / path.name)
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    save_whole(path.parent, lambda folder: (folder / path.name).write_text(text, encoding="utf-8"))

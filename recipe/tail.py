@@ -84,8 +84,14 @@ def last_token_block(block: GPT2Block, hidden: torch.Tensor, lengths: torch.Tens
 def classification_loss(
     logits: torch.Tensor, labels: torch.Tensor | None, class_weights: torch.Tensor | None
 ) -> torch.Tensor | None:
-    """Mean cross entropy in nats, [B, num_labels] and int64 [B]; weighted by label if class_weights [num_labels] is set."""
-    return None if labels is None else F.cross_entropy(logits, labels, weight=class_weights)
+    """Mean cross entropy in nats, [B, num_labels] and int64 [B]; weighted by label if class_weights [num_labels] is set.
+
+    Weighted texts are summed and divided by their number, not by their weights: so parts of a batch, accumulated or in
+    several processes, average to the whole batch's loss.
+    """
+    if labels is None or class_weights is None:
+        return None if labels is None else F.cross_entropy(logits, labels)
+    return F.cross_entropy(logits, labels, weight=class_weights, reduction="none").mean()
 
 
 def set_training_mode(modules: Iterable[nn.Module]) -> None:

@@ -3,27 +3,31 @@
 import ctypes
 import itertools
 import logging
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
-from datasets import Dataset
-from transformers import DataCollatorWithPadding, EarlyStoppingCallback, Trainer
+from datasets import Dataset, disable_progress_bars
+from transformers import DataCollatorWithPadding, EarlyStoppingCallback, TrainerCallback
+from transformers.utils import logging as transformers_logging
 
 from recipe.arguments import DataArguments, ModelArguments, RecipeTrainingArguments
 from recipe.errors import RecipeError, one_line
 from recipe.evaluation import measure_saved
 from recipe.features import DEFAULT_FOLDER, FeatureDataset, cache_features, collate_features, token_arrays
+from recipe.files import save_whole, write_json
 from recipe.metrics import compute_metrics
 from recipe.modeling import GPT2LastTokenClassifier
 from recipe.parsing import resolved_config
 from recipe.planning import trunk_dtype, use_feature_cache
-from recipe.preparing import Run, balanced_weights, check_output_dir, prepare_run
-from recipe.publishing import save_whole, to_stock, write_json
-from recipe.sampling import RecipeTrainer
+from recipe.preparing import Run, balanced_weights, prepare_run
+from recipe.processes import check_world_size, on_main_process, wait_for_everyone
+from recipe.publishing import to_stock
+from recipe.resuming import begin, check_shared, data_hash, finish, where_to_start
+from recipe.stopping import StopOnSigterm
 from recipe.tokenizing import tokenize_split
+from recipe.trainer import RecipeTrainer
 from recipe.windows import by_text
 
 logger = logging.getLogger(__name__)
@@ -37,29 +41,43 @@ def train(
 ) -> dict[str, float]:
     """Trains, saves to `output_dir`, and returns the test figures (the content of test_results.json).
 
+    With several processes each calls it; the main one writes.
+
     Raises:
-        RecipeError (a ValueError): bad arguments, data or model, before any file is touched.
+        RecipeError (a ValueError): bad arguments, data or model, before any file is touched; a loss that is not finite.
+        SystemExit: with code 143 after SIGTERM, once the step under way is saved.
     """
-    checkpoint = check_output_dir(training_args)
+    check_world_size(training_args.world_size)
+    config = resolved_config(model_args, data_args, training_args)
+    checkpoint = on_main_process(where_to_start, training_args, config)
     run = prepare_run(model_args, data_args, training_args)
     logger.info("%s", run.report)
     trainer = make_trainer(run, model_args, training_args)
-    clear_old_run(training_args, checkpoint)
-    result = trainer.train(resume_from_checkpoint=checkpoint)
-    if not trainer.is_world_process_zero():
-        return {}
     folder = Path(training_args.output_dir)
-    save_run(run, folder, resolved_config(model_args, data_args, training_args))
-    counts = {"trainable_parameters": run.report.trainable, "total_parameters": run.report.total}
-    counts |= run.coverage["train"].figures("train")
-    write_json(folder / "train_results.json", {**result.metrics, "train_samples": len(run.splits.train), **counts})
-    trainer.save_state()
+    on_main_process(begin, training_args, config, data_hash(run.splits), checkpoint)
+    check_shared(folder)
+    # A run that goes on by itself has the same early stopping, and so goes on counting.
+    training_args.restore_callback_states_from_checkpoint |= (
+        bool(checkpoint) and not training_args.resume_from_checkpoint
+    )
+    result = trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.check_weights()
+    take_trained_weights(run.model, trainer)
+    if trainer.is_world_process_zero():
+        save_run(run, folder, config)
+        counts = {"trainable_parameters": run.report.trainable, "total_parameters": run.report.total}
+        counts |= run.coverage["train"].figures("train")
+        write_json(folder / "train_results.json", {**result.metrics, "train_samples": len(run.splits.train), **counts})
+        trainer.save_state()
+    wait_for_everyone()
     results = measure_saved(folder, run.splits, training_args.device, progress=not training_args.disable_tqdm)
-    print(f"\nSaved to {folder}")
+    if trainer.is_world_process_zero():
+        finish(folder)
+        print(f"\nSaved to {folder}")
     return results
 
 
-def make_trainer(run: Run, model_args: ModelArguments, training_args: RecipeTrainingArguments) -> Trainer:
+def make_trainer(run: Run, model_args: ModelArguments, training_args: RecipeTrainingArguments) -> RecipeTrainer:
     """Trainer over the whole model, or, with the trunk's output cached, over the tail alone (the same modules)."""
     model, collator = run.model, DataCollatorWithPadding(run.tokenizer)
     tokenized = {
@@ -70,11 +88,13 @@ def make_trainer(run: Run, model_args: ModelArguments, training_args: RecipeTrai
     splits, owners = {name: split.rows for name, split in tokenized.items()}, tokenized["validation"].owners
     if run.windows is not None and model.class_weights is not None:  # the loss is a mean over windows: balance those
         model.class_weights = balanced_weights(splits["train"]["labels"][:], model.num_labels)
-    if use_feature_cache(model, splits, model_args, training_args):
+    if on_main_process(use_feature_cache, model, splits, model_args, training_args):
         splits = cached_splits(model, splits, model_args, training_args)
         keep_freed_memory()
         model, collator = model.as_tail(), collate_features
-    patience = training_args.early_stopping_patience
+    callbacks: list[TrainerCallback] = [StopOnSigterm()]
+    if training_args.early_stopping_patience is not None:
+        callbacks.append(EarlyStoppingCallback(training_args.early_stopping_patience))
     try:
         return RecipeTrainer(
             model=model,
@@ -84,7 +104,7 @@ def make_trainer(run: Run, model_args: ModelArguments, training_args: RecipeTrai
             data_collator=collator,
             processing_class=run.tokenizer,
             compute_metrics=lambda prediction: compute_metrics(by_text(prediction, owners)),
-            callbacks=[] if patience is None else [EarlyStoppingCallback(early_stopping_patience=patience)],
+            callbacks=callbacks,
         )
     except (ImportError, RuntimeError) as error:  # a field asks for a package that is not installed
         raise RecipeError(f"training cannot start: {one_line(error)}") from error
@@ -96,18 +116,17 @@ def cached_splits(
     model_args: ModelArguments,
     training_args: RecipeTrainingArguments,
 ) -> dict[str, FeatureDataset]:
-    """Runs the trunk over what is not cached yet: the first process computes, the others then read."""
+    """Runs the trunk over what is not cached yet, each process over a share of it."""
     device = training_args.device
     model.to(device)
     dtype = trunk_dtype(model_args.trunk_dtype, device)
-    with training_args.main_process_first(desc="feature cache"):
-        sequences = itertools.chain.from_iterable(token_arrays(split) for split in splits.values())
-        try:
-            features = cache_features(model, sequences, model_args.feature_cache_dir, dtype)
-        except OSError as error:  # no room, no permission
-            where = model_args.feature_cache_dir or DEFAULT_FOLDER
-            reason = f"feature cache in {where}: {error.strerror or one_line(error)}"
-            raise RecipeError(f"{reason}: pass --feature_cache_dir DIR, or --feature_cache off") from error
+    sequences = itertools.chain.from_iterable(token_arrays(split) for split in splits.values())
+    try:
+        features = cache_features(model, sequences, model_args.feature_cache_dir, dtype)
+    except OSError as error:  # no room, no permission
+        where = model_args.feature_cache_dir or DEFAULT_FOLDER
+        reason = f"feature cache in {where}: {error.strerror or one_line(error)}"
+        raise RecipeError(f"{reason}: pass --feature_cache_dir DIR, or --feature_cache off") from error
     if training_args.dataloader_num_workers == 0 and features.to_device(device):
         training_args.dataloader_pin_memory = False  # what lies on the device cannot be pinned
     return {name: FeatureDataset(features, split) for name, split in splits.items()}
@@ -125,12 +144,14 @@ def keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, 1 << 30)
 
 
-def clear_old_run(training_args: RecipeTrainingArguments, checkpoint: str | None) -> None:
-    """Removes the checkpoints of an earlier run (which resuming could mix up); its model stays until it is replaced."""
-    if checkpoint is None and training_args.should_save:
-        for old in Path(training_args.output_dir).glob("checkpoint-*"):
-            if (old / "trainer_state.json").is_file():
-                shutil.rmtree(old)
+def take_trained_weights(model: GPT2LastTokenClassifier, trainer: RecipeTrainer) -> None:
+    """Into the whole model, where training did not work on its own modules: FSDP has cut them into shards."""
+    if trainer.is_fsdp_enabled:
+        trained = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # whole tensors, in the main process
+        restored = GPT2LastTokenClassifier.from_pretrained(model.config.name_or_path, config=model.config)
+        if trainer.is_world_process_zero():
+            restored.load_state_dict(trained, strict=False)
+        model.transformer, model.score = restored.transformer, restored.score
 
 
 def save_run(run: Run, folder: Path, config: dict[str, Any]) -> None:
@@ -153,8 +174,12 @@ def save_run(run: Run, folder: Path, config: dict[str, Any]) -> None:
 
 
 def setup_logging(training_args: RecipeTrainingArguments) -> None:
-    """Our own messages, plain, from the main process only."""
-    level = logging.INFO if training_args.process_index == 0 else logging.ERROR
+    """Our own messages, plain, and progress bars, from the main process only."""
+    is_main = training_args.process_index == 0
+    if not is_main:
+        disable_progress_bars()
+        transformers_logging.disable_progress_bar()
+    level = logging.INFO if is_main else logging.ERROR
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     package = logging.getLogger("recipe")

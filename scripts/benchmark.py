@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 
 from recipe.benchmarking import OURS, PEERS, make_small
 from recipe.errors import OneLineParser, RecipeError, run_script
-from recipe.publishing import write_json
+from recipe.files import write_json
 
 NANO = "recipe/assets/gpt2-nano"
 

@@ -4,11 +4,14 @@
     python scripts/predict.py --model_dir runs/quickstart --input_file messages.csv --output_file labels.csv
 
 Input is CSV, TSV or JSON lines (see --text_column); output is CSV or JSON lines by its ending: the text, its label and
-a probability for every label, one row for each row that came in, in the same order.
+a probability for every label, one row for each row that came in, in the same order. Under `accelerate launch` the processes
+divide the texts, and one of them writes.
 """
 
 import argparse
 from pathlib import Path
+
+from accelerate import PartialState
 
 from recipe.data import check_texts
 from recipe.errors import OneLineParser, run_script
@@ -50,7 +53,8 @@ def main() -> None:
         texts = frame["text"].where(frame["text"].notna(), "").tolist()  # nothing said: an empty text
     classifier = TextClassifier.from_pretrained(args.model_dir, args.device, args.window)
     labels, probabilities = classifier.predict(texts, progress=args.input_file is not None)
-    write_predictions(args.output_file, texts, labels, probabilities, classifier.label_names)
+    if PartialState().is_main_process:
+        write_predictions(args.output_file, texts, labels, probabilities, classifier.label_names)
 
 
 if __name__ == "__main__":

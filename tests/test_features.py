@@ -1,4 +1,5 @@
 import logging
+import os
 import subprocess
 import sys
 
@@ -206,3 +207,26 @@ def test_caches_are_listed_and_cleared(tmp_path):
     assert clear_caches(tmp_path) == total
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
     assert list(list_caches(tmp_path / "nowhere")) == []
+
+
+def test_a_large_set_is_written_in_parts_and_read_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr("recipe.features.SHARD_TOKENS", 40)
+    model = frozen_model()
+    sequences = [[i, *range(i % 7)] for i in range(30)]
+    features = cache_features(model, sequences, tmp_path)
+    files = list(tmp_path.rglob("*.arrow"))
+    assert len(files) >= sum(map(len, sequences)) / 40
+    for ids in sequences:
+        expected = model.trunk(torch.tensor([ids]))[0]
+        torch.testing.assert_close(features.row(sequence_key(ids)), expected, atol=1e-5, rtol=0)
+
+
+def test_what_a_killed_writer_left_goes_after_a_day(tmp_path):
+    model = frozen_model()
+    cache_features(model, [[1]], tmp_path)
+    (folder,) = tmp_path.iterdir()
+    for name in (".writing-old", ".writing-new"):
+        (folder / name).mkdir()
+    os.utime(folder / ".writing-old", (0, 0))
+    cache_features(model, [[2]], tmp_path)
+    assert sorted(path.name for path in folder.glob(".writing-*")) == [".writing-new"]

@@ -4,7 +4,6 @@ from conftest import tiny_model
 from transformers import AutoModelForSequenceClassification, GPT2ForSequenceClassification
 
 from recipe import to_stock
-from recipe.publishing import save_whole, write_json
 
 
 @torch.no_grad()
@@ -45,17 +44,3 @@ def test_what_cannot_be_stock_is_refused():
     model.score.bias.copy_(torch.tensor([0.0, 1.0, 0.0]))
     with pytest.raises(ValueError, match="linearly independent"):
         to_stock(model)
-
-
-def test_save_whole_leaves_nothing_half_written(tmp_path):
-    (tmp_path / "old.json").write_text("old")
-
-    def fail(folder):
-        (folder / "old.json").write_text("new")
-        raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        save_whole(tmp_path, fail)
-    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("old.json", "old")]
-    write_json(tmp_path / "old.json", {"é": 1})
-    assert (tmp_path / "old.json").read_text() == '{\n  "é": 1\n}\n'

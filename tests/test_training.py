@@ -136,7 +136,9 @@ def test_an_old_run_is_kept_unless_told(three_labels, tmp_path):
     run_training(three_labels, output)
     (output / "notes.txt").write_text("mine")
     stamp = (output / "model.safetensors").stat().st_mtime_ns
-    with pytest.raises(RecipeError, match="is not empty: give another one, or pass --overwrite_output_dir"):
+    with pytest.raises(
+        RecipeError, match="a finished run of this config: give another one, or pass --overwrite_output_dir"
+    ):
         run_training(three_labels, output)
     with pytest.raises(RecipeError, match="cannot be read"):
         run_training(tmp_path / "nowhere.csv", output, "--overwrite_output_dir")

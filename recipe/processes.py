@@ -1,0 +1,93 @@
+"""What the processes of one run need of each other; with a single process each function is a no-op."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object, reduce
+
+from recipe.errors import RecipeError
+
+MPI_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # what MPI's own launchers set
+
+
+def check_launch(use_cpu: bool) -> None:
+    """Refuses a launch of which accelerate would make something else than was asked for, before any process waits.
+
+    Raises:
+        RecipeError: several processes asked for but one running, more processes than GPUs, FSDP or DeepSpeed on a CPU.
+    """
+    environment = os.environ
+    alone = "RANK" not in environment or "LOCAL_RANK" not in environment
+    asked_for = int(environment.get("WORLD_SIZE", 1))
+    if asked_for > 1 and alone:
+        raise RecipeError(
+            f"WORLD_SIZE is {asked_for}, but RANK and LOCAL_RANK are not set, so this process would train alone: start it"
+            " with `accelerate launch --config_file accelerate_configs/multi_cpu.yaml` (or multi_gpu.yaml)"
+        )
+    # For several processes `accelerate launch` names an address to meet at; without MPI it may start one all the same.
+    launched = "ACCELERATE_MIXED_PRECISION" in environment and "MASTER_ADDR" in environment
+    if launched and alone and "WORLD_SIZE" not in environment and not any(name in environment for name in MPI_SIZES):
+        raise RecipeError(
+            "accelerate was asked for several processes but started one, as its MULTI_CPU does without mpirun: take"
+            " accelerate_configs/multi_cpu.yaml, or set num_processes to 1"
+        )
+    for plugin, variable in (("FSDP", "ACCELERATE_USE_FSDP"), ("DeepSpeed", "ACCELERATE_USE_DEEPSPEED")):
+        if use_cpu and environment.get(variable, "").lower() == "true":
+            raise RecipeError(f"{plugin} needs GPUs, and none is used: take accelerate_configs/multi_cpu.yaml")
+    processes = int(environment.get("LOCAL_WORLD_SIZE", 1))
+    if not use_cpu and processes > torch.accelerator.device_count():
+        devices = torch.accelerator.device_count()
+        raise RecipeError(f"{processes} processes were started for {devices} GPUs: set num_processes to {devices}")
+
+
+def check_world_size(in_use: int) -> None:
+    """Fails when the processes that work together are not as many as were launched."""
+    launched = int(os.environ.get("WORLD_SIZE", 1))
+    if in_use != launched:
+        raise RecipeError(
+            f"{launched} processes were launched, but {in_use} work together: check the launcher's config"
+        )
+
+
+def on_main_process(function: Callable[..., Any], *args: Any) -> Any:
+    """What `function` returns in the main process, in every process; a RecipeError there is raised in all of them."""
+    state = PartialState()
+    if state.num_processes == 1:
+        return function(*args)
+    outcome: list[Any] = [None, None]
+    if state.is_main_process:
+        try:
+            outcome = [function(*args), None]
+        except RecipeError as error:
+            outcome = [None, str(error)]
+    value, message = broadcast_object_list(outcome)
+    if message is not None:
+        raise RecipeError(message)
+    return value
+
+
+def gather_in_order(part: list) -> list:
+    """All processes' parts, put together in the order of the processes, in every process."""
+    return gather_object(part) if PartialState().num_processes > 1 else part
+
+
+def any_process(flag: bool) -> bool:
+    """Whether the flag is up in any process; every process has to ask."""
+    state = PartialState()
+    return bool(reduce(torch.tensor(float(flag), device=state.device)).item()) if state.num_processes > 1 else flag
+
+
+def wait_for_everyone() -> None:
+    PartialState().wait_for_everyone()
+
+
+def shares() -> list[tuple[int, int]]:
+    """(index, count): this process among all, and among those of its machine."""
+    state = PartialState()
+    return [
+        (state.process_index, state.num_processes),
+        (state.local_process_index, int(os.environ.get("LOCAL_WORLD_SIZE", 1))),
+    ]
