@@ -9,6 +9,7 @@ from scipy.special import softmax
 from recipe.calibration import fit_temperature, fold_temperature
 from recipe.decisions import TUNE, after_temperature, tune_threshold
 from recipe.inference import TextClassifier
+from recipe.windows import average_windows
 
 logger = logging.getLogger(__name__)
 
@@ -27,12 +28,13 @@ def adjust_to_validation(
     """
     temperature = None
     if calibrate or decision_threshold == TUNE:
-        logits, labels = classifier.logits(validation["text"].tolist()), validation["label"].to_numpy()
+        logits, owners = classifier.window_logits(validation["text"].tolist())
+        labels = validation["label"].to_numpy()
     if calibrate:
-        temperature = calibrate_head(classifier, logits, labels)
+        temperature = calibrate_head(classifier, logits, labels, owners)
         logits = logits / temperature
     if decision_threshold == TUNE:
-        decision_threshold = tune_threshold(softmax(logits.astype(np.float64), axis=-1)[:, 1], labels)
+        decision_threshold = tune_threshold(softmax(average_windows(logits, owners), axis=-1)[:, 1], labels)
     store_threshold(classifier, decision_threshold)
     if decision_threshold is not None:
         logger.info(
@@ -43,12 +45,14 @@ def adjust_to_validation(
     return temperature
 
 
-def calibrate_head(classifier: TextClassifier, logits: np.ndarray, labels: np.ndarray) -> float:
-    """Fits the temperature to the classifier's logits [N, num_labels] and labels [N], folds it into the head, returns it.
+def calibrate_head(
+    classifier: TextClassifier, logits: np.ndarray, labels: np.ndarray, owners: np.ndarray | None = None
+) -> float:
+    """Fits the temperature to what the classifier says of texts (see fit_temperature), folds it into the head, returns it.
 
     A decision threshold moves along, so that every label stays what it was.
     """
-    temperature = fit_temperature(logits, labels)
+    temperature = fit_temperature(logits, labels, owners)
     logger.info("Temperature %.4g, fitted to %d validation texts", temperature.value, len(labels))
     if temperature.remark:
         logger.warning("Temperature %.4g: %s", temperature.value, temperature.remark)

@@ -81,7 +81,15 @@ class DataArguments:
         "auto",
         'Whether "..." quotes a cell: minimal (as pandas reads), none, or auto (none where tabs separate cells).',
     )
-    max_length: int | None = option(None, "Longest text in tokens, the rest is cut; by default the model's positions.")
+    max_length: int | None = option(
+        None, "Longest text in tokens, the rest is cut; by default the model's positions, with window none."
+    )
+    window: int | None = option(
+        None, "Cut texts into windows of this many tokens and average their probabilities; 0 turns a saved model's off."
+    )
+    window_overlap: int | None = option(
+        None, "Tokens that a window shares with the one before; by default a quarter of the window."
+    )
     truncation_side: Literal["right", "left"] | None = option(
         None, "Which end of a text that is too long is cut; by default what the tokenizer says, mostly right."
     )

@@ -91,8 +91,8 @@ def peer_trainer(variant: str, run: Run, training_args: TrainingArguments, model
         model_name, num_labels=len(splits.label_names), pad_token_id=run.tokenizer.pad_token_id, dtype=torch.float32
     )
     freeze_except(model, last_blocks(model.config, 1))
-    train = tokenize_split(splits.train, run.tokenizer, "train")
-    validation = tokenize_split(splits.validation, run.tokenizer, "validation")
+    train = tokenize_split(splits.train, run.tokenizer, "train").rows
+    validation = tokenize_split(splits.validation, run.tokenizer, "validation").rows
     collator = DataCollatorWithPadding(run.tokenizer)
     if variant == "a":
         longest = max(max(train["length"]), max(validation["length"]))
@@ -210,7 +210,7 @@ def measure_floor(job: dict[str, Any]) -> dict[str, float]:
     arguments = arguments_of(job, "unused", "--load_best_model_at_end", "false")
     run = prepare_run(*arguments)
     width, depth = run.model.config.n_embd, run.model.split_depth
-    splits = [tokenize_split(frame, run.tokenizer, "texts") for frame in (run.splits.train, run.splits.validation)]
+    splits = [tokenize_split(frame, run.tokenizer, "texts").rows for frame in (run.splits.train, run.splits.validation)]
     tokens = sum(map(len, {tuple(ids) for split in splits for ids in split["input_ids"]}))
     a, b = torch.randn(4096, width), torch.randn(width, 4 * width)
     rate = 2 * 4096 * width * 4 * width / min(seconds_of(lambda: a @ b) for _ in range(10))

@@ -8,6 +8,7 @@ from scipy.optimize import minimize_scalar
 from torch import nn
 
 from recipe.metrics import cross_entropy
+from recipe.windows import average_windows
 
 TEMPERATURES = (0.1, 10.0)  # the range that is searched; trained networks lie between 0.5 and 5
 MIN_TEXTS = 50  # fewer, and the likelihood says little about how often the model errs
@@ -21,7 +22,7 @@ class Temperature:
     remark: str
 
 
-def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> Temperature:
+def fit_temperature(logits: np.ndarray, labels: np.ndarray, owners: np.ndarray | None = None) -> Temperature:
     """The temperature that minimizes the cross entropy of logits / T (Guo et al., 2017, "On Calibration of Modern
     Neural Networks").
 
@@ -29,15 +30,20 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> Temperature:
     texts say little about errors: in both cases T is at least 1, so that nothing makes the model surer than it was.
 
     Args:
-        logits: float [N, num_labels], of texts that the model was not trained on.
-        labels: int [N].
+        logits: float [W, num_labels], of windows of texts (or of whole ones) that the model was not trained on.
+        labels: int [N], of the texts.
+        owners: int [W], the text that each window is of; None: each row is a text. The temperature divides the logits of
+            each window, and what is minimized is the cross entropy of the texts' mean probabilities.
     """
-    faultless, few = bool((logits.argmax(axis=-1) == labels).all()), len(labels) < MIN_TEXTS
+
+    def cooled(temperature: float) -> np.ndarray:
+        return average_windows(logits.astype(np.float64) / temperature, owners)
+
+    faultless, few = bool((cooled(1).argmax(axis=-1) == labels).all()), len(labels) < MIN_TEXTS
     low, high = (1.0 if faultless or few else TEMPERATURES[0]), TEMPERATURES[1]
-    logits = np.asarray(logits, dtype=np.float64)
-    # Over log T, where the scale is even. The cross entropy is convex in 1 / T, so it has one minimum.
+    # Over log T, where the scale is even. Of whole texts the cross entropy is convex in 1 / T, so it has one minimum.
     bounds = (np.log(low), np.log(high))
-    found = minimize_scalar(lambda log_t: cross_entropy(logits / np.exp(log_t), labels), bounds=bounds,
+    found = minimize_scalar(lambda log_t: cross_entropy(cooled(np.exp(log_t)), labels), bounds=bounds,
                             method="bounded", options={"xatol": 1e-8})  # fmt: skip
     value = float(np.exp(found.x))
     at_bound = next((bound for bound in (low, high) if abs(np.log(value / bound)) < 1e-4), None)
@@ -54,7 +60,10 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> Temperature:
 
 @torch.no_grad()
 def fold_temperature(score: nn.Linear, temperature: float) -> None:
-    """Divides the head, and with it every logit, by the temperature: labels stay, and the checkpoint stays stock."""
+    """Divides the head, and with it every logit, by the temperature: labels stay, and the checkpoint stays stock.
+
+    The label of a text of several windows may change where these disagree: their mean weighs the surer ones less.
+    """
     score.weight.div_(temperature)
     if score.bias is not None:
         score.bias.div_(temperature)

@@ -48,7 +48,7 @@ def load_splits(args: DataArguments, label_names: list[str] | None = None) -> Te
 
     Args:
         args: where the data is and how to split it.
-        label_names: the labels by id of a head that is kept; used where it names just the data's labels.
+        label_names: the labels by id of a head that is kept; used where it names all of the data's.
 
     Raises:
         RecipeError: whatever is wrong with the files, with file and row.
@@ -92,9 +92,10 @@ def name_labels(
     for split in ("validation", "test"):
         if split in frames:
             check_known_labels(frames[split], names)
-    if len(names) < 2:
+    if frames["train"]["label"].nunique() < 2:
+        label = frames["train"]["label"].iloc[0]
         raise RecipeError(
-            f"{source_of(frames['train'])}: all rows have the label {names[0]!r}: a classifier needs two labels"
+            f"{source_of(frames['train'])}: all rows have the label {label!r}: a classifier needs two labels"
         )
     warn_of_spellings(pd.concat([frame["label"] for frame in frames.values()]), of_head)
     return frames, names

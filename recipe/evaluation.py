@@ -11,6 +11,7 @@ from recipe.files import write_json
 from recipe.inference import TextClassifier
 from recipe.measurement import Measurement
 from recipe.reporting import print_examples, print_report
+from recipe.tokenizing import log_coverage
 
 
 def measure(
@@ -21,9 +22,18 @@ def measure(
     abstain_below: float | None = None,
 ) -> Measurement:
     """Classifies the frame's `text` and compares with its `label` (ids)."""
-    logits, labels = classifier.logits_in_shares(frame["text"].tolist(), progress), frame["label"].to_numpy()
-    threshold = classifier.decision_threshold
-    return Measurement(classifier.label_names, labels, logits, threshold, temperature, abstain_below)
+    texts, labels = frame["text"].tolist(), frame["label"].to_numpy()
+    logits, owners = classifier.window_logits_in_shares(texts, progress)
+    return Measurement(
+        classifier.label_names,
+        labels,
+        logits,
+        owners=owners,
+        threshold=classifier.decision_threshold,
+        temperature=temperature,
+        abstain_below=abstain_below,
+        coverage=classifier.coverage(texts),
+    )
 
 
 def measure_saved(
@@ -45,6 +55,7 @@ def measure_saved(
     progress, is_main = not training_args.disable_tqdm, PartialState().is_main_process
     validation = measure(classifier, splits.validation, progress, temperature)
     test = measure(classifier, splits.test, progress, temperature)
+    log_coverage("test", test.coverage, classifier.tokenizer, classifier.windows)  # training has said it of the others
     if training_args.baselines and is_main:
         test.add_baselines(splits.train, splits.test["text"].tolist(), class_weight)
     results = test.results("test")

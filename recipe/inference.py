@@ -1,6 +1,6 @@
 """A saved classifier applied to texts: batches of like lengths inside, the caller's order outside."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,8 @@ from recipe.decisions import check_two_labels, decide, parse_threshold
 from recipe.errors import RecipeError, one_line
 from recipe.modeling import GPT2LastTokenClassifier
 from recipe.processes import gather_in_order
-from recipe.tokenizing import batch_tokens, batches_by_length, encode_texts, load_tokenizer
+from recipe.tokenizing import batch_tokens, batches_by_length, encode_texts, length_limit, load_tokenizer
+from recipe.windows import Coverage, average_windows, choose_windows
 
 ENCODE_TEXTS = 2048  # texts tokenized at once
 
@@ -22,6 +23,7 @@ ENCODE_TEXTS = 2048  # texts tokenized at once
 class TextClassifier:
     """A model, its tokenizer and the device it runs on.
 
+    `windows` are the model's own, unless `window` is given (0: none); longer texts are truncated where there are none.
     `decision_threshold`, read from the model's config, is None where the likeliest label is given.
     """
 
@@ -30,7 +32,9 @@ class TextClassifier:
         model: GPT2LastTokenClassifier,
         tokenizer: PreTrainedTokenizerBase,
         device: str | torch.device | None = None,
+        window: int | None = None,
     ):
+        self.windows = choose_windows(model.config, window)
         try:
             self.device = torch.device(device or PartialState(cpu=not torch.cuda.is_available()).device)
             self.model = model.to(self.device).eval()
@@ -41,16 +45,18 @@ class TextClassifier:
         self.set_threshold(getattr(model.config, "decision_threshold", None))
 
     @classmethod
-    def from_pretrained(cls, model_dir: str | Path, device: str | torch.device | None = None) -> "TextClassifier":
+    def from_pretrained(
+        cls, model_dir: str | Path, device: str | torch.device | None = None, window: int | None = None
+    ) -> "TextClassifier":
         """Loads a folder that a run saved, or any stock GPT2ForSequenceClassification folder or hub id.
 
         Raises:
-            RecipeError (a ValueError): no such folder, not a GPT-2, or no trained head in it.
+            RecipeError (a ValueError): no such folder, not a GPT-2, no trained head in it, or a window that does not fit.
         """
         model, info = GPT2LastTokenClassifier.from_pretrained(model_dir, output_loading_info=True)
         if "score.weight" in info["missing_keys"]:
             raise RecipeError(f"{model_dir}: this GPT-2 has no classification head: train one with scripts/train.py")
-        return cls(model, load_tokenizer(str(model_dir), model.config), device)
+        return cls(model, load_tokenizer(str(model_dir), model.config), device, window)
 
     def set_threshold(self, threshold: float | None) -> None:
         """Sets the probability from which on label 1 of two is given; None gives the likeliest label.
@@ -62,32 +68,57 @@ class TextClassifier:
         check_two_labels(self.decision_threshold, self.label_names)
 
     def predict(self, texts: Sequence[str], progress: bool = False) -> tuple[list[str], np.ndarray]:
-        """The label of each text, and its probability of every label: float64 [N, num_labels], in `label_names`' order."""
-        probabilities = softmax(self.logits_in_shares(texts, progress).astype(np.float64), axis=-1)
+        """The label of each text, and its probability of every label: float64 [N, num_labels], in `label_names`' order.
+
+        Where a text is cut into windows, the mean of their probabilities.
+        """
+        probabilities = softmax(average_windows(*self.window_logits_in_shares(texts, progress)), axis=-1)
         return [self.label_names[i] for i in decide(probabilities, self.decision_threshold)], probabilities
 
-    @torch.inference_mode()
     def logits(self, texts: Sequence[str], progress: bool = False) -> np.ndarray:
-        """float32 [N, num_labels], in the order of the texts, which may be empty, long, or any Unicode."""
-        input_ids = self.encode(texts)
+        """float64 [N, num_labels], in the order of the texts, which may be empty, long, or any Unicode.
+
+        They are the model's own, in float32's precision; only for a text of several windows the logarithm of the windows'
+        mean probabilities.
+        """
+        return average_windows(*self.window_logits(texts, progress))
+
+    @torch.inference_mode()
+    def window_logits(self, texts: Sequence[str], progress: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """The model's logits, float32 [W, num_labels], a row a window, and the text that each is of, int [W], ascending.
+
+        Without windows, a text is one.
+        """
+        by_text = [[ids] if self.windows is None else self.windows.cut(ids) for ids in self.encode(texts)]
+        input_ids = [window for of_text in by_text for window in of_text]
+        owners = np.repeat(np.arange(len(by_text)), [len(of_text) for of_text in by_text])
         logits = np.empty((len(input_ids), len(self.label_names)), dtype=np.float32)
-        with tqdm(total=len(input_ids), desc="Classifying", unit=" texts", disable=not progress) as bar:
+        unit = " texts" if self.windows is None else " windows"
+        with tqdm(total=len(input_ids), desc="Classifying", unit=unit, disable=not progress) as bar:
             for indices in batches_by_length([len(ids) for ids in input_ids], batch_tokens(self.device)):
                 batch = self.tokenizer.pad({"input_ids": [input_ids[i] for i in indices]}, return_tensors="pt")
                 output = self.model(**batch.to(self.device))
                 logits[indices] = output.logits.float().cpu().numpy()
                 bar.update(len(indices))
-        return logits
+        return logits, owners
 
-    def logits_in_shares(self, texts: Sequence[str], progress: bool = False) -> np.ndarray:
-        """As `logits`, but the processes of a run, or of `accelerate launch`, divide the texts; each gets all rows."""
+    def window_logits_in_shares(self, texts: Sequence[str], progress: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """As `window_logits`, but the processes of a run, or of `accelerate launch`, divide the texts; each gets all rows."""
         state = PartialState()
         with state.split_between_processes(list(texts)) as share:
-            rows = self.logits(share, progress and state.is_main_process)
-        return np.concatenate(gather_in_order([rows]))
+            logits, owners = self.window_logits(share, progress and state.is_main_process)
+        counts = np.concatenate(gather_in_order([np.bincount(owners, minlength=len(share))]))
+        return np.concatenate(gather_in_order([logits])), np.repeat(np.arange(len(texts)), counts)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        encoded: list[list[int]] = []
+        """Token ids of each text, cut where texts are cut, but not into windows yet."""
+        return [ids for input_ids, _ in self.encoded_batches(texts) for ids in input_ids]
+
+    def coverage(self, texts: Sequence[str]) -> Coverage:
+        """How many tokens the texts have, and how many of them the model sees."""
+        lengths = [length for _, uncut in self.encoded_batches(texts) for length in uncut]
+        return Coverage.of(lengths, length_limit(self.tokenizer, self.windows))
+
+    def encoded_batches(self, texts: Sequence[str]) -> Iterator[tuple[list[list[int]], list[int]]]:
         for start in range(0, len(texts), ENCODE_TEXTS):
-            encoded += encode_texts(self.tokenizer, list(texts[start : start + ENCODE_TEXTS]))[0]
-        return encoded
+            yield encode_texts(self.tokenizer, list(texts[start : start + ENCODE_TEXTS]), self.windows)

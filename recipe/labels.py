@@ -90,10 +90,10 @@ def order_labels(labels: pd.Series, declared: list[str] | None, of_head: list[st
     Args:
         labels: of the training rows.
         declared: the names by id of a ClassLabel column, which are taken as they stand if they hold all the labels.
-        of_head: the names by id of a head that is kept, which are taken if they are just the labels.
+        of_head: the names by id of a checkpoint's head, which are taken if they hold all the labels.
     """
     found = set(labels)
-    if of_head is not None and set(of_head) == found:
+    if of_head is not None and found <= set(of_head):
         return list(of_head)
     if declared is not None and found <= set(declared):
         return list(dict.fromkeys(declared))

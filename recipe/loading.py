@@ -68,7 +68,9 @@ def describe_weights(name: str) -> str | None:
 def check_loaded_weights(name: str, info: dict[str, Any], fresh_head_wanted: bool) -> None:
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("score."))
     if "transformer.wte.weight" in missing and "score.bias" not in info["missing_keys"]:
-        raise RecipeError(f"{name}: holds the trained tail alone, as a run's checkpoints do: give the run's output_dir")
+        raise RecipeError(
+            f"{name}: holds the trained tail alone, as a run's checkpoints do: give the run's output_dir, {Path(name).parent}"
+        )
     if missing:
         raise RecipeError(
             f"{name}: the checkpoint lacks {len(missing)} GPT-2 weights ({missing[0]} ...): it is incomplete"

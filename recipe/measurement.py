@@ -12,6 +12,7 @@ from recipe.baselines import baseline_predictions
 from recipe.decisions import decide, is_unsure
 from recipe.metrics import accuracy_interval, classification_metrics, headline
 from recipe.statistics import PairedComparison, compare_paired
+from recipe.windows import Coverage, average_windows
 
 
 @dataclass
@@ -28,16 +29,19 @@ class Measurement:
 
     label_names: list[str]
     labels: np.ndarray  # int64 [N]
-    logits: np.ndarray  # float32 [N, num_labels], as the model gives them
+    logits: np.ndarray  # float [W, num_labels], as the model gives them, a row a window
+    owners: np.ndarray | None = None  # int [W], the text that each window is of; None: each row is a text
     threshold: float | None = None  # of the decision between two labels
     temperature: float | None = None  # what was folded into the model's head, if it was calibrated
     abstain_below: float | None = None
+    coverage: Coverage | None = None
     baselines: dict[str, BaselineResult] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.probabilities = softmax(self.logits.astype(np.float64), axis=-1)
+        logits = average_windows(self.logits, self.owners)
+        self.probabilities = softmax(logits, axis=-1)
         self.predictions = decide(self.probabilities, self.threshold)
-        self.scores = classification_metrics(self.logits, self.labels, self.label_names, self.threshold)
+        self.scores = classification_metrics(logits, self.labels, self.label_names, self.threshold)
         if self.temperature is not None:
             before = classification_metrics(self.uncalibrated_logits, self.labels, self.label_names)
             self.scores |= {f"{name}_uncalibrated": before[name] for name in ("ece", "loss")}
@@ -46,7 +50,7 @@ class Measurement:
 
     @property
     def uncalibrated_logits(self) -> np.ndarray:
-        return self.logits.astype(np.float64) * (self.temperature or 1)
+        return average_windows(self.logits.astype(np.float64) * (self.temperature or 1), self.owners)
 
     def answered_scores(self) -> dict[str, float | None]:
         """How many texts are answered when the unsure ones are not, and how well (None where none is)."""
@@ -68,7 +72,7 @@ class Measurement:
 
     def results(self, prefix: str) -> dict[str, float | None]:
         """Every figure under a flat name with `prefix_` before it, as a results file holds them."""
-        flat = {**self.scores, "samples": len(self.labels)}
+        flat = {**self.scores, "samples": len(self.labels), **(self.coverage.figures() if self.coverage else {})}
         for name, baseline in self.baselines.items():
             flat |= {f"{name}_{figure}": value for figure, value in baseline.figures.items()}
             flat[f"mcnemar_p_{name}"] = baseline.comparison.p_value

@@ -18,20 +18,22 @@ POOLINGS = ("last", "first", "mean")
 
 
 class GPT2ClassifierConfig(GPT2Config):
-    """GPT2Config and what a classifier adds to it.
+    """GPT2Config and what a classifier adds to it; what is None stays out of config.json.
 
     `pooling` is the token that the head reads: `last` (the recipe), `first` or `mean`. `decision_threshold`, for two labels,
-    is the probability from which on label 1 is given; None, which config.json leaves out, is the likeliest label.
+    is the probability from which on label 1 is given; None is the likeliest label. `window`, `window_overlap` and
+    `window_max_length`, in tokens, say how the texts were cut (see recipe/windows.py).
     """
 
     pooling: str = "last"
     decision_threshold: float | None = None
+    window: int | None = None
+    window_overlap: int | None = None
+    window_max_length: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        fields = super().to_dict()
-        if fields.get("decision_threshold") is None:
-            fields.pop("decision_threshold", None)
-        return fields
+        ours = GPT2ClassifierConfig.__annotations__
+        return {name: value for name, value in super().to_dict().items() if name not in ours or value is not None}
 
 
 class GPT2LastTokenClassifier(GPT2PreTrainedModel):

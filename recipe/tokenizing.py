@@ -2,14 +2,17 @@
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import datasets
+import numpy as np
 import pandas as pd
 import torch
 from transformers import AutoTokenizer, GPT2Config, PreTrainedTokenizerBase
 
 from recipe.errors import RecipeError, one_line
 from recipe.reading import clean_text
+from recipe.windows import Coverage, Windows
 
 logger = logging.getLogger(__name__)
 
@@ -54,38 +57,87 @@ def load_tokenizer(
     return tokenizer
 
 
-def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> tuple[list[list[int]], list[bool]]:
-    """Token ids of each text, cut to `model_max_length` on the truncation side, and whether each one was cut.
+def length_limit(tokenizer: PreTrainedTokenizerBase, windows: Windows | None) -> int | None:
+    """How many tokens of a text are kept: as many as the model takes at once, unless windows do away with that."""
+    return tokenizer.model_max_length if windows is None else windows.max_length
 
-    An empty text is one `<|endoftext|>`, so that every text has a last token.
+
+def encode_texts(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], windows: Windows | None = None
+) -> tuple[list[list[int]], list[int]]:
+    """Token ids of each text, cut to `length_limit` on the truncation side, and how many each one has uncut.
+
+    An empty text is one `<|endoftext|>`, so that every text has a last token. Cutting the windows is left to the caller.
     """
     encoded = tokenizer([clean_text(text) for text in texts], verbose=False)["input_ids"]
-    limit = tokenizer.model_max_length
-    cut = slice(limit) if tokenizer.truncation_side == "right" else slice(-limit, None)
-    return [ids[cut] or [tokenizer.eos_token_id] for ids in encoded], [len(ids) > limit for ids in encoded]
+    encoded = [ids or [tokenizer.eos_token_id] for ids in encoded]
+    limit, side = length_limit(tokenizer, windows), tokenizer.truncation_side
+    kept = slice(limit) if limit is None or side == "right" else slice(-limit, None)
+    return [ids[kept] for ids in encoded], [len(ids) for ids in encoded]
 
 
-def tokenize_split(frame: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, split: str) -> datasets.Dataset:
-    """A split as Trainer takes it: `input_ids`, `labels` and `length`; says how many texts were cut."""
+@dataclass(frozen=True)
+class TokenizedSplit:
+    """A split as Trainer takes it, and what Trainer's model need not know: whose window each row is.
+
+    `rows` has `input_ids`, `labels` and `length`; a row is a window, or, without windows, a text. `owners`, int [rows], is
+    the text of each, ascending from 0.
+    """
+
+    rows: datasets.Dataset
+    owners: np.ndarray
+    coverage: Coverage
+
+
+def tokenize_split(
+    frame: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, split: str, windows: Windows | None = None
+) -> TokenizedSplit:
+    """Tokenizes the texts, cuts them into windows if there are any, and says how much of them the model will see."""
 
     def encode(batch: dict[str, list]) -> dict[str, list]:
-        input_ids, truncated = encode_texts(tokenizer, batch["text"])
-        return {"input_ids": input_ids, "length": [len(ids) for ids in input_ids], "truncated": truncated}
+        input_ids, uncut = encode_texts(tokenizer, batch["text"], windows)
+        return {"input_ids": input_ids, "length": [len(ids) for ids in input_ids], "uncut": uncut}
 
     texts = datasets.Dataset.from_dict({"text": frame["text"].tolist(), "labels": frame["label"].tolist()})
-    tokenized = texts.map(encode, batched=True, remove_columns="text", desc=f"Tokenizing {split}")
-    truncated = sum(tokenized["truncated"])
-    if truncated:
-        limit, side = tokenizer.model_max_length, tokenizer.truncation_side
-        logger.warning(
-            "%s: %d of %d texts are longer than %d tokens; their %s end is cut",
-            split,
-            truncated,
-            len(frame),
-            limit,
-            side,
+    rows = texts.map(encode, batched=True, remove_columns="text", desc=f"Tokenizing {split}")
+    coverage = Coverage.of(rows["uncut"], length_limit(tokenizer, windows))
+    rows, owners = rows.remove_columns("uncut"), np.arange(len(rows))
+    if windows is not None:
+        rows = rows.map(
+            cut_rows,
+            batched=True,
+            with_indices=True,
+            fn_kwargs={"windows": windows},
+            remove_columns=rows.column_names,
+            desc=f"Cutting {split}",
         )
-    return tokenized.remove_columns("truncated")
+        rows, owners = rows.remove_columns("owner"), np.array(rows["owner"])
+        logger.info("%s: %d texts in %d %s", split, len(frame), len(rows), windows)
+    log_coverage(split, coverage, tokenizer, windows)
+    return TokenizedSplit(rows, owners, coverage)
+
+
+def cut_rows(batch: dict[str, list], indices: list[int], windows: Windows) -> dict[str, list]:
+    """Texts into windows, each with its text's label."""
+    cut = [windows.cut(ids) for ids in batch["input_ids"]]
+    counts = [len(of_text) for of_text in cut]
+    return {
+        "input_ids": [window for of_text in cut for window in of_text],
+        "labels": np.repeat(batch["labels"], counts),
+        "length": [len(window) for of_text in cut for window in of_text],
+        "owner": np.repeat(indices, counts),
+    }
+
+
+def log_coverage(
+    split: str, coverage: Coverage, tokenizer: PreTrainedTokenizerBase, windows: Windows | None = None
+) -> None:
+    """One line a split; a warning where something is cut."""
+    if coverage.texts_cut:
+        limit, side = length_limit(tokenizer, windows), tokenizer.truncation_side
+        logger.warning("%s: %s at %d tokens, their %s end", split, coverage, limit, side)
+    else:
+        logger.info("%s: %s", split, coverage)
 
 
 def batch_tokens(device: torch.device) -> int:

@@ -23,7 +23,7 @@ from recipe.metrics import compute_metrics
 from recipe.modeling import GPT2LastTokenClassifier
 from recipe.parsing import resolved_config
 from recipe.planning import trunk_dtype, use_feature_cache
-from recipe.preparing import Run, prepare_run
+from recipe.preparing import Run, balanced_weights, prepare_run
 from recipe.processes import check_world_size, on_main_process, wait_for_everyone
 from recipe.publishing import save_classifier
 from recipe.resuming import begin, check_shared, data_hash, finish, where_to_start
@@ -31,6 +31,7 @@ from recipe.stopping import StopOnSigterm
 from recipe.summary import summary_table
 from recipe.tokenizing import tokenize_split
 from recipe.trainer import RecipeTrainer
+from recipe.windows import by_text
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ def train(
         )
         save_run(run, folder, config)
         counts = {"trainable_parameters": run.report.trainable, "total_parameters": run.report.total}
+        counts |= {f"train_{name}": value for name, value in run.coverage["train"].figures().items()}
         write_json(folder / "train_results.json", {**result.metrics, "train_samples": len(run.splits.train), **counts})
         trainer.save_state()
     wait_for_everyone()
@@ -87,10 +89,14 @@ def train(
 def make_trainer(run: Run, model_args: ModelArguments, training_args: RecipeTrainingArguments) -> RecipeTrainer:
     """Trainer over the whole model, or, with the trunk's output cached, over the tail alone (the same modules)."""
     model, collator = run.model, DataCollatorWithPadding(run.tokenizer)
-    splits = {
-        "train": tokenize_split(run.splits.train, run.tokenizer, "train"),
-        "validation": tokenize_split(run.splits.validation, run.tokenizer, "validation"),
+    tokenized = {
+        "train": tokenize_split(run.splits.train, run.tokenizer, "train", run.windows),
+        "validation": tokenize_split(run.splits.validation, run.tokenizer, "validation", run.windows),
     }
+    run.coverage = {name: split.coverage for name, split in tokenized.items()}
+    splits, owners = {name: split.rows for name, split in tokenized.items()}, tokenized["validation"].owners
+    if run.windows is not None and model.class_weights is not None:  # the loss is a mean over windows: balance those
+        model.class_weights = balanced_weights(splits["train"]["labels"][:], model.num_labels)
     if on_main_process(use_feature_cache, model, splits, model_args, training_args):
         splits = cached_splits(model, splits, model_args, training_args)
         keep_freed_memory()
@@ -106,7 +112,7 @@ def make_trainer(run: Run, model_args: ModelArguments, training_args: RecipeTrai
             eval_dataset=splits["validation"],
             data_collator=collator,
             processing_class=run.tokenizer,
-            compute_metrics=compute_metrics,
+            compute_metrics=lambda prediction: compute_metrics(by_text(prediction, owners)),
             callbacks=callbacks,
         )
     except (ImportError, RuntimeError) as error:  # a field asks for a package that is not installed

@@ -83,8 +83,8 @@ def main() -> None:
     train = None if args.no_baselines else training_texts(texts, args.train_file, test)
     temperature = None
     if validation is not None:
-        logits = classifier.logits(validation["text"].tolist(), progress=True)
-        temperature = calibrate_head(classifier, logits, validation["label"].to_numpy())
+        logits, owners = classifier.window_logits(validation["text"].tolist(), progress=True)
+        temperature = calibrate_head(classifier, logits, validation["label"].to_numpy(), owners)
     if threshold is not None:
         store_threshold(classifier, threshold)
     measured = measure(classifier, test, True, temperature, abstain_below)

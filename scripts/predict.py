@@ -44,6 +44,7 @@ def parse_args() -> argparse.Namespace:
         "--decision_threshold", help="Of two labels, give the second from this probability on; else as the model says."
     )
     parser.add_argument("--abstain_below", help="Give no label where the likeliest one's probability is under this.")
+    parser.add_argument("--window", type=int, help="Tokens of a window; by default as in training, 0 for none.")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ...; the GPU if there is one.")
     return parser.parse_args()
 
@@ -65,7 +66,7 @@ def main() -> None:
         names = tuple(args.column_names) if args.column_names else None
         file_format = FileFormat(args.delimiter, args.csv_quoting, names)
         texts = read_texts(args.input_file, args.text_column, file_format, **pair)
-    classifier = TextClassifier.from_pretrained(args.model_dir, args.device)
+    classifier = TextClassifier.from_pretrained(args.model_dir, args.device, args.window)
     if threshold is not None:
         classifier.set_threshold(threshold)
     labels, probabilities = classifier.predict(texts, progress=args.input_file is not None)

@@ -9,6 +9,8 @@ import torch
 from conftest import NANO, SMS, assert_one_line, make_texts, needs_sms, run
 from transformers import BertConfig, BertModel
 
+from recipe.inference import TextClassifier
+
 PREDICT = ["python", "scripts/predict.py"]
 TRAIN = ["python", "scripts/train.py", "--model_name_or_path", NANO]
 
@@ -22,6 +24,18 @@ def test_predict_texts_on_the_command_line(trained):
     assert [row["text"] for row in rows] == ["the goal of the match and the referee", "", "🎉 <|endoftext|>"]
     assert rows[0]["label"] == "sport"
     assert sum(value for key, value in rows[0].items() if key.startswith("probability_")) == pytest.approx(1, abs=1e-6)
+
+
+def test_predict_by_windows(trained, run_here):
+    text = "the goal of the match and the referee " * 20
+    result = run_here([*PREDICT, "--model_dir", trained, "--text", text, "--window", "16"])
+    assert result.returncode == 0, result.stderr
+    row = json.loads(result.stdout)
+    expected = TextClassifier.from_pretrained(trained, window=16).predict([text])[1][0]
+    assert [row[f"probability_{name}"] for name in ("medicine", "sport", "technology")] == pytest.approx(
+        expected, abs=1e-7
+    )
+    assert expected != pytest.approx(TextClassifier.from_pretrained(trained).predict([text])[1][0], abs=1e-3)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
@@ -172,6 +186,11 @@ BAD_INPUT = {
     ),
     "bytes": ({"in.csv": GOOD.encode() + b"\xff,a\n"}, [], "in.csv: line 42 is not UTF-8"),
     "max_length": ({"in.csv": GOOD}, ["--max_length", "513"], "max_length is 513, but"),
+    "window": (
+        {"in.csv": GOOD},
+        ["--window", "8", "--window_overlap", "8"],
+        "window_overlap is 8, the window 8: take an",
+    ),
     "filter": ({"in.csv": GOOD}, ["--trainable", "transformer.h.12.*"], "'transformer.h.12.*' matches no parameter"),
     "field": ({"in.csv": GOOD}, ["--learning_rat", "1"], "did you mean 'learning_rate'?"),
     "bert": ({"in.csv": GOOD}, ["--model_name_or_path", "{}/bert"], "is of type 'bert', not 'gpt2'"),
@@ -211,6 +230,10 @@ def test_train_refuses_bad_input_in_one_line(case, tmp_path, run_here):
         (["--model_dir", NANO, "--input_file", "{}/number.jsonl"], "row 1 has a text that is no string"),
         (["--model_dir", "{trained}", "--text", "x", "--device", "gpu7"], "device 'gpu7' cannot be used here"),
         (["--model_dir", NANO, "--text", "x", "--output_file", "{}/number.jsonl"], "exists: give another one, or pass"),
+        (
+            ["--model_dir", "{trained}", "--text", "x", "--window", "513"],
+            "window is 513, but the model has 512 positions",
+        ),
         (["--model_dir", NANO], "one of the arguments --text --input_file is required"),
         (["--model_dir", NANO, "--input_file", "{}/nowhere.csv"], "nowhere.csv: cannot be read"),
         (["--model_dir", NANO, "--text", "x", "--output_file", "{}/x.parquet"], "unknown ending '.parquet'"),

@@ -12,23 +12,24 @@ CONFIG = GPT2Config.from_pretrained(NANO)
 
 def test_tokens_are_the_tokenizers_own_and_never_special():
     tokenizer = load_tokenizer(str(NANO), CONFIG)
-    ids, truncated = encode_texts(tokenizer, ["hello there", "", "a <|endoftext|>", "\ud800 lone", "nul \0"])
+    texts = ["hello there", "", "a <|endoftext|>", "\ud800 lone", "nul \0"]
+    ids, lengths = encode_texts(tokenizer, texts)
     reference = AutoTokenizer.from_pretrained(NANO, split_special_tokens=True)
     assert ids[0] == reference("hello there")["input_ids"]
     assert ids[1] == [CONFIG.eos_token_id]
     assert CONFIG.eos_token_id not in ids[2]
     assert reference.decode(ids[3]) == "\ufffd lone"
     assert reference.decode(ids[4]) == "nul \0"
-    assert truncated == [False] * 5
+    assert lengths == [len(row) for row in ids]
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_truncation_takes_the_side_that_was_asked(side):
     tokenizer = load_tokenizer(str(NANO), CONFIG, max_length=4, truncation_side=side)
     whole = AutoTokenizer.from_pretrained(NANO)("one two three four five six seven")["input_ids"]
-    ids, truncated = encode_texts(tokenizer, ["one two three four five six seven", "one"])
+    ids, lengths = encode_texts(tokenizer, ["one two three four five six seven", "one"])
     assert ids[0] == (whole[:4] if side == "right" else whole[-4:])
-    assert truncated == [True, False]
+    assert lengths == [len(whole), 1]
 
 
 def test_a_saved_tokenizer_says_how_it_was_used(tmp_path):
@@ -45,10 +46,12 @@ def test_splits_are_counted_and_keep_their_labels(caplog):
     tokenizer = load_tokenizer(str(NANO), CONFIG, max_length=16, truncation_side="right")
     split = tokenize_split(frame, tokenizer, "train")
     lengths = [len(ids) for ids in AutoTokenizer.from_pretrained(NANO)(frame["text"].tolist())["input_ids"]]
-    assert split["length"][:] == [min(length, 16) for length in lengths]
-    assert split["labels"][:] == frame["label"].tolist()
-    cut = sum(length > 16 for length in lengths)
-    assert f"train: {cut} of 30 texts are longer than 16 tokens; their right end is cut" in caplog.text
+    assert split.rows["length"][:] == [min(length, 16) for length in lengths]
+    assert split.rows["labels"][:] == frame["label"].tolist()
+    assert split.owners.tolist() == list(range(30))
+    cut, seen = sum(length > 16 for length in lengths), sum(min(length, 16) for length in lengths)
+    share = f"{seen / sum(lengths) * 100:.1f} %"
+    assert f"train: {seen} of {sum(lengths)} tokens seen ({share}), {cut} of 30 texts cut at 16 tokens" in caplog.text
 
 
 def test_wrong_lengths_and_tokenizers_are_refused(tmp_path):
