@@ -72,6 +72,8 @@ def test_a_file_is_predicted_in_shares_and_written_in_order(launched, splits, tm
         "scripts/predict.py",
         "--model_dir",
         splits / "two",
+        "--window",
+        "16",
         "--input_file",
         splits / "test.csv",
         "--output_file",
