@@ -1,9 +1,9 @@
-# make quickstart: the whole recipe on a small model; make test: the tests; make lint: ruff.
+# make quickstart: the whole recipe on a small model; make test: the tests (test-slow: those of minutes); make lint: ruff.
 PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/.installed
 
-.PHONY: setup quickstart test lint clean
+.PHONY: setup quickstart test test-slow lint clean
 
 setup: $(SETUP)
 
@@ -22,6 +22,9 @@ quickstart: $(SETUP) data/sms_spam.tsv
 
 test: $(SETUP)
 	$(BIN)/python -m pytest -n 2
+
+test-slow: $(SETUP) data/sms_spam.tsv
+	$(BIN)/python -m pytest -m slow -s
 
 lint: $(SETUP)
 	$(BIN)/ruff check .

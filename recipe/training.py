@@ -77,6 +77,7 @@ def train(
         counts = {"trainable_parameters": run.report.trainable, "total_parameters": run.report.total}
         counts |= {f"train_{name}": value for name, value in run.coverage["train"].figures().items()}
         write_json(folder / "train_results.json", {**result.metrics, "train_samples": len(run.splits.train), **counts})
+        write_json(folder / "data_summary.json", run.splits.summary)
         trainer.save_state()
     wait_for_everyone()
     results = measure_saved(folder, run.splits, training_args, data_args.class_weight, temperature)

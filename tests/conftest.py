@@ -106,10 +106,10 @@ def assert_one_line(result, message):
 def run_here(capfd, monkeypatch):
     """A script run as __main__ in this process, which spares the seconds of its imports."""
 
-    def run_script(command):
+    def run_script(command, cwd=ROOT):
         monkeypatch.setattr(sys, "argv", [str(word) for word in command[1:]])
-        monkeypatch.chdir(ROOT)
-        code = 0
+        monkeypatch.chdir(cwd)
+        code, _ = 0, capfd.readouterr()  # what the test itself has printed
         try:
             runpy.run_path(str(command[1]), run_name="__main__")
         except SystemExit as stop:

@@ -1,6 +1,8 @@
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
@@ -9,6 +11,7 @@ from recipe.calibration import fit_temperature, fold_temperature
 from recipe.decisions import after_temperature, decide
 from recipe.metrics import cross_entropy
 from recipe.statistics import reliability
+from recipe.windows import average_windows
 
 
 def honest_logits(texts=4000, num_labels=3, seed=0):
@@ -101,3 +104,21 @@ def test_a_threshold_moves_along(threshold):
     moved = after_temperature(threshold, 2.7)
     np.testing.assert_array_equal(decide(pairs[0], threshold), decide(pairs[1], moved))
     assert (moved == threshold) == (threshold == 0.5)
+
+
+def test_windows_are_cooled_before_they_are_averaged():
+    """The best temperature of a grid, by hand: softmax of each window, mean of each text's, log of the label's."""
+    rng = np.random.default_rng(0)
+    owners = np.repeat(np.arange(400), rng.integers(1, 5, 400))
+    logits, labels = rng.normal(size=(len(owners), 3)) * 3, rng.integers(0, 3, 400)
+    logits[np.arange(len(owners)), labels[owners]] += 2
+
+    def loss(temperature):
+        probabilities = pd.DataFrame(softmax(logits / temperature, axis=-1)).groupby(owners).mean().to_numpy()
+        return -np.log(probabilities[np.arange(400), labels]).mean()
+
+    grid = np.exp(np.linspace(np.log(0.2), np.log(9), 2000))
+    best = grid[np.argmin([loss(temperature) for temperature in grid])]
+    found = fit_temperature(logits, labels, owners).value
+    assert found == pytest.approx(best, rel=3e-3)
+    assert found != pytest.approx(fit_temperature(average_windows(logits, owners), labels).value, rel=0.02)

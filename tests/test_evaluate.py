@@ -1,14 +1,12 @@
 """scripts/evaluate.py, and what predict.py takes of thresholds and abstaining."""
 
 import json
-import runpy
-import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import NANO, ROOT, assert_one_line, make_texts, run
+from conftest import NANO, assert_one_line, make_texts, run
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, GPT2ForSequenceClassification, pipeline
 
@@ -46,14 +44,13 @@ def test_a_labelled_file_through_the_shell(trained, test_file, tmp_path):
 
 
 @pytest.fixture
-def run_well(capfd, monkeypatch):
+def run_well(run_here):
     """As `run_here`, for a script that ends well."""
 
     def run_script(*command):
-        monkeypatch.setattr(sys, "argv", [str(word) for word in command[1:]])
-        monkeypatch.chdir(ROOT)
-        runpy.run_path(str(command[1]), run_name="__main__")
-        return capfd.readouterr()
+        result = run_here(command)
+        assert result.returncode == 0, result.stderr
+        return result
 
     return run_script
 
@@ -61,7 +58,7 @@ def run_well(capfd, monkeypatch):
 def test_the_runs_own_test_split_gives_the_runs_own_figures(trained, tmp_path, run_well):
     output = tmp_path / "figures.json"
     printed = run_well(*EVALUATE, "--model_dir", trained, "--output_file", output)
-    assert "Test split of the run, 60 texts:" in printed.out
+    assert "Test split of the run, 60 texts:" in printed.stdout
     figures = read(output)
     for name, value in read(trained / "test_results.json").items():
         assert figures[name] == pytest.approx(value, abs=1e-5), name
@@ -81,7 +78,7 @@ def test_calibrating_into_a_new_folder(trained, test_file, tmp_path, run_well):
     assert figures["temperature"] > 1.2
     assert figures["test_loss"] < figures["test_loss_uncalibrated"]
     assert figures["test_ece"] < figures["test_ece_uncalibrated"]
-    assert f"calibration error {figures['test_ece_uncalibrated']:.4f} -> {figures['test_ece']:.4f}" in printed.out
+    assert f"calibration error {figures['test_ece_uncalibrated']:.4f} -> {figures['test_ece']:.4f}" in printed.stdout
     old_weights, weights = (load_file(folder / "model.safetensors") for folder in (trained, new))
     torch.testing.assert_close(weights["score.weight"] * figures["temperature"], old_weights["score.weight"])
     assert read(new / "config.json")["architectures"] == ["GPT2ForSequenceClassification"]
@@ -124,7 +121,7 @@ def test_a_picture_and_abstaining(trained, test_file, tmp_path, run_well):
     figures = read(tmp_path / "x.json")
     probabilities = TextClassifier.from_pretrained(trained).predict(pd.read_csv(test_file)["text"].tolist())[1]
     assert figures["test_answered"] == (probabilities.max(axis=1) >= 0.9).sum()
-    assert f"{figures['test_answered']} of 60 texts answered" in printed.out
+    assert f"{figures['test_answered']} of 60 texts answered" in printed.stdout
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -160,7 +157,7 @@ def test_predict_and_evaluate_follow_the_threshold(two_labels, tmp_path, run_wel
     assert read(figures)["decision_threshold"] == (override or 0.25)
     assert read(figures)["test_accuracy"] == pytest.approx((expected == frame["label"]).mean())
     assert read(figures)["test_accuracy_at_0.5"] == pytest.approx((argmax == frame["label"]).mean())
-    assert "on the probability of 'spam'" in printed.out
+    assert "on the probability of 'spam'" in printed.stdout
 
 
 def test_predict_abstains(two_labels, tmp_path, run_well):
@@ -173,10 +170,10 @@ def test_predict_abstains(two_labels, tmp_path, run_well):
     printed = run_well(*command, "--output_file", tmp_path / "sure.csv", "--abstain_below", bound)
     sure = pd.read_csv(tmp_path / "sure.csv", keep_default_na=False)
     assert sure["label"].tolist() == [label if p >= bound else "" for label, p in zip(whole["label"], top, strict=True)]
-    assert f"{(top < bound).sum()} of 40 texts got no label" in printed.err
+    assert f"{(top < bound).sum()} of 40 texts got no label" in printed.stderr
     printed = run_well(*command, "--abstain_below", "1")
-    assert [json.loads(line)["label"] for line in printed.out.splitlines()] == [None] * 40
-    assert "40 of 40 texts got no label" in printed.err
+    assert [json.loads(line)["label"] for line in printed.stdout.splitlines()] == [None] * 40
+    assert "40 of 40 texts got no label" in printed.stderr
 
 
 BAD = {

@@ -33,6 +33,13 @@ def checkout(tmp_path_factory, trained):
     frame = make_texts(200, ["sport", "medicine"])
     frame.to_csv(folder / "my.csv", index=False)
     frame[["text"]].to_csv(folder / "messages.csv", index=False)
+    make_texts(60, ["sport", "medicine"], seed=1).to_csv(folder / "new.csv", index=False)
+    threads = make_texts(200, ["sport", "medicine"], seed=2)
+    threads = threads.assign(author=[f"author {i % 17}" for i in range(200)], answer="so it is")
+    (folder / "more").mkdir()
+    threads[:80].to_csv(folder / "more" / "a.csv.gz", index=False)
+    threads[80:160].to_csv(folder / "more" / "b.csv.gz", index=False)
+    threads[160:].to_parquet(folder / "even_more.parquet", index=False)
     (folder / "data").mkdir()
     frame[["label", "text"]].to_csv(folder / "data" / "sms_spam.tsv", sep="\t", header=False, index=False)
     shutil.copytree(trained, folder / "runs" / "quickstart")
@@ -43,7 +50,8 @@ def here(words):
     return [word.replace("openai-community/gpt2", str(NANO)) for word in words]
 
 
-def test_there_are_commands_and_they_run_in_order(checkout):
+def test_there_are_commands_and_they_run_in_order(checkout, run_here):
+    """Those of Python in this process, which spares each the seconds of its imports; a launcher's through the shell."""
     assert len(COMMANDS) >= 6
     for command in COMMANDS:
         words = here(shlex.split(command))
@@ -53,7 +61,7 @@ def test_there_are_commands_and_they_run_in_order(checkout):
             words += ["--train_file", "data/sms_spam.tsv", "--model_name_or_path", str(NANO), "--overwrite_output_dir"]
         if "accelerate_configs/single_gpu.yaml" in words or "scripts/benchmark.py" in words:
             continue  # see tests/test_accelerate_configs.py and tests/test_benchmark.py
-        result = run(*words, cwd=checkout)
+        result = run_here(words, cwd=checkout) if words[0] == "python" else run(*words, cwd=checkout)
         assert result.returncode == 0, f"{command}\n{result.stderr[-2000:]}"
     assert (checkout / "labels.csv").read_text().count("\n") == 201
 

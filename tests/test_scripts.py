@@ -95,7 +95,7 @@ def test_predict_reads_pairs_as_the_model_was_trained(trained, tmp_path, run_her
     assert "note: the model reads pairs: give both texts in one, with ' | ' between" in said.stderr
 
 
-def test_inspect_shows_the_lecture(trained):
+def test_inspect_shows_the_lecture(trained, run_here):
     result = run(
         "python",
         "scripts/inspect_model.py",
@@ -120,13 +120,14 @@ def test_inspect_shows_the_lecture(trained):
     taken = next(line for line in lines if "<- taken" in line)
     row = next(line for line in lines if line.startswith("Row taken:"))
     assert taken.split()[2:5] == row.replace(",", " ").replace("[", " ").replace("]", " ").split()[2:]
-    assert "the checkpoint's head" in run("python", "scripts/inspect_model.py", "--model_name_or_path", trained).stdout
+    of_a_run = run_here(["python", "scripts/inspect_model.py", "--model_name_or_path", trained])
+    assert "the checkpoint's head" in of_a_run.stdout
 
 
-def test_features_are_listed_and_cleared(three_labels, tmp_path):
+def test_features_are_listed_and_cleared(three_labels, tmp_path, run_here):
     cache = ["--feature_cache_dir", tmp_path / "cache"]
     fields = ["--train_file", three_labels, "--output_dir", tmp_path / "x", "--max_steps", "20", *cache]
-    assert run(*TRAIN, *fields).returncode == 0
+    assert run_here([*TRAIN, *fields]).returncode == 0
     size = sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*") if path.is_file())
     listed = run("python", "scripts/features.py", *cache, "--clear")
     assert "gpt2-nano, 11 blocks, float32, all tokens" in listed.stdout
@@ -198,7 +199,7 @@ BAD_INPUT = {
 }
 
 
-THROUGH_THE_SHELL = ("file", "unseen", "bert")
+THROUGH_THE_SHELL = ("file",)
 
 
 @pytest.mark.parametrize("case", BAD_INPUT)
