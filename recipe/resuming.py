@@ -96,7 +96,10 @@ def read_state(folder: Path) -> dict[str, Any] | None:
 
 def differences(state: dict[str, Any], config: dict[str, Any], processes: int) -> str:
     """What differs between a folder's run and this one, in one line; empty if nothing does."""
-    there, here = {**state["config"], "processes": state["processes"]}, {**config, "processes": processes}
+    there, here = (
+        {**fields, "output_dir": str(Path(fields["output_dir"]).resolve()), "processes": count}  # runs/x is ./runs/x
+        for fields, count in ((state["config"], state["processes"]), (config, processes))
+    )
     names = [name for name in {**there, **here} if there.get(name) != here.get(name)]
     shown = [f"{name} {there.get(name)!r} there, {here.get(name)!r} here" for name in names[:SHOWN_DIFFERENCES]]
     return "; ".join(shown) + ("; ..." if len(names) > len(shown) else "")
