@@ -21,13 +21,16 @@ class RecipeTrainer(Trainer):
     Its own grouping by length draws from the global random state, which a resumed epoch does not find again.
     """
 
+    grouping: SeededLengthGroupedSampler | None = None
+
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(train_dataset)
         # From self.train_dataset: the one that is passed has lost the columns that the model does not take.
         batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return SeededLengthGroupedSampler(batch_size, list(self.train_dataset["length"]), seed)
+        self.grouping = SeededLengthGroupedSampler(batch_size, list(self.train_dataset["length"]), seed)
+        return self.grouping
 
     def _get_eval_sampler(self, eval_dataset: Dataset) -> Sampler | None:
         """In order; accelerate divides the rows among several processes and gathers each of them once."""
@@ -46,10 +49,12 @@ class RecipeTrainer(Trainer):
             self.stop_for(f"the loss is {loss.item()} at step {self.state.global_step + 1}")
         return outcome
 
-    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+    def _run_epoch(self, *, epoch: int, **kwargs: Any) -> None:
         """As in Trainer, but a run that goes on from its very last step, in the middle of an epoch, takes no more steps."""
+        if self.grouping is not None:
+            self.grouping.set_epoch(epoch)  # with several processes, accelerate's wrappers hide it from Trainer
         if self.state.global_step < self.state.max_steps:
-            super()._run_epoch(*args, **kwargs)
+            super()._run_epoch(epoch=epoch, **kwargs)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """As in Trainer, but a marker is written last, and older checkpoints are removed only then."""

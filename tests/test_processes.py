@@ -1,6 +1,7 @@
 """Several processes: launched as the README says, against one process that sees the same global batches."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -28,16 +29,22 @@ def splits(tmp_path_factory):
 
 def fields(splits, cache):
     files = [word for name in ("validation", "test") for word in (f"--{name}_file", str(splits / f"{name}.csv"))]
-    return [*files, "--num_train_epochs", "2", "--class_weight", "balanced", "--feature_cache_dir", str(cache)]
+    choices = ["--class_weight", "balanced", "--train_sampling_strategy", "group_by_length", "--save_total_limit", "2"]
+    choices += ["--eval_strategy", "steps", "--eval_steps", "15", "--save_strategy", "steps", "--save_steps", "15"]
+    return [*files, *choices, "--num_train_epochs", "2", "--feature_cache_dir", str(cache)]
+
+
+def launch(splits, output_dir, *more):
+    words = ["--model_name_or_path", NANO, "--train_file", splits / "train.csv", "--output_dir", output_dir]
+    words += ["--learning_rate", "1e-3", "--per_device_train_batch_size", "8", *fields(splits, splits / "shares")]
+    result = run(*LAUNCH, "scripts/train.py", *words, *more)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result
 
 
 @pytest.fixture(scope="module")
 def launched(splits):
-    words = ["--model_name_or_path", NANO, "--train_file", splits / "train.csv", "--output_dir", splits / "two"]
-    words += ["--learning_rate", "1e-3", "--per_device_train_batch_size", "8", *fields(splits, splits / "shares")]
-    result = run(*LAUNCH, "scripts/train.py", *words)
-    assert result.returncode == 0, result.stderr[-3000:]
-    return result
+    return launch(splits, splits / "two")
 
 
 def test_two_processes_give_one_processs_model(launched, splits):
@@ -51,6 +58,14 @@ def test_two_processes_give_one_processs_model(launched, splits):
     logs = [json.loads((splits / name / "trainer_state.json").read_text())["log_history"] for name in ("one", "two")]
     losses = [[entry["eval_loss"] for entry in log if "eval_loss" in entry] for log in logs]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_two_processes_resume_bit_by_bit(launched, splits):
+    """From the middle of the second epoch of 10 steps."""
+    shutil.copytree(splits / "two" / "checkpoint-15", splits / "again" / "checkpoint-15")
+    launch(splits, splits / "again", "--resume_from_checkpoint", "last")
+    a, b = (load_file(splits / name / "model.safetensors") for name in ("two", "again"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_every_row_counts_once_and_one_process_speaks(launched, splits):
