@@ -50,7 +50,7 @@ def calibrate_head(
 ) -> float:
     """Fits the temperature to what the classifier says of texts (see fit_temperature), folds it into the head, returns it.
 
-    A decision threshold moves along, so that every label stays what it was.
+    A decision threshold moves along, so that labels stay what they were (see fold_temperature).
     """
     temperature = fit_temperature(logits, labels, owners)
     logger.info("Temperature %.4g, fitted to %d validation texts", temperature.value, len(labels))

@@ -165,7 +165,9 @@ class RecipeTrainingArguments(TrainingArguments):
         False, "Search for parameters without a gradient; every one that trains has one here."
     )
     baselines: bool = option(True, "Measure the majority class and TF-IDF + logistic regression on the test texts too.")
-    calibrate: bool = option(False, "Fit a temperature on validation and fold it into the head; labels stay.")
+    calibrate: bool = option(
+        False, "Fit a temperature on validation and fold it into the head; labels of whole texts stay."
+    )
     decision_threshold: str | None = option(
         None, "For two labels: the probability from which on the second is given, or tune, for the best macro F1."
     )

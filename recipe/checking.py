@@ -66,15 +66,17 @@ def refuse_regression(rows: pd.DataFrame) -> None:
         refuse_rows(rows, fractional, "a fractional label (regression)", "labels are names or whole numbers")
 
 
-def check_known_labels(frame: pd.DataFrame, names: list[str]) -> None:
-    """Refuses a validation or test file's labels that the training data lacks."""
+def check_known_labels(frame: pd.DataFrame, names: list[str], of_model: bool = False) -> None:
+    """Refuses a validation or test file's labels that the training data, or a model that is there, lacks."""
     unseen = ~frame["label"].isin(names)
     if unseen.any():
         label = frame["label"][unseen].iloc[0]
         known = ", ".join(repr(name) for name in names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
-        what = f"a label that the training data lacks, such as {label!r}"
-        mend = f"known are {known}; correct it, or add such rows to the training data"
-        if normal_form(label) in map(normal_form, names):
+        what = f"a label that {'the model does not know' if of_model else 'the training data lacks'}, such as {label!r}"
+        mend = (
+            f"known are {known}; correct it, or {'drop the row' if of_model else 'add such rows to the training data'}"
+        )
+        if not of_model and normal_form(label) in map(normal_form, names):
             mend = f"known are {known}; --normalize_labels true merges labels that differ only by case or spaces"
         refuse_rows(frame, unseen, what, mend)
 

@@ -1,5 +1,7 @@
 """CSV and TSV: the delimiter, the header and the quoting told from the file, every cell taken as it is written."""
 
+import csv
+import io
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -37,8 +39,7 @@ def parse_delimited(
         raise RecipeError(f"delimiter is {delimiter!r}: give a single ASCII character, as in --delimiter ';'")
     quoting = file_format.csv_quoting
     quoted = quoting == "minimal" or (quoting == "auto" and delimiter != "\t")
-    first_row = parse_csv(source, text.partition("\n")[0] + "\n", delimiter, quoted=False, names=None).column_names
-    first_row = [clean_name(clean_name(cell).strip('"') if quoted else cell) for cell in first_row]
+    first_row = [clean_name(cell) for cell in read_first_row(text, delimiter, quoted)]
     # A header is a first row that holds the columns we look for; a file without one needs column_names.
     wanted = [(text_column, TEXT_COLUMNS)] + ([(label_column, LABEL_COLUMNS)] if needs_label else [])
     has_header = all(match_column(first_row, name, candidates) for name, candidates in wanted)
@@ -81,6 +82,13 @@ def parse_csv(source: str, text: str, delimiter: str, quoted: bool, names: list[
         raise RecipeError(
             f"{source}: {one_line(error)[:200]}: is the delimiter {delimiter!r} right (--delimiter), and the quoting (--csv_quoting)?"
         ) from error
+
+
+def read_first_row(text: str, delimiter: str, quoted: bool) -> list[str]:
+    """Alone, to see whether it is a header before the rest is read; a quoted cell may hold delimiters and lines."""
+    csv.field_size_limit(max(len(text), 1))
+    quotes = {"quotechar": '"'} if quoted else {"quoting": csv.QUOTE_NONE}
+    return next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, **quotes), [])
 
 
 def guess_delimiter(suffix: str, text: str) -> str:

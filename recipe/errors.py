@@ -33,8 +33,17 @@ def one_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+def shorten(text: str, width: int = 70) -> str:
+    """A text on one line of a report."""
+    line = " ".join(text.split())
+    return line if len(line) <= width else line[: width - 3] + "..."
+
+
 def run_script(main: Callable[[], None]) -> None:
     """Runs a script's `main`: a RecipeError ends it with one line on stderr and exit code 2, no traceback."""
+    for stream in (sys.stdout, sys.stderr):  # a text may hold what the screen's encoding does not
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         main()
     except RecipeError as error:

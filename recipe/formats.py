@@ -122,7 +122,7 @@ def arrow_table(source: str, table: pa.Table, features: dict[str, Any]) -> Table
             if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
                 column = column.cast(pa.large_string())  # strings that their writer did not mark as such
             return column.to_pylist()
-        except (UnicodeDecodeError, pa.ArrowException) as error:
+        except (ValueError, OverflowError, pa.ArrowException) as error:  # bytes, or times that Python has no room for
             name = table.column_names[position]
             raise RecipeError(
                 f"{source}: column {name!r} cannot be read ({one_line(error)}): write it again"

@@ -10,12 +10,13 @@ from typing import Any
 import pandas as pd
 
 from recipe.arguments import DataArguments
-from recipe.checking import check_rows, refuse_rows
+from recipe.checking import check_known_labels, check_rows
 from recipe.data import TextSplits, load_splits
 from recipe.errors import RecipeError, one_line
 from recipe.labels import spell_labels
-from recipe.parsing import CONFIG_FILE, read_yaml_mapping
+from recipe.parsing import CONFIG_FILE, SUMMARY_FILE, read_yaml_mapping
 from recipe.reading import FileFormat, expand_paths, read_file
+from recipe.resuming import data_hash
 from recipe.sources import join_pairs, pair_fields_of
 
 logger = logging.getLogger(__name__)
@@ -38,8 +39,16 @@ class LabelledTexts:
     def test(self, files: list[str] | None) -> pd.DataFrame:
         return self.split("test", files)
 
-    def validation(self, files: list[str] | None) -> pd.DataFrame:
-        return self.split("validation", files)
+    def validation(self, files: list[str] | None, test: pd.DataFrame) -> pd.DataFrame:
+        frame = self.split("validation", files)
+        seen = int(test["text"].isin(frame["text"]).sum())
+        if seen:
+            logger.warning(
+                "%d of the %d test texts are validation texts too: what is fitted to these flatters them",
+                seen,
+                len(test),
+            )
+        return frame
 
     def split(self, name: str, files: list[str] | None) -> pd.DataFrame:
         if files is not None:
@@ -84,11 +93,7 @@ class LabelledTexts:
         frame.attrs.clear()
         frame = join_pairs(frame, pair_fields_of(self.model_dir)["text_pair_separator"])
         frame = frame.assign(label=spell_labels(frame["label"], names, self.run_config.get("normalize_labels", False)))
-        unknown = ~frame["label"].isin(names)
-        if unknown.any():
-            known = ", ".join(repr(name) for name in names[:8]) + (", ..." if len(names) > 8 else "")
-            what = f"a label that the model does not know, such as {frame['label'][unknown].iloc[0]!r}"
-            refuse_rows(frame, unknown, what, f"its labels are {known}; correct it, or drop the row")
+        check_known_labels(frame, names, of_model=True)
         ids = {name: i for i, name in enumerate(names)}
         return frame.assign(label=frame["label"].map(ids).astype("int64"))
 
@@ -137,17 +142,16 @@ def splits_of_run(model_dir: str | Path, label_names: list[str]) -> tuple[TextSp
 
 
 def check_unchanged(model_dir: Path, splits: TextSplits) -> None:
-    """Other numbers of texts than the run wrote down are other splits, so training texts may be among those of the test."""
-    for split, file, key in (
-        ("train", "train_results.json", "train_samples"),
-        ("validation", "eval_results.json", "eval_samples"),
-        ("test", "test_results.json", "test_samples"),
-    ):
-        path = model_dir / file
-        then = json.loads(path.read_text(encoding="utf-8")).get(key) if path.is_file() else None
-        now = len(getattr(splits, split))
-        if then is not None and then != now:
-            raise RecipeError(
-                f"{model_dir / CONFIG_FILE}: its data now gives {now} {split} texts, not {then} as in training: the files"
-                " have changed, so the run's splits cannot be made again"
-            )
+    """Other texts, or the same in another order, are split otherwise: texts trained on may be among those of the test."""
+    path = model_dir / SUMMARY_FILE
+    try:
+        then = json.loads(path.read_text(encoding="utf-8"))["hash"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RecipeError(
+            f"{path} cannot be read, which would tell whether the data is still that of training"
+        ) from error
+    if then != data_hash(splits):
+        raise RecipeError(
+            f"{model_dir / CONFIG_FILE}: the files that it names have changed since training, so the run's splits cannot be"
+            " made again"
+        )

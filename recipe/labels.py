@@ -25,7 +25,7 @@ def canonical_name(value: Any) -> str:
     if name.lower() in ("true", "false"):
         return name.lower()
     if re.fullmatch(r"-?(0|[1-9][0-9]*)\.0+|-0", name):
-        return str(int(name.partition(".")[0]))
+        return name.partition(".")[0].replace("-0", "0")
     if re.fullmatch(r"-?[1-9](\.[0-9]+)?e\+[0-9]+", name) and is_whole(float(name)):
         return str(int(float(name)))  # how Python and pandas write out whole floats from 1e16 up
     return name

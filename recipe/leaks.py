@@ -6,7 +6,7 @@ import pandas as pd
 
 from recipe.arguments import DataArguments
 from recipe.checking import source_of
-from recipe.errors import RecipeError
+from recipe.errors import RecipeError, shorten
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ def report_conflicts(conflicts: pd.DataFrame, args: DataArguments) -> None:
             f"{row.label!r} in {f'{row.source} ' if several_files else ''}row {row.row}"
             for row in rows.drop_duplicates("label").itertuples()
         ]
-        examples.append(f"  {shorten(text)!r}: {', '.join(places)}")
+        examples.append(f"  {shorten(text, 60)!r}: {', '.join(places)}")
         if len(examples) == SHOWN:
             break
     logger.warning(
@@ -105,10 +105,6 @@ def report_conflicts(conflicts: pd.DataFrame, args: DataArguments) -> None:
         mend,
         "\n".join(examples),
     )
-
-
-def shorten(text: str, width: int = 60) -> str:
-    return text if len(text) <= width else text[: width - 3] + "..."
 
 
 def drop_conflicts(frames: dict[str, pd.DataFrame], conflicts: pd.DataFrame) -> dict[str, pd.DataFrame]:

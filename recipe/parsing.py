@@ -13,7 +13,8 @@ from transformers import HfArgumentParser, TrainingArguments
 from recipe.arguments import DataArguments, ModelArguments, RecipeTrainingArguments
 from recipe.errors import OneLineErrors, RecipeError, one_line
 
-CONFIG_FILE = "run_config.yaml"  # in a run's output_dir, the resolved config
+# In a run's output_dir: the resolved config, and what was read, removed and split.
+CONFIG_FILE, SUMMARY_FILE = "run_config.yaml", "data_summary.json"
 
 # Saved with a run even where they are the library's defaults, which may change.
 ALWAYS_SAVED = ("learning_rate", "lr_scheduler_type", "warmup_steps", "max_grad_norm", "optim", "seed")
@@ -79,7 +80,7 @@ def read_yaml_mapping(path: str) -> dict[str, Any]:
     try:
         fields = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise RecipeError(f"{path}: cannot be read ({error.strerror}): check the path after --config") from error
+        raise RecipeError(f"{path}: cannot be read ({error.strerror}): check the path") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}" if mark else one_line(error)

@@ -9,10 +9,9 @@ from scipy.special import softmax
 from sklearn.metrics import confusion_matrix
 
 from recipe.baselines import TITLES
-from recipe.errors import RecipeError
+from recipe.errors import RecipeError, shorten
 from recipe.files import save_whole
 from recipe.measurement import Measurement
-from recipe.reporting import shorten
 from recipe.statistics import Reliability, reliability
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What the processes of one run need of each other; with a single process each function is a no-op."""
+"""What the processes of one run need of each other; a single one has nobody to wait for or to ask."""
 
 import os
 from collections.abc import Callable

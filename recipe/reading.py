@@ -8,7 +8,7 @@ import pandas as pd
 
 from recipe.columns import LABEL_COLUMNS, TEXT_COLUMNS, Table, clean_text, find_column, take_column
 from recipe.delimited import FileFormat, parse_delimited
-from recipe.errors import RecipeError
+from recipe.errors import RecipeError, one_line
 from recipe.formats import (
     JSON_SUFFIXES,
     decode_text,
@@ -45,6 +45,7 @@ def read_file(
         RecipeError: missing, empty or unreadable file, non-UTF-8 bytes (line), broken line (line), or missing column.
     """
     path = Path(path)
+    check_path(path)
     suffix = Path(path.stem if path.suffix.lower() == ".gz" else path.name).suffix.lower()
     if path.is_dir():
         table = read_saved_dataset(path)
@@ -56,6 +57,14 @@ def read_file(
         text = decode_text(str(path), read_content(path))
         table = parse_delimited(str(path), text, suffix, text_column, label_column, file_format, needs_label)
     return take_columns(str(path), table, text_column, label_column, needs_label, extra_columns)
+
+
+def check_path(path: Path) -> None:
+    """Whether there is a file or not, the system has to be able to look."""
+    try:
+        path.exists()
+    except (OSError, ValueError) as error:  # a name that is too long, a folder that may not be entered, a NUL
+        raise RecipeError(f"{str(path)!r:.200}: cannot be read ({one_line(error):.100}): check the path") from error
 
 
 def take_columns(
@@ -92,6 +101,7 @@ def expand_paths(paths: Sequence[str], field: str) -> list[str]:
     """
     found: list[str] = []
     for path in paths:
+        check_path(Path(path))
         if Path(path).exists() or not glob.has_magic(path):
             found.append(path)  # a file may be called a[1].csv
             continue

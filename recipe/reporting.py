@@ -5,6 +5,7 @@ import pandas as pd
 from sklearn.metrics import classification_report, confusion_matrix
 
 from recipe.baselines import TITLES
+from recipe.errors import shorten
 from recipe.measurement import Measurement
 from recipe.statistics import PairedComparison
 
@@ -107,8 +108,3 @@ def print_examples(test: pd.DataFrame, measured: Measurement) -> None:
     for text, label, prediction in shown[["text", "label", "prediction"]].itertuples(index=False):
         mark = "" if label == prediction else f"  <- is {names[label]}"
         print(f"  {names[prediction]:<12} {shorten(text)}{mark}")
-
-
-def shorten(text: str, width: int = 70) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= width else line[: width - 3] + "..."

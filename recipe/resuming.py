@@ -1,31 +1,34 @@
-"""Go on or refuse: what an output_dir holds, which of its checkpoints are whole, and whether a run may use it.
+"""Go on or refuse: what an output_dir holds, and whether a run may use it.
 
 A run's folder holds `run_state.json` from its first step on: the resolved config, the number of processes, a hash of the
-data, and whether the run has finished. A checkpoint holds `complete.json`, written last, with each file's hash.
+data, and whether the run has finished.
 """
 
+import contextlib
 import json
 import logging
-import re
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import xxhash
+from filelock import FileLock, Timeout
+from huggingface_hub.constants import HF_HOME
 
 from recipe.arguments import RecipeTrainingArguments
+from recipe.checkpoints import checkpoints_of, fault_of, last_whole_checkpoint, set_newer_aside
 from recipe.data import TextSplits
-from recipe.errors import RecipeError
-from recipe.files import TEMPORARY_PREFIX, file_hash, write_json
+from recipe.errors import RecipeError, one_line
+from recipe.files import TEMPORARY_PREFIX, write_json
 from recipe.processes import wait_for_everyone
 
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "run_state.json"
-MARKER = "complete.json"
-CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 SHOWN_DIFFERENCES = 5
+LOCKS: dict[str, FileLock] = {}  # held until this process ends, however it does
 
 
 def where_to_start(training_args: RecipeTrainingArguments, config: dict[str, Any]) -> str | None:
@@ -34,37 +37,74 @@ def where_to_start(training_args: RecipeTrainingArguments, config: dict[str, Any
     The folder of an unfinished run of the same config goes on from its last whole checkpoint.
 
     Raises:
-        RecipeError: the folder holds something else, and `overwrite_output_dir` does not allow to write over it.
+        RecipeError: the folder cannot be used, another process trains in it, or it holds something else and
+            `overwrite_output_dir` does not allow to write over it.
     """
-    folder = Path(training_args.output_dir)
-    if folder.exists() and not folder.is_dir():
-        raise RecipeError(f"output_dir {folder} is a file: give a folder")
-    if training_args.resume_from_checkpoint:
+    folder, named = Path(training_args.output_dir), training_args.resume_from_checkpoint
+    check_writable(folder)
+    lock(folder)
+    state = None if training_args.overwrite_output_dir else read_state(folder)
+    different = differences(state, config, training_args.world_size) if state else ""
+    goes_on = state is not None and not state["finished"] and not different
+    if named and not (goes_on and not lies_in(folder, named)):
         return named_checkpoint(training_args)
     if training_args.overwrite_output_dir or is_empty(folder):
         return None
-    state = read_state(folder)
     if state is None:
         raise RecipeError(f"output_dir {folder} is not empty: give another one, or pass --overwrite_output_dir")
-    different = differences(state, config, training_args.world_size)
-    if state["finished"] or different:
-        kind = "a finished" if state["finished"] else "an unfinished"
+    if not goes_on:
+        kind = "a finished run" if state["finished"] else "an unfinished run"
         which = f"another config ({different})" if different else "this config"
         raise RecipeError(
-            f"output_dir {folder} is not empty: it holds {kind} run of {which}: give another one, or pass"
+            f"output_dir {folder} is not empty: it holds {kind} of {which}: give another one, or pass"
             " --overwrite_output_dir to start from scratch"
         )
     if training_args.save_only_model:
         logger.info("%s: its checkpoints hold no optimizer (save_only_model): training starts over", folder)
         return None
-    checkpoint = last_whole_checkpoint(folder)
+    checkpoint = last_whole_checkpoint(folder) or named
     logger.info("%s: an unfinished run, which goes on from %s", folder, checkpoint or "its start")
     return checkpoint
+
+
+def check_writable(folder: Path) -> None:
+    try:
+        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"output_dir {folder} cannot be used ({one_line(error)}): give another folder") from error
+    if not there.is_dir():
+        raise RecipeError(f"output_dir {folder}: {there} is a file: give a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise RecipeError(f"output_dir {folder}: {there} cannot be written to: give another folder")
+
+
+def lock(folder: Path) -> None:
+    """Keeps a second process of this machine from training in the folder; a killed one's lock goes with it.
+
+    Where no lock can be written, there is none.
+    """
+    key = str(folder.resolve())
+    if key in LOCKS:
+        return
+    path = Path(HF_HOME) / "gpt2_run_locks" / f"{xxhash.xxh3_128_hexdigest(key.encode())}.lock"
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        LOCKS[key] = FileLock(path)
+        try:
+            LOCKS[key].acquire(timeout=0)
+        except Timeout as error:
+            del LOCKS[key]
+            raise RecipeError(f"output_dir {folder}: another process trains there: wait for it, or stop it") from error
+
+
+def lies_in(folder: Path, checkpoint: str) -> bool:
+    return checkpoint.lower() in ("true", "last") or Path(checkpoint).resolve().parent == folder.resolve()
 
 
 def named_checkpoint(training_args: RecipeTrainingArguments) -> str:
     """What --resume_from_checkpoint names: a folder, or `last` (or true) for the last whole one of output_dir."""
     folder, checkpoint = Path(training_args.output_dir), training_args.resume_from_checkpoint
+    here = lies_in(folder, checkpoint)
     if checkpoint.lower() in ("true", "last"):
         checkpoint = last_whole_checkpoint(folder)
         if checkpoint is None:
@@ -72,7 +112,6 @@ def named_checkpoint(training_args: RecipeTrainingArguments) -> str:
     fault = fault_of(Path(checkpoint))
     if fault:
         raise RecipeError(f"resume_from_checkpoint: {checkpoint} is no whole checkpoint ({fault}): give another one")
-    here = Path(checkpoint).resolve().parent == folder.resolve()
     if not here and not training_args.overwrite_output_dir and not is_empty(folder):
         raise RecipeError(f"output_dir {folder} is not empty: give another one, or pass --overwrite_output_dir")
     return checkpoint
@@ -105,53 +144,6 @@ def differences(state: dict[str, Any], config: dict[str, Any], processes: int) -
     return "; ".join(shown) + ("; ..." if len(names) > len(shown) else "")
 
 
-def last_whole_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that was written to its end; says which ones are passed over."""
-    for checkpoint in reversed(checkpoints_of(folder)):
-        fault = fault_of(checkpoint) or fault_of_best(checkpoint)
-        if fault is None:
-            return str(checkpoint)
-        logger.warning("%s is not whole (%s): passed over", checkpoint, fault)
-    return None
-
-
-def checkpoints_of(folder: Path) -> list[Path]:
-    """By step, the last one last."""
-    found = [path for path in folder.glob("checkpoint-*") if path.is_dir() and CHECKPOINT.fullmatch(path.name)]
-    return sorted(found, key=lambda path: int(CHECKPOINT.fullmatch(path.name)[1]))
-
-
-def mark_whole(checkpoint: Path) -> None:
-    """Writes the marker, last of all."""
-    files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
-    write_json(checkpoint / MARKER, {str(path.relative_to(checkpoint)): file_hash(path) for path in files})
-
-
-def fault_of(checkpoint: Path) -> str | None:
-    """Why a checkpoint is not whole; None if it is."""
-    try:
-        hashes = json.loads((checkpoint / MARKER).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return f"no {MARKER}"
-    except (ValueError, OSError):
-        return f"{MARKER} cannot be read"
-    for name, expected in hashes.items():
-        path = checkpoint / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if file_hash(path) != expected:
-            return f"{name} is damaged"
-    return None
-
-
-def fault_of_best(checkpoint: Path) -> str | None:
-    """Of the checkpoint that load_best_model_at_end would come back to; a whole one's own state names it."""
-    best = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["best_model_checkpoint"]
-    best = best and checkpoint.parent / Path(best).name
-    fault = fault_of(best) if best else None
-    return fault and f"{best}, the best so far, is not: {fault}"
-
-
 def data_hash(splits: TextSplits) -> str:
     """Of every text and label, in order."""
     digest = xxhash.xxh3_128("\n".join(splits.label_names).encode())
@@ -160,29 +152,38 @@ def data_hash(splits: TextSplits) -> str:
     return digest.hexdigest()
 
 
-def begin(training_args: RecipeTrainingArguments, config: dict[str, Any], data: str, checkpoint: str | None) -> None:
-    """Clears what a killed or an older run left, and says in the folder what runs now.
-
-    A finished model that is there stays until it is replaced.
-
-    Raises:
-        RecipeError: the run would go on with other data.
-    """
+def check_data(training_args: RecipeTrainingArguments, data: str, checkpoint: str | None) -> None:
+    """Refuses to go on by itself with other data than before; where a checkpoint is named, that is the user's choice."""
     folder = Path(training_args.output_dir)
-    ours = folder.is_dir() and (folder / STATE_FILE).is_file()
     if checkpoint and not training_args.resume_from_checkpoint and read_state(folder)["data"] != data:
         raise RecipeError(
             f"output_dir {folder} holds an unfinished run on other data: the files have changed since; pass"
             " --overwrite_output_dir to start from scratch"
         )
-    for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
-        shutil.rmtree(path)
-    for path in checkpoints_of(folder):
-        stale = checkpoint is None and (ours or (path / "trainer_state.json").is_file())
-        if stale or (ours and fault_of(path)):
+
+
+def begin(training_args: RecipeTrainingArguments, config: dict[str, Any], data: str, checkpoint: str | None) -> None:
+    """Clears what a killed or an older run left, and says in the folder what runs now.
+
+    A finished model that is there stays until it is replaced.
+    """
+    folder = Path(training_args.output_dir)
+    ours = (folder / STATE_FILE).is_file()
+    try:
+        for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
             shutil.rmtree(path)
-    processes = training_args.world_size
-    write_json(folder / STATE_FILE, {"finished": False, "processes": processes, "data": data, "config": config})
+        for path in checkpoints_of(folder):
+            stale = checkpoint is None and (ours or (path / "trainer_state.json").is_file())
+            if stale or (ours and fault_of(path)):
+                shutil.rmtree(path)
+        if checkpoint is not None:
+            set_newer_aside(folder, Path(checkpoint))
+        processes = training_args.world_size
+        write_json(folder / STATE_FILE, {"finished": False, "processes": processes, "data": data, "config": config})
+    except OSError as error:
+        raise RecipeError(
+            f"output_dir {folder} cannot be written to ({one_line(error)}): give another folder"
+        ) from error
 
 
 def check_shared(folder: Path) -> None:

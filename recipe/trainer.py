@@ -9,10 +9,11 @@ from torch.utils.data import Dataset, Sampler, SequentialSampler
 from transformers import Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
+from recipe.checkpoints import MARKER, mark_whole
 from recipe.errors import RecipeError
 from recipe.processes import wait_for_everyone
-from recipe.resuming import MARKER, mark_whole
 from recipe.sampling import SeededLengthGroupedSampler
+from recipe.stopping import StopOnSigterm
 
 
 class RecipeTrainer(Trainer):
@@ -21,7 +22,11 @@ class RecipeTrainer(Trainer):
     Its own grouping by length draws from the global random state, which a resumed epoch does not find again.
     """
 
-    grouping: SeededLengthGroupedSampler | None = None
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.grouping: SeededLengthGroupedSampler | None = None
+        self.stop_on_sigterm = StopOnSigterm()
+        self.add_callback(self.stop_on_sigterm)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         if self.args.train_sampling_strategy != "group_by_length":
@@ -50,10 +55,10 @@ class RecipeTrainer(Trainer):
         return outcome
 
     def _run_epoch(self, *, epoch: int, **kwargs: Any) -> None:
-        """As in Trainer, but a run that goes on from its very last step, in the middle of an epoch, takes no more steps."""
+        """As in Trainer, but a run that goes on from its very last step takes no more steps, nor one that patience ended."""
         if self.grouping is not None:
             self.grouping.set_epoch(epoch)  # with several processes, accelerate's wrappers hide it from Trainer
-        if self.state.global_step < self.state.max_steps:
+        if self.state.global_step < self.state.max_steps and not self.control.should_training_stop:
             super()._run_epoch(epoch=epoch, **kwargs)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -70,6 +75,11 @@ class RecipeTrainer(Trainer):
             mark_whole(checkpoint)
             rotate_checkpoints(self.args.output_dir, limit, self.state.best_model_checkpoint)
         wait_for_everyone()
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """As in Trainer, where `save_strategy: best` asks this what to save: after SIGTERM, in any case."""
+        is_best = super()._determine_best_metric(metrics, trial)
+        return is_best or self.stop_on_sigterm.stopping
 
     def check_weights(self) -> None:
         """A finite loss can still have given gradients that are not: such weights replace no checkpoint and no model."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 from datasets import Dataset, disable_progress_bars
-from transformers import DataCollatorWithPadding, EarlyStoppingCallback, TrainerCallback
+from transformers import DataCollatorWithPadding
 from transformers.utils import logging as transformers_logging
 
 from recipe.adjusting import adjust_to_validation
@@ -21,13 +21,13 @@ from recipe.files import write_json
 from recipe.inference import TextClassifier
 from recipe.metrics import compute_metrics
 from recipe.modeling import GPT2LastTokenClassifier
-from recipe.parsing import resolved_config
+from recipe.parsing import SUMMARY_FILE, resolved_config
 from recipe.planning import trunk_dtype, use_feature_cache
 from recipe.preparing import Run, balanced_weights, prepare_run
 from recipe.processes import check_world_size, on_main_process, wait_for_everyone
 from recipe.publishing import save_classifier
-from recipe.resuming import begin, check_shared, data_hash, finish, where_to_start
-from recipe.stopping import StopOnSigterm
+from recipe.resuming import begin, check_data, check_shared, data_hash, finish, where_to_start
+from recipe.stopping import EarlyStopping
 from recipe.summary import summary_table
 from recipe.tokenizing import tokenize_split
 from recipe.trainer import RecipeTrainer
@@ -46,17 +46,20 @@ def train(
     With several processes each calls it; the main one writes.
 
     Raises:
-        RecipeError (a ValueError): bad arguments, data or model, before any file is touched; a loss that is not finite.
+        RecipeError (a ValueError): bad arguments, data or model, before any file but the feature cache is touched; a loss
+            that is not finite.
         SystemExit: with code 143 after SIGTERM, once the step under way is saved.
     """
     check_world_size(training_args.world_size)
     config = resolved_config(model_args, data_args, training_args)
     checkpoint = on_main_process(where_to_start, training_args, config)
     run = prepare_run(model_args, data_args, training_args)
+    data = data_hash(run.splits)
+    on_main_process(check_data, training_args, data, checkpoint)
     logger.info("%s\n\n%s", summary_table(run.splits.summary), run.report)
     trainer = make_trainer(run, model_args, training_args)
     folder = Path(training_args.output_dir)
-    on_main_process(begin, training_args, config, data_hash(run.splits), checkpoint)
+    on_main_process(begin, training_args, config, data, checkpoint)
     check_shared(folder)
     # A run that goes on by itself has the same early stopping, and so goes on counting.
     training_args.restore_callback_states_from_checkpoint |= (
@@ -64,7 +67,7 @@ def train(
     )
     result = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.check_weights()
-    take_trained_weights(run.model, trainer)
+    take_trained_weights(run.model, trainer, model_args.model_revision)
     temperature = None
     if trainer.is_world_process_zero():
         temperature = adjust_to_validation(
@@ -77,7 +80,7 @@ def train(
         counts = {"trainable_parameters": run.report.trainable, "total_parameters": run.report.total}
         counts |= {f"train_{name}": value for name, value in run.coverage["train"].figures().items()}
         write_json(folder / "train_results.json", {**result.metrics, "train_samples": len(run.splits.train), **counts})
-        write_json(folder / "data_summary.json", run.splits.summary)
+        write_json(folder / SUMMARY_FILE, {**run.splits.summary, "hash": data})
         trainer.save_state()
     wait_for_everyone()
     results = measure_saved(folder, run.splits, training_args, data_args.class_weight, temperature)
@@ -102,9 +105,7 @@ def make_trainer(run: Run, model_args: ModelArguments, training_args: RecipeTrai
         splits = cached_splits(model, splits, model_args, training_args)
         keep_freed_memory()
         model, collator = model.as_tail(), collate_features
-    callbacks: list[TrainerCallback] = [StopOnSigterm()]
-    if training_args.early_stopping_patience is not None:
-        callbacks.append(EarlyStoppingCallback(training_args.early_stopping_patience))
+    patience = training_args.early_stopping_patience
     try:
         return RecipeTrainer(
             model=model,
@@ -114,7 +115,7 @@ def make_trainer(run: Run, model_args: ModelArguments, training_args: RecipeTrai
             data_collator=collator,
             processing_class=run.tokenizer,
             compute_metrics=lambda prediction: compute_metrics(by_text(prediction, owners)),
-            callbacks=callbacks,
+            callbacks=[] if patience is None else [EarlyStopping(patience)],
         )
     except (ImportError, RuntimeError) as error:  # a field asks for a package that is not installed
         raise RecipeError(f"training cannot start: {one_line(error)}") from error
@@ -154,11 +155,13 @@ def keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, 1 << 30)
 
 
-def take_trained_weights(model: GPT2LastTokenClassifier, trainer: RecipeTrainer) -> None:
+def take_trained_weights(model: GPT2LastTokenClassifier, trainer: RecipeTrainer, revision: str) -> None:
     """Into the whole model, where training did not work on its own modules: FSDP has cut them into shards."""
     if trainer.is_fsdp_enabled:
         trained = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # whole tensors, in the main process
-        restored = GPT2LastTokenClassifier.from_pretrained(model.config.name_or_path, config=model.config)
+        restored = GPT2LastTokenClassifier.from_pretrained(
+            model.config.name_or_path, config=model.config, revision=revision, ignore_mismatched_sizes=True
+        )
         if trainer.is_world_process_zero():
             restored.load_state_dict(trained, strict=False)
         model.transformer, model.score = restored.transformer, restored.score

@@ -12,6 +12,7 @@ Probabilities that can be relied on: a temperature from the validation texts, fo
 
 import argparse
 import logging
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -25,7 +26,7 @@ from recipe.files import write_json
 from recipe.inference import TextClassifier
 from recipe.labelled import LabelledTexts
 from recipe.measurement import Measurement
-from recipe.parsing import CONFIG_FILE
+from recipe.parsing import CONFIG_FILE, SUMMARY_FILE
 from recipe.plotting import PLOT_FORMATS, require_matplotlib, save_plot
 from recipe.publishing import save_classifier
 from recipe.reading import FileFormat
@@ -79,7 +80,7 @@ def main() -> None:
     columns = (args.text_column, args.label_column, args.text_pair_column)
     texts = LabelledTexts(args.model_dir, classifier.label_names, *columns, file_format)
     test = texts.test(args.test_file)
-    validation = texts.validation(args.validation_file) if args.calibrate else None
+    validation = texts.validation(args.validation_file, test) if args.calibrate else None
     train = None if args.no_baselines else training_texts(texts, args.train_file, test)
     temperature = None
     if validation is not None:
@@ -107,6 +108,8 @@ def write_results(args: argparse.Namespace, classifier: TextClassifier, measured
         config = Path(args.model_dir) / CONFIG_FILE
         run_config = config.read_text(encoding="utf-8") if config.is_file() else None
         save_classifier(classifier.model, classifier.tokenizer, args.output_dir, run_config)
+        if (Path(args.model_dir) / SUMMARY_FILE).is_file():
+            shutil.copy(Path(args.model_dir) / SUMMARY_FILE, args.output_dir)
         print(f"\nSaved to {args.output_dir}")
 
 

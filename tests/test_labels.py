@@ -150,3 +150,8 @@ def test_declared_names_count_only_where_they_hold_the_labels():
     assert order_labels(labels, ["b", "c", "a"], None) == ["b", "c", "a"]
     assert order_labels(labels, ["b", "c"], None) == ["a", "b"]
     assert order_labels(pd.Series(["10", "9", "-1"]), None, None) == ["-1", "9", "10"]
+
+
+def test_a_number_of_many_digits_is_a_name():
+    assert canonical_name("1" * 5000 + ".0") == "1" * 5000
+    assert canonical_name("-0.0") == canonical_name(-0.0) == "0"

@@ -68,9 +68,7 @@ def test_two_processes_resume_bit_by_bit(launched, splits):
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_every_row_counts_once_and_one_process_speaks(launched, splits):
-    results = json.loads((splits / "two" / "test_results.json").read_text())
-    assert results["test_samples"] == 37
+def test_one_process_speaks_for_both(launched, splits):
     assert launched.stdout.count("Test set, 37 texts") == 1
     assert launched.stderr.count("trainable  ") == 1
 

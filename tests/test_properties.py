@@ -126,7 +126,7 @@ def test_no_time_of_training_is_after_one_of_the_test(frame, shares):
 
 
 @FEW
-@given(tables(group=st.integers(0, 3)), st.data())
+@given(tables(group=st.integers(0, 30)), st.data())
 def test_given_files_are_kept_apart_too(frame, data):
     """Rows cut into three files at random: the test stays whole, and nothing of it stands in the others."""
     cuts = sorted(data.draw(st.lists(st.integers(1, len(frame) - 1), min_size=2, max_size=2, unique=True)))

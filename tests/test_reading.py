@@ -250,3 +250,25 @@ def test_globs_are_sorted_and_must_match(tmp_path):
     assert expand("nowhere.csv") == ["nowhere.csv"]  # whose reading says that it is not there
     with pytest.raises(RecipeError, match=r"train_file '.*/\*\.txt' matches no file"):
         expand("*.txt")
+
+
+def test_a_first_row_with_a_comma_in_quotes_is_a_row(tmp_path):
+    (tmp_path / "x.csv").write_text('ham,"Hello, you\nthere"\nspam,"Win ""now"""\n')
+    frame = read_file(tmp_path / "x.csv", file_format=FileFormat(column_names=("label", "text")))
+    assert frame["text"].tolist() == ["Hello, you\nthere", 'Win "now"']
+    assert frame["row"].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "nul\0"])
+def test_a_path_that_cannot_be_is_said(name, tmp_path):
+    with pytest.raises(RecipeError, match="cannot be read"):
+        read_file(tmp_path / f"{name}.csv")
+    with pytest.raises(RecipeError, match="cannot be read"):
+        expand_paths([str(tmp_path / name)], "train_file")
+
+
+def test_times_that_python_cannot_hold_are_said(tmp_path):
+    cells = {"text": ["a"], "label": pa.array([253402300800000], pa.timestamp("ms"))}
+    pa.parquet.write_table(pa.table(cells), tmp_path / "x.parquet")
+    with pytest.raises(RecipeError, match="column 'label' cannot be read"):
+        read_file(tmp_path / "x.parquet")

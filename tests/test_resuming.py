@@ -16,10 +16,11 @@ from conftest import FAST, NANO, ROOT, fields_of, make_texts, run_training
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
+from recipe.checkpoints import fault_of, last_whole_checkpoint, mark_whole
 from recipe.errors import RecipeError
 from recipe.parsing import parse_arguments
 from recipe.preparing import prepare_run
-from recipe.resuming import data_hash, fault_of, last_whole_checkpoint, mark_whole
+from recipe.resuming import data_hash
 from recipe.training import make_trainer, train
 
 FORK = multiprocessing.get_context("fork")  # a child that has imported everything already
@@ -281,3 +282,91 @@ def test_weights_that_are_not_finite_replace_nothing(three_labels, tmp_path):
         trainer.train()
     assert [path.name for path in output.glob("checkpoint-*")] == ["checkpoint-6"]
     assert fault_of(output / "checkpoint-6") is None
+
+
+def test_a_signal_to_the_whole_group_is_one(three_labels, tmp_path):
+    """`timeout`, a scheduler or Ctrl-C: launcher and training get it both, and the training a second time."""
+    fields = ["--num_train_epochs", "20", "--per_device_train_batch_size", "4", "--logging_steps", "1"]
+    command = [*LAUNCH, "scripts/train.py", *fields_of(NANO, three_labels, tmp_path / "x"), *FAST, *fields]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, "PYTHONUNBUFFERED": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, start_new_session=True,
+    )  # fmt: skip
+    next(line for line in process.stdout if "'loss'" in line)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, errors = process.communicate()
+    assert "SIGTERM: saved at step" in errors
+    assert last_whole_checkpoint(tmp_path / "x")
+
+
+def test_a_run_that_patience_ended_stays_ended(three_labels, tmp_path):
+    """Killed after its last checkpoint, before its model was saved."""
+    fields = [*STRATEGIES["patience"], "--save_total_limit", "5"]
+    whole = run_training(three_labels, tmp_path / "whole", *fields)
+    unfinished(three_labels, tmp_path / "x", *fields)
+    last = last_whole_checkpoint(tmp_path / "x")
+    assert int(last.rpartition("-")[2]) < 36  # the first of six epochs that patience spared
+    assert run_training(three_labels, tmp_path / "x", *fields) == whole
+    assert last_whole_checkpoint(tmp_path / "x") == last
+
+
+def test_after_sigterm_save_strategy_best_saves_what_is_not_best(three_labels, tmp_path, monkeypatch):
+    fields = ["--num_train_epochs", "3", "--eval_strategy", "steps", "--eval_steps", "1", "--save_strategy", "best"]
+    fields += ["--metric_for_best_model", "loss", "--learning_rate", "1e-9"]
+
+    def with_stop(*args):
+        trainer = make_trainer(*args)
+        trainer.add_callback(StopAt(7))
+        return trainer
+
+    monkeypatch.setattr("recipe.training.make_trainer", with_stop)
+    with pytest.raises(SystemExit):
+        run_training(three_labels, tmp_path / "x", *fields)
+    assert Path(last_whole_checkpoint(tmp_path / "x")).name == "checkpoint-8"
+
+
+def test_going_on_from_another_folders_checkpoint(three_labels, tmp_path, caplog):
+    """Its best checkpoint lies there too; and once begun, the same command goes on with its own."""
+    fields = ["--num_train_epochs", "3", "--save_total_limit", "3", "--learning_rate", "0.02"]
+    run_training(three_labels, tmp_path / "a", *fields, "--lr_scheduler_type", "constant")
+    command = [
+        *fields,
+        "--lr_scheduler_type",
+        "constant",
+        "--resume_from_checkpoint",
+        str(tmp_path / "a" / "checkpoint-12"),
+    ]
+    whole = run_training(three_labels, tmp_path / "b", *command)
+    unfinished(three_labels, tmp_path / "c", *command)
+    caplog.set_level("INFO")
+    assert run_training(three_labels, tmp_path / "c", *command) == whole
+    assert f"goes on from {tmp_path / 'c' / 'checkpoint-18'}" in caplog.text
+
+
+def test_newer_checkpoints_than_the_named_one_are_set_aside(three_labels, tmp_path):
+    fields = ["--num_train_epochs", "3", "--save_total_limit", "5"]
+    whole = run_training(three_labels, tmp_path / "x", *fields)
+    named = ["--resume_from_checkpoint", str(tmp_path / "x" / "checkpoint-6")]
+    assert run_training(three_labels, tmp_path / "x", *fields, *named) == whole
+    names = {path.name for path in (tmp_path / "x").iterdir() if path.is_dir()}
+    assert names == {f"checkpoint-{step}" for step in (6, 12, 18)} | {
+        f"replaced-checkpoint-{step}" for step in (12, 18)
+    }
+
+
+def test_two_runs_in_one_folder_are_told(three_labels, tmp_path):
+    command = [*fields_of(NANO, three_labels, tmp_path / "x"), *FAST, "--num_train_epochs", "200"]
+    child = start(command)
+    while not (tmp_path / "x" / "run_state.json").is_file():
+        time.sleep(0.05)
+    with pytest.raises(RecipeError, match="another process trains there"):
+        train(*parse_arguments(command))
+    child.kill()
+    child.join()
+    run_training(three_labels, tmp_path / "x", "--overwrite_output_dir")
+
+
+def test_an_output_dir_that_cannot_be_is_said_first(three_labels, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(RecipeError, match="file is a file: give a folder"):
+        run_training(three_labels, tmp_path / "file" / "x")

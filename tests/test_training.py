@@ -98,7 +98,7 @@ def test_the_trainer_gets_what_was_asked(three_labels, tmp_path):
     trainer = make_trainer(run, arguments[0], arguments[2])
     assert isinstance(trainer, Trainer)
     assert trainer.model is run.model
-    assert "EarlyStoppingCallback" in {type(callback).__name__ for callback in trainer.callback_handler.callbacks}
+    assert "EarlyStopping" in {type(callback).__name__ for callback in trainer.callback_handler.callbacks}
     counts = run.splits.train["label"].value_counts().sort_index()
     expected = torch.tensor((counts.sum() / (3 * counts)).to_numpy(), dtype=torch.float32)
     torch.testing.assert_close(run.model.class_weights, expected)
