@@ -1,6 +1,7 @@
 """Files of texts and labels -> rows: CSV, TSV, JSON lines, Parquet and saved datasets, checked before anything is computed."""
 
 import glob
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -60,10 +61,12 @@ def read_file(
 
 
 def check_path(path: Path) -> None:
-    """Whether there is a file or not, the system has to be able to look."""
+    """Refuses a name that the system cannot even look for: too long, with a NUL, in a folder that may not be entered."""
     try:
-        path.exists()
-    except (OSError, ValueError) as error:  # a name that is too long, a folder that may not be entered, a NUL
+        os.stat(path)
+    except FileNotFoundError:
+        pass  # who reads it says so
+    except (OSError, ValueError) as error:
         raise RecipeError(f"{str(path)!r:.200}: cannot be read ({one_line(error):.100}): check the path") from error
 
 

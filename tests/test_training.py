@@ -255,7 +255,7 @@ def test_a_bfloat16_trunk_costs_at_most_one_message_in_300(tmp_path):
         "--feature_cache_dir",
         str(tmp_path / "cache"),
     ]
-    fields += ["--max_train_samples", "500", "--max_eval_samples", "50", "--max_predict_samples", "300"]
+    fields += ["--max_train_samples", "300", "--max_eval_samples", "50", "--max_predict_samples", "300"]
     for seed in ("0", "1", "2"):
         accuracy = {}
         for dtype in ("float32", "bfloat16"):
