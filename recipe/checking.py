@@ -25,7 +25,8 @@ def check_rows(frame: pd.DataFrame, source: str) -> pd.DataFrame:
     frame = frame.assign(source=source)
     for column in ("text", "text_pair", "label", "group"):
         if column in frame:
-            refuse_rows(frame, frame[column].isna(), f"no {column}", f"fill in the {column} or drop the row")
+            field = "" if column in ("text", "label") else f" (--{column}_column)"
+            refuse_rows(frame, frame[column].isna(), f"no {column}{field}", f"fill in the {column} or drop the row")
     check_texts(frame, source)
     for column, what in (("label", "several labels (multi-label)"), ("group", "several groups")):
         if column in frame:

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from tqdm import tqdm
+
 
 class RecipeError(ValueError):
     """Bad input: the message says what is wrong, where, and how to mend it, in one line."""
@@ -47,7 +49,7 @@ def run_script(main: Callable[[], None]) -> None:
     try:
         main()
     except RecipeError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        tqdm.write(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # on a line of its own, beside a bar
         sys.exit(2)
     except BrokenPipeError:  # `... | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

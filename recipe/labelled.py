@@ -17,6 +17,7 @@ from recipe.labels import spell_labels
 from recipe.parsing import CONFIG_FILE, SUMMARY_FILE, read_yaml_mapping
 from recipe.reading import FileFormat, expand_paths, read_file
 from recipe.resuming import data_hash
+from recipe.seen import count_seen
 from recipe.sources import join_pairs, pair_fields_of
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,14 @@ class LabelledTexts:
     file_format: FileFormat = FileFormat()
 
     def test(self, files: list[str] | None) -> pd.DataFrame:
-        return self.split("test", files)
+        """Warns of texts that the model, or one that its training started from, was trained on."""
+        frame = self.split("test", files)
+        seen = count_seen(frame["text"], self.model_dir)
+        if seen:
+            logger.warning(
+                "%d of the %d test texts were trained on, so every figure below is too good", seen, len(frame)
+            )
+        return frame
 
     def validation(self, files: list[str] | None, test: pd.DataFrame) -> pd.DataFrame:
         frame = self.split("validation", files)
@@ -61,18 +69,13 @@ class LabelledTexts:
     def train(self, files: list[str] | None, test: pd.DataFrame) -> tuple[pd.DataFrame, str]:
         """The texts to fit baselines to, and the `class_weight` that the run had.
 
-        Of files, texts that the test holds are left out. Of the run's own, they are only warned of: the model saw them too.
+        Of files, texts that the test holds are left out.
 
         Raises:
             RecipeError: there is no such file, or the run's data is not found.
         """
         if files is None:
             splits, args = self.run
-            seen = int(test["text"].isin(splits.train["text"]).sum())
-            if seen:
-                logger.warning(
-                    "%d of the %d test texts were trained on, so every figure below is too good", seen, len(test)
-                )
             return splits.train, args.class_weight
         frame, shown = self.read(files, "train_file"), ", ".join(files)
         kept = frame[~frame["text"].isin(test["text"])]

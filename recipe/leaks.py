@@ -99,7 +99,7 @@ def report_conflicts(conflicts: pd.DataFrame, args: DataArguments) -> None:
         if len(examples) == SHOWN:
             break
     logger.warning(
-        "%s: %d texts stand there with different labels; %s, such as\n%s",
+        "%s: texts that stand there with different labels: %d; %s, such as\n%s",
         source_of(conflicts),
         conflicts["text"].nunique(),
         mend,

@@ -94,8 +94,10 @@ def draw_reliability(axes: "Axes", measured: Measurement) -> None:
 
 
 def draw_curve(axes: "Axes", curve: Reliability, name: str, color: str) -> None:
+    """A dot a bin, its area by the texts in it: a bin of few texts says little, however far off it lies."""
     label = f"{name}ECE {curve.expected_calibration_error:.3f}"
-    axes.plot(curve.confidence, curve.accuracy, "o-", color=color, markersize=4, linewidth=1.2, label=label)
+    axes.plot(curve.confidence, curve.accuracy, "o-", color=color, markersize=2, linewidth=0.8, alpha=0.5, label=label)
+    axes.scatter(curve.confidence, curve.accuracy, s=250 * curve.counts / curve.counts.sum(), color=color)
 
 
 def draw_accuracies(axes: "Axes", measured: Measurement) -> None:

@@ -113,6 +113,9 @@ def load_model(
         raise RecipeError(
             f"the data has {model.num_labels} labels, more than n_embd ({model.config.n_embd}): take a larger model"
         )
+    threshold = getattr(config, "decision_threshold", None)
+    if threshold is not None:
+        logger.warning("%s has a decision threshold of %.4g, which was tuned to it and is not kept", name, threshold)
     labels = f"{model.num_labels} labels ({', '.join(splits.label_names)})"
     if replaced or info["mismatched_keys"]:
         old = ", ".join(config.id2label[i] for i in range(config.num_labels))

@@ -19,6 +19,10 @@ def print_report(measured: Measurement) -> None:
     ids, names = range(len(measured.label_names)), measured.label_names
     labels, predictions = measured.labels, measured.predictions
     print(classification_report(labels, predictions, labels=ids, target_names=names, digits=3, zero_division=0))
+    absent = sorted(set(ids) - set(labels) - set(predictions))
+    if absent:
+        shown = ", ".join(repr(names[i]) for i in absent[:WIDE])
+        print(f"No text is or was said to be {shown}: macro F1 below counts the other labels.\n")
     print_table(measured)
     scores = measured.scores
     if measured.temperature is not None:

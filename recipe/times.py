@@ -17,7 +17,7 @@ def parse_times(rows: pd.DataFrame) -> pd.Series:
         RecipeError: missing or unreadable times, with their rows.
     """
     cells = rows["time"].map(lambda cell: cell.strip() or None if isinstance(cell, str) else cell)
-    refuse_rows(rows, cells.isna(), "no time", "fill in the time or drop the row")
+    refuse_rows(rows, cells.isna(), "no time (--time_column)", "fill in the time or drop the row")
     words = cells.map(lambda cell: cell.isoformat() if hasattr(cell, "isoformat") else str(cell))
     numbers = pd.to_numeric(words, errors="coerce").replace([np.inf, -np.inf], np.nan)
     dates = pd.to_datetime(words, format="ISO8601", utc=True, errors="coerce")

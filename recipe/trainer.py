@@ -89,6 +89,6 @@ class RecipeTrainer(Trainer):
 
     def stop_for(self, what: str) -> None:
         raise RecipeError(
-            f"{what}: training stops, and the checkpoints in {self.args.output_dir} stay as they are; lower learning_rate"
+            f"{what}: training stops, and what is saved in {self.args.output_dir} stays as it is; lower learning_rate"
             f" ({self.args.learning_rate:g} now), or set max_grad_norm ({self.args.max_grad_norm:g} now)"
         )

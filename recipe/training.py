@@ -27,6 +27,7 @@ from recipe.preparing import Run, balanced_weights, prepare_run
 from recipe.processes import check_world_size, on_main_process, wait_for_everyone
 from recipe.publishing import save_classifier
 from recipe.resuming import begin, check_data, check_shared, data_hash, finish, where_to_start
+from recipe.seen import count_seen, save_seen
 from recipe.stopping import EarlyStopping
 from recipe.summary import summary_table
 from recipe.tokenizing import tokenize_split
@@ -56,6 +57,13 @@ def train(
     run = prepare_run(model_args, data_args, training_args)
     data = data_hash(run.splits)
     on_main_process(check_data, training_args, data, checkpoint)
+    seen = count_seen(run.splits.test["text"], model_args.model_name_or_path)
+    if seen:
+        logger.warning(
+            "%d of the %d test texts were trained on before, by %s or what it started from, so the test figures are too good:"
+            " keep them in --train_file and give others as --test_file",
+            seen, len(run.splits.test), model_args.model_name_or_path,
+        )  # fmt: skip
     logger.info("%s\n\n%s", summary_table(run.splits.summary), run.report)
     trainer = make_trainer(run, model_args, training_args)
     folder = Path(training_args.output_dir)
@@ -77,6 +85,7 @@ def train(
             training_args.decision_threshold,
         )
         save_run(run, folder, config)
+        save_seen(folder, run.splits.train["text"], model_args.model_name_or_path)
         counts = {"trainable_parameters": run.report.trainable, "total_parameters": run.report.total}
         counts |= {f"train_{name}": value for name, value in run.coverage["train"].figures().items()}
         write_json(folder / "train_results.json", {**result.metrics, "train_samples": len(run.splits.train), **counts})

@@ -31,6 +31,7 @@ from recipe.plotting import PLOT_FORMATS, require_matplotlib, save_plot
 from recipe.publishing import save_classifier
 from recipe.reading import FileFormat
 from recipe.reporting import print_confusion, print_report
+from recipe.seen import SEEN_FILE
 from recipe.writing import check_output_file
 
 logger = logging.getLogger("recipe.evaluate")
@@ -108,8 +109,9 @@ def write_results(args: argparse.Namespace, classifier: TextClassifier, measured
         config = Path(args.model_dir) / CONFIG_FILE
         run_config = config.read_text(encoding="utf-8") if config.is_file() else None
         save_classifier(classifier.model, classifier.tokenizer, args.output_dir, run_config)
-        if (Path(args.model_dir) / SUMMARY_FILE).is_file():
-            shutil.copy(Path(args.model_dir) / SUMMARY_FILE, args.output_dir)
+        for name in (SUMMARY_FILE, SEEN_FILE):
+            if (Path(args.model_dir) / name).is_file():
+                shutil.copy(Path(args.model_dir) / name, args.output_dir)
         print(f"\nSaved to {args.output_dir}")
 
 

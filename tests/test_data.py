@@ -196,7 +196,10 @@ def test_pairs_are_joined(tmp_path):
     # One question with two answers is two texts.
     again = "text,answer,label\n" + "".join(f"q,a{i},{'xy'[i % 2]}\n" for i in range(40))
     assert sum(load(tmp_path, again, text_pair_column="answer").summary["texts"].values()) == 40
-    with pytest.raises(RecipeError, match=r"train\.csv: row 2 has no text_pair: fill in the text_pair or drop the row"):
+    with pytest.raises(
+        RecipeError,
+        match=r"train\.csv: row 2 has no text_pair \(--text_pair_column\): fill in the text_pair or drop the row",
+    ):
         load(tmp_path, "text,answer,label\nq,,x\nq,a,y\n", text_pair_column="answer")
     with pytest.raises(RecipeError, match=r"row 1 has a text_pair that is no string"):
         load(tmp_path, '{"text": "a", "b": 1, "label": 1}', "a.jsonl", text_pair_column="b")

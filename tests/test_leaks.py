@@ -27,7 +27,7 @@ def test_conflicts_are_counted_and_shown(tmp_path, caplog):
     (message,) = [record.getMessage() for record in caplog.records if "different labels" in record.getMessage()]
     head, *examples = message.splitlines()
     assert head == (
-        f"{path}: 5 texts stand there with different labels; the first one counts (--drop_conflicts true drops them all), such as"
+        f"{path}: texts that stand there with different labels: 5; the first one counts (--drop_conflicts true drops them all), such as"
     )
     assert len(examples) == 3
     text = frame["text"][25]
@@ -59,7 +59,10 @@ def test_conflicts_across_files_name_their_files(tmp_path, caplog):
     other = frame[:4].assign(label=["medicine", "sport"] * 2)
     files = {"train_file": write(tmp_path, frame), "test_file": write(tmp_path, other, "test.csv")}
     splits = load_splits(DataArguments(**files))
-    assert "4 texts stand there with different labels; the first one counts, after those of a given test" in caplog.text
+    assert (
+        "texts that stand there with different labels: 4; the first one counts, after those of a given test"
+        in caplog.text
+    )
     assert f"'sport' in {files['train_file']} row 2, 'medicine' in {files['test_file']} row 2" in caplog.text
     assert len(splits.test) == 4
     assert not set(splits.train["text"]) & set(splits.test["text"])
@@ -100,7 +103,9 @@ def test_groups_are_one_by_value_in_every_format(tmp_path):
 def test_a_missing_group_is_an_error(tmp_path):
     frame = with_groups(40, 10).astype({"author": object})
     frame.loc[3, "author"] = None
-    with pytest.raises(RecipeError, match=r"a\.csv: row 5 has no group: fill in the group or drop the row"):
+    with pytest.raises(
+        RecipeError, match=r"a\.csv: row 5 has no group \(--group_column\): fill in the group or drop the row"
+    ):
         load_splits(DataArguments(train_file=write(tmp_path, frame), group_column="author"))
     with pytest.raises(RecipeError, match=r"no column 'writer' among .*--group_column"):
         load_splits(DataArguments(train_file=write(tmp_path, frame), group_column="writer"))

@@ -80,7 +80,7 @@ def test_labels_that_a_split_lacks_are_said(tmp_path, caplog):
     both = pd.concat([make_texts(30, ["sport"]), make_texts(30, ["sport"]).assign(label="medicine")])
     with pytest.raises(RecipeError, match=r"holds a single label \(21 texts are left"):
         load_splits(DataArguments(train_file=write(tmp_path, both)))
-    assert "30 texts stand there with different labels; the first one counts" in caplog.text
+    assert "texts that stand there with different labels: 30; the first one counts" in caplog.text
 
 
 def test_undersampling_and_limits(tmp_path):
@@ -219,7 +219,7 @@ def test_iso_dates_of_several_forms_and_zones_are_ordered(tmp_path):
 @pytest.mark.parametrize(
     ("when", "message"),
     [
-        (None, r"row 3 has no time: fill in the time or drop the row"),
+        (None, r"row 3 has no time \(--time_column\): fill in the time or drop the row"),
         ("  ", r"row 3 has no time"),
         ("03/04/2024", r"row 3 has a time that cannot be read, such as '03/04/2024': write numbers, or dates as 2024-"),
         ("soon", r"row 3 has .* such as 'soon'"),
