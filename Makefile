@@ -21,7 +21,7 @@ quickstart: $(SETUP) data/sms_spam.tsv
 		scripts/train.py --config recipe/configs/quickstart.yaml --overwrite_output_dir
 
 test: $(SETUP)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-slow: $(SETUP) data/sms_spam.tsv
 	$(BIN)/python -m pytest -m slow -s

@@ -166,8 +166,13 @@ def test_a_runs_splits_are_made_again_or_refused(adjusted, noisy, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RecipeError, match=r"noisy.csv: cannot be read .*the folder that training was started from"):
         splits_of_run(tmp_path, ["medicine", "sport"])
-    (tmp_path / "noisy.csv").write_text(noisy.read_text() + "one more text,sport\n" * 2)
-    assert len(splits_of_run(tmp_path, ["medicine", "sport"])[0].train) > 0
-    (tmp_path / "train_results.json").write_bytes((folder / "train_results.json").read_bytes())
-    with pytest.raises(RecipeError, match=r"its data now gives \d+ train texts, not \d+ as in training"):
+    (tmp_path / "noisy.csv").write_text(noisy.read_text())
+    with pytest.raises(RecipeError, match=r"data_summary.json cannot be read"):
         splits_of_run(tmp_path, ["medicine", "sport"])
+    (tmp_path / "data_summary.json").write_bytes((folder / "data_summary.json").read_bytes())
+    assert len(splits_of_run(tmp_path, ["medicine", "sport"])[0].train) > 0
+    header, *rows = noisy.read_text().splitlines(keepends=True)
+    for changed in (rows[::-1], [*rows, "one more text,sport\n"]):  # as many in another order split otherwise too
+        (tmp_path / "noisy.csv").write_text(header + "".join(changed))
+        with pytest.raises(RecipeError, match="have changed since training, so the run's splits cannot be made again"):
+            splits_of_run(tmp_path, ["medicine", "sport"])

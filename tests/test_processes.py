@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from recipe.errors import RecipeError
 from recipe.processes import any_process, check_launch, check_world_size, gather_in_order, on_main_process
 
+pytestmark = pytest.mark.xdist_group("processes")  # in one of pytest's workers, so that each launch is made once
 LABELS = ["sport", "medicine", "technology"]
 LAUNCH = ["accelerate", "launch", "--config_file", "accelerate_configs/multi_cpu.yaml"]
 
@@ -47,8 +48,13 @@ def launched(splits):
     return launch(splits, splits / "two")
 
 
-def test_two_processes_give_one_processs_model(launched, splits):
-    one = run_training(splits / "train.csv", splits / "one", *fields(splits, splits / "alone"))
+@pytest.fixture(scope="module")
+def one(splits):
+    """The figures of one process."""
+    return run_training(splits / "train.csv", splits / "one", *fields(splits, splits / "alone"))
+
+
+def test_two_processes_give_one_processs_model(launched, one, splits):
     two = json.loads((splits / "two" / "test_results.json").read_text())
     assert one.keys() == two.keys()
     assert {name: two[name] for name in one} == pytest.approx(one, abs=1e-5)
@@ -73,7 +79,7 @@ def test_one_process_speaks_for_both(launched, splits):
     assert launched.stderr.count("trainable  ") == 1
 
 
-def test_features_are_computed_in_shares(launched, splits):
+def test_features_are_computed_in_shares(launched, one, splits):
     shares = [pd.Series(path.stat().st_size) for path in (splits / "shares").rglob("*.arrow")]
     assert len(shares) == 2
     (alone,) = (path.stat().st_size for path in (splits / "alone").rglob("*.arrow"))
@@ -144,6 +150,7 @@ def test_fewer_processes_at_work_than_launched_fail(monkeypatch):
 
 
 TALK = """
+import sys
 from recipe.errors import RecipeError
 from recipe.processes import PartialState, any_process, gather_in_order, on_main_process
 state = PartialState(cpu=True)
@@ -155,7 +162,8 @@ try:
 except RecipeError as error:
     caught = str(error)
 gathered = gather_in_order([f"{rank}a", f"{rank}b"][: 2 - rank])
-print(rank, on_main_process(lambda: rank), any_process(rank == 1), any_process(False), gathered, caught, flush=True)
+heard = [rank, on_main_process(lambda: rank), any_process(rank == 1), any_process(False), gathered, caught]
+sys.stdout.write(" ".join(map(str, heard)) + "\\n")  # in one piece: two processes write to one pipe
 state.destroy_process_group()
 """
 
