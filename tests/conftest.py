@@ -1,6 +1,7 @@
 """What the tests share: the shipped model, small random ones, small data, and scripts run through the shell."""
 
 import atexit
+import json
 import os
 import random
 import runpy
@@ -19,6 +20,7 @@ import pandas as pd
 import pytest
 import torch
 from filelock import FileLock
+from safetensors.torch import load_file
 from transformers import GPT2Config
 
 from recipe import GPT2LastTokenClassifier
@@ -117,6 +119,19 @@ def run_here(capfd, monkeypatch):
         return subprocess.CompletedProcess(command, code, *capfd.readouterr())
 
     return run_script
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    first, second = load_file(a / "model.safetensors"), load_file(b / "model.safetensors")
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def unfinished(data: Path, folder: Path, *fields: str) -> None:
+    """A folder as a run leaves it that was killed before it saved its model."""
+    run_training(data, folder, *fields)
+    state = json.loads((folder / "run_state.json").read_text())
+    (folder / "run_state.json").write_text(json.dumps({**state, "finished": False}))
+    (folder / "model.safetensors").unlink()
 
 
 @pytest.fixture
