@@ -14,6 +14,16 @@ LATER_FIRST = ("test", "validation", "train")  # a given test stays whole, train
 SHOWN = 3  # conflicts that the log shows
 
 
+def held_by_later_splits(frames: dict[str, pd.DataFrame], column: str) -> dict[str, pd.Series]:
+    """bool of each row: whether validation holds what the test holds, or training what either of them holds."""
+    held, seen = {}, set()
+    for split in LATER_FIRST:
+        if split in frames:
+            held[split] = frames[split][column].isin(seen)
+            seen.update(frames[split][column])
+    return held
+
+
 def remove_duplicates(frames: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     """Keeps exact copies of a text from standing in two splits: they would leak from training into the test.
 
@@ -21,50 +31,35 @@ def remove_duplicates(frames: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame
     training rows the first copy stays (the earliest, where rows have a `time`), so that splits made from them share
     nothing.
     """
-    kept, seen = dict(frames), set()
-    for split in LATER_FIRST:
-        if split not in frames:
-            continue
-        frame = frames[split]
-        copies = frame["text"].isin(seen)
-        if split == "train":
-            by_time = frame.sort_values("time", kind="stable") if "time" in frame else frame
-            copies |= by_time["text"].duplicated().reindex(frame.index)
-        if copies.any():
-            logger.info(
-                "%s: %d exact duplicates removed, %d texts left", source_of(frame), copies.sum(), (~copies).sum()
-            )
-        kept[split] = frame[~copies]
-        seen.update(frame["text"])
+    train, copies = frames["train"], held_by_later_splits(frames, "text")
+    by_time = train.sort_values("time", kind="stable") if "time" in train else train
+    copies["train"] |= by_time["text"].duplicated().reindex(train.index)
+    kept = {split: frame[~copies[split]] for split, frame in frames.items()}
+    for split, rows in copies.items():
+        source = source_of(frames[split])
+        if rows.any():
+            logger.info("%s: %d exact duplicates removed, %d texts left", source, rows.sum(), len(kept[split]))
         if kept[split].empty:
             raise RecipeError(
-                f"{source_of(frame)}: every text also stands in another split: pass --remove_duplicates false to allow it"
+                f"{source}: every text also stands in another split: pass --remove_duplicates false to allow it"
             )
     return kept
 
 
 def give_up_groups(frames: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     """Keeps a group from standing in two splits: validation gives up the test's groups, training those of both."""
-    kept, seen = dict(frames), set()
-    for split in LATER_FIRST:
-        if split not in frames:
-            continue
-        frame = frames[split]
-        shared = frame["group"].isin(seen)
-        if shared.any():
+    shared = held_by_later_splits(frames, "group")
+    kept = {split: frame[~shared[split]] for split, frame in frames.items()}
+    for split, rows in shared.items():
+        if rows.any():
             logger.info(
                 "%s: %d rows given up in %s, since their groups stand in a later split; %d rows left",
-                source_of(frame),
-                shared.sum(),
-                split,
-                (~shared).sum(),
-            )
-        kept[split] = frame[~shared]
-        seen.update(frame["group"])
+                source_of(frames[split]), rows.sum(), split, len(kept[split]),
+            )  # fmt: skip
         if kept[split].empty:
             raise RecipeError(
-                f"{source_of(frame)}: every group of the {split} rows also stands in a later split: give rows of other"
-                " groups, or drop --group_column"
+                f"{source_of(frames[split])}: every group of the {split} rows also stands in a later split: give rows of"
+                " other groups, or drop --group_column"
             )
     return kept
 

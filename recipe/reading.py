@@ -1,5 +1,6 @@
 """Files of texts and labels -> rows: CSV, TSV, JSON lines, Parquet and saved datasets, checked before anything is computed."""
 
+import contextlib
 import glob
 import os
 from collections.abc import Mapping, Sequence
@@ -63,9 +64,8 @@ def read_file(
 def check_path(path: Path) -> None:
     """Refuses a name that the system cannot even look for: too long, with a NUL, in a folder that may not be entered."""
     try:
-        os.stat(path)
-    except FileNotFoundError:
-        pass  # who reads it says so
+        with contextlib.suppress(FileNotFoundError):  # who reads it says so
+            os.stat(path)
     except (OSError, ValueError) as error:
         raise RecipeError(f"{str(path)!r:.200}: cannot be read ({one_line(error):.100}): check the path") from error
 

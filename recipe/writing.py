@@ -3,7 +3,6 @@
 import csv
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from recipe.errors import RecipeError
+from recipe.files import save_whole
 
 FORMATS = (".csv", ".jsonl", ".ndjson", ".json")
 
@@ -52,15 +52,7 @@ def write_predictions(
         content = frame.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     else:
         content = as_json_lines(frame)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with open(descriptor, "w", encoding="utf-8", newline="") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    save_whole(path.parent, lambda folder: (folder / path.name).write_text(content, encoding="utf-8", newline=""))
 
 
 def as_json_lines(frame: pd.DataFrame) -> str:

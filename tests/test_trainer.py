@@ -13,6 +13,14 @@ from recipe.preparing import prepare_run
 from recipe.training import make_trainer
 
 
+def trainer_with(callback, data, output_dir):
+    """Of two epochs of 6 steps."""
+    arguments = parse_arguments([*fields_of(NANO, data, output_dir), *FAST, "--num_train_epochs", "2"])
+    trainer = make_trainer(prepare_run(*arguments), arguments[0], arguments[2])
+    trainer.add_callback(callback)
+    return trainer
+
+
 def test_a_loss_that_is_not_finite_stops_before_the_step(three_labels, tmp_path):
     """A learning rate that is sound for an epoch, then weights are made infinite: step 7's loss is not a number."""
     output = tmp_path / "x"
@@ -22,9 +30,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(three_labels, tmp_path)
             if state.global_step == 6:
                 model.score.bias.data[0] = float("nan")
 
-    arguments = parse_arguments([*fields_of(NANO, three_labels, output), *FAST, "--num_train_epochs", "2"])
-    trainer = make_trainer(prepare_run(*arguments), arguments[0], arguments[2])
-    trainer.add_callback(Ruin())
+    trainer = trainer_with(Ruin(), three_labels, output)
     with pytest.raises(
         RecipeError, match=r"the loss is nan at step 7: training stops.*lower learning_rate \(0.001 now\)"
     ):
@@ -42,9 +48,7 @@ def test_weights_that_are_not_finite_replace_nothing(three_labels, tmp_path):
             if state.global_step == 12:
                 model.score.bias.data[0] = float("inf")
 
-    arguments = parse_arguments([*fields_of(NANO, three_labels, output), *FAST, "--num_train_epochs", "2"])
-    trainer = make_trainer(prepare_run(*arguments), arguments[0], arguments[2])
-    trainer.add_callback(RuinTheLast())
+    trainer = trainer_with(RuinTheLast(), three_labels, output)
     with pytest.raises(RecipeError, match="weights are no longer finite after step 12"):
         trainer.train()
     assert [path.name for path in output.glob("checkpoint-*")] == ["checkpoint-6"]
