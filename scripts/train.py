@@ -12,9 +12,9 @@ Any field of a recipe, and of TrainingArguments, can be given on the command lin
 
 import sys
 
+from recipe.config import parse_arguments
 from recipe.errors import run_script
-from recipe.parsing import parse_arguments
-from recipe.training import setup_logging, train
+from recipe.training.run import setup_logging, train
 
 
 def main() -> None:

@@ -24,8 +24,8 @@ from safetensors.torch import load_file
 from transformers import GPT2Config
 
 from recipe import GPT2LastTokenClassifier
-from recipe.parsing import parse_arguments
-from recipe.training import train
+from recipe.config import parse_arguments
+from recipe.training.run import train
 
 ROOT = Path(__file__).parent.parent
 NANO = ROOT / "recipe" / "assets" / "gpt2-nano"

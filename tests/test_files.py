@@ -1,7 +1,7 @@
 import pytest
 import xxhash
 
-from recipe.files import file_hash, save_whole, write_json
+from recipe.atomic import file_hash, save_whole, write_json
 
 
 def test_save_whole_leaves_nothing_half_written(tmp_path):

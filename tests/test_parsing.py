@@ -3,8 +3,8 @@ import yaml
 from conftest import ROOT
 from transformers import TrainingArguments
 
+from recipe.config import parse_arguments, resolved_config
 from recipe.errors import RecipeError
-from recipe.parsing import parse_arguments, resolved_config
 
 BASE = ["--train_file", "a.csv", "--output_dir", "runs/none"]
 

@@ -1,0 +1,118 @@
+"""A model's figures as one picture: confusions, reliability, and the model beside its baselines."""
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.special import softmax
+from sklearn.metrics import confusion_matrix
+
+from recipe.atomic import save_whole
+from recipe.errors import RecipeError, shorten
+from recipe.evaluation.baselines import TITLES
+from recipe.evaluation.intervals import Reliability, reliability
+from recipe.evaluation.measurement import Measurement
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+PLOT_FORMATS = (".png", ".svg", ".pdf")
+NAME = 22  # characters of a label's name
+COUNTED = 30  # labels: the cells of a larger matrix are too small for their counts
+BLUE, GREY = "#2b6cb0", "#8a8f98"
+
+
+def require_matplotlib() -> None:
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise RecipeError("plot_file needs matplotlib: pip install 'gpt2-classifier-recipe[plots]'") from error
+
+
+def save_plot(path: Path, measured: Measurement, title: str) -> None:
+    """Draws the three panels into a .png, .svg or .pdf file, whole or not at all."""
+    from matplotlib.figure import Figure  # an extra; and no pyplot, which would look for a screen
+
+    side = float(np.clip(3 + 0.3 * len(measured.label_names), 5.5, 16))  # inches of the matrix, by its labels
+    figure = Figure(figsize=(side + 5.5, side + 0.5), dpi=120, layout="constrained")
+    figure.suptitle(shorten(f"{title}: {len(measured.labels)} texts", 90), parse_math=False)
+    heights = [min(side - 2, 5), 2, max(side - 7, 0.01)]  # beside a tall matrix, the lowest part stays free
+    grid = figure.add_gridspec(3, 2, width_ratios=[side, 5], height_ratios=heights)
+    draw_confusion(figure.add_subplot(grid[:, 0]), measured, side)
+    draw_reliability(figure.add_subplot(grid[0, 1]), measured)
+    draw_accuracies(figure.add_subplot(grid[1, 1]), measured)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a script that the font lacks
+        save_whole(path.parent, lambda folder: figure.savefig(folder / path.name))
+
+
+def draw_confusion(axes: "Axes", measured: Measurement, side: float) -> None:
+    """Counts, each row shaded by its shares."""
+    names = [middle_cut(name) for name in measured.label_names]
+    matrix = confusion_matrix(measured.labels, measured.predictions, labels=range(len(names)))
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    cell = 72 * (side - 2) / len(names)  # points
+    font = float(np.clip(cell * 0.45, 3, 10))
+    short = max(map(len, names)) * font * 0.6 < cell  # a name fits over its column
+    rotation = {} if short else {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(range(len(names)), labels=names, fontsize=font, parse_math=False, **rotation)
+    axes.set_yticks(range(len(names)), labels=names, fontsize=font, parse_math=False)
+    axes.set(xlabel="predicted", ylabel="true", title="Confusion matrix")
+    if len(names) <= COUNTED:
+        digits = len(str(matrix.max()))
+        size = float(np.clip(cell / (0.75 * digits), 3, 11))
+        for (row, column), count in np.ndenumerate(matrix):
+            if count:
+                color = "white" if shares[row, column] > 0.5 else "black"
+                axes.text(column, row, count, ha="center", va="center", fontsize=size, color=color)
+
+
+def middle_cut(name: str) -> str:
+    """A long name without its middle: names that begin alike often end differently."""
+    return name if len(name) <= NAME else f"{name[: NAME - 9]}...{name[-6:]}"
+
+
+def draw_reliability(axes: "Axes", measured: Measurement) -> None:
+    """Accuracy by confidence: on the diagonal, a model is as often right as it says."""
+    after = reliability(measured.probabilities, measured.labels)
+    axes.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle=":")
+    axes.bar(
+        after.confidence, after.counts / after.counts.sum(), width=0.03, color=BLUE, alpha=0.2, label="share of texts"
+    )
+    name = ""
+    if measured.temperature is not None:
+        before = reliability(softmax(measured.uncalibrated_logits, axis=-1), measured.labels)
+        draw_curve(axes, before, "before calibration, ", GREY)
+        name = "after, "
+    draw_curve(axes, after, name, BLUE)
+    low = 1 / len(measured.label_names)  # no top probability is under it
+    axes.set(xlim=(low - 0.03, 1.03), ylim=(-0.03, 1.03), xlabel="confidence (top probability)", ylabel="accuracy")
+    axes.set_title("Reliability")
+    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3, columnspacing=1, frameon=False)
+
+
+def draw_curve(axes: "Axes", curve: Reliability, name: str, color: str) -> None:
+    """A dot a bin, its area by the texts in it: a bin of few texts says little, however far off it lies."""
+    label = f"{name}ECE {curve.expected_calibration_error:.3f}"
+    axes.plot(curve.confidence, curve.accuracy, "o-", color=color, markersize=2, linewidth=0.8, alpha=0.5, label=label)
+    axes.scatter(curve.confidence, curve.accuracy, s=250 * curve.counts / curve.counts.sum(), color=color)
+
+
+def draw_accuracies(axes: "Axes", measured: Measurement) -> None:
+    """Accuracies with their 95 % intervals, the model on top."""
+    rows = {TITLES[name]: measured.baselines[name].figures for name in TITLES if name in measured.baselines}
+    rows["GPT-2"] = measured.scores
+    for height, (title, figures) in enumerate(rows.items()):
+        accuracy, low, high = (figures[name] for name in ("accuracy", "accuracy_low", "accuracy_high"))
+        color = BLUE if title == "GPT-2" else GREY
+        axes.errorbar(accuracy, height, xerr=[[accuracy - low], [high - accuracy]], fmt="o", color=color, capsize=3)
+        axes.annotate(
+            f"{accuracy:.3f}", (accuracy, height), (0, 6), textcoords="offset points", ha="center", fontsize=8
+        )
+    axes.set_yticks(range(len(rows)), labels=[title.replace(" + ", " +\n") for title in rows], fontsize=8)
+    axes.set_ylim(-0.5, len(rows) - 0.3)
+    axes.margins(x=0.12)
+    axes.set(title="Accuracy, 95 % intervals")
+    axes.grid(axis="x", alpha=0.3)

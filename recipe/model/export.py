@@ -1,0 +1,75 @@
+"""The checkpoint that every Hugging Face tool loads: a stock GPT2ForSequenceClassification."""
+
+import logging
+from pathlib import Path
+
+import torch
+from transformers import GPT2Config, GPT2ForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+
+from recipe.atomic import save_whole
+from recipe.config import CONFIG_FILE
+from recipe.errors import RecipeError
+from recipe.model.classifier import GPT2LastTokenClassifier
+
+logger = logging.getLogger(__name__)
+
+MAX_BIAS_RESIDUAL = 5e-5  # of a logit: what folding the bias away may cost
+
+
+def to_stock(model: GPT2LastTokenClassifier) -> GPT2ForSequenceClassification:
+    """Turns the model into a stock `GPT2ForSequenceClassification` with the same logits: a copy on the CPU.
+
+    The stock head has no bias, but the norm before it has one. With head W, b and norm output n + beta, the logits are
+    W(n + beta) + b = W(n + beta + pinv(W) b), exactly where W has full row rank, so pinv(W) b is added to `ln_f.bias`.
+
+    Raises:
+        RecipeError (a ValueError): pooling other than `last`, or a head whose rows are too alike for its bias to fold.
+    """
+    if model.pooling != "last":
+        raise RecipeError(f"pooling is {model.pooling!r}: GPT2ForSequenceClassification reads the last token only")
+    fields = model.config.to_dict()
+    fields.pop("pooling", None)
+    config = GPT2Config(**{**fields, "problem_type": "single_label_classification"})
+    state = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    weight, bias = state["score.weight"].double(), state.pop("score.bias").double()
+    shift = torch.linalg.pinv(weight) @ bias
+    norm_bias = state["transformer.ln_f.bias"]
+    folded = (norm_bias.double() + shift).to(norm_bias.dtype)
+    # Of what is stored, rounding included.
+    residual = (weight @ (folded.double() - norm_bias.double()) - bias).abs().max().item()
+    if residual > MAX_BIAS_RESIDUAL:
+        raise RecipeError(
+            f"the head's bias cannot be folded into ln_f.bias: {residual:.1e} of a logit would be lost"
+            f" ({config.num_labels} labels, n_embd {config.n_embd}): its rows must be linearly independent"
+        )
+    state["transformer.ln_f.bias"] = folded
+    with torch.device("meta"):  # no time spent on random weights that the next line replaces
+        stock = GPT2ForSequenceClassification(config)
+    stock.load_state_dict(state, strict=True, assign=True)
+    return stock.eval()
+
+
+def servable(model: GPT2LastTokenClassifier) -> PreTrainedModel:
+    """What is saved: the stock model, or, where there is none with the same logits, our own class, which is said."""
+    if model.pooling != "last":
+        return model
+    try:
+        return to_stock(model)
+    except RecipeError as error:  # rather a model of our own class than none
+        logger.warning("saved as GPT2LastTokenClassifier, not as a stock checkpoint: %s", error)
+        return model
+
+
+def save_classifier(
+    model: GPT2LastTokenClassifier, tokenizer: PreTrainedTokenizerBase, folder: Path, run_config: str | None
+) -> None:
+    """Model, tokenizer and resolved config (YAML, if there is one), each file written whole."""
+    saved = servable(model)
+
+    def write(temporary: Path) -> None:
+        saved.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        if run_config is not None:
+            (temporary / CONFIG_FILE).write_text(run_config, encoding="utf-8")
+
+    save_whole(folder, write)

@@ -1,0 +1,274 @@
+import gzip
+import json
+
+import datasets
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from conftest import SMS, needs_sms
+
+from recipe.errors import RecipeError
+from recipe.data.readers import FileFormat, clean_text, expand_paths, read_file
+
+
+def read(tmp_path, name, content, **kwargs):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return read_file(path, **kwargs)[["text", "label", "row"]].values.tolist()
+
+
+def test_csv_cells_are_taken_as_written(tmp_path):
+    content = 'text,label\n"a, ""b""",1\nNA,01\nnull,x\n,y\n"",z\n"two\nlines",w\n'
+    expected = [['a, "b"', "1"], ["NA", "01"], ["null", "x"], [None, "y"], ["", "z"], ["two\nlines", "w"]]
+    assert [row[:2] for row in read(tmp_path, "a.csv", content)] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", b"\xef\xbb\xbflabel,text\r\nham,hello\r\n"),
+        ("a.csv", "label;text\nham;hello\n"),
+        ("a.tsv", "Label\tText\nham\thello\n"),
+        ("a.txt", "label\ttext\nham\thello\n"),
+        ("a.csv", '"id","category","message"\n1,"ham","hello"\n'),
+        ("a.jsonl", '{"text": "hello", "label": "ham"}\n'),
+        ("a.json", '{"label": "ham", "text": "hello", "other": [1]}'),
+    ],
+)
+def test_formats_and_usual_columns_are_found(tmp_path, name, content):
+    (row,) = read(tmp_path, name, content)
+    assert row[:2] == ["hello", "ham"]
+
+
+def test_rows_are_numbered_as_an_editor_shows_them(tmp_path):
+    assert [row[2] for row in read(tmp_path, "a.csv", "text,label\na,x\nb,y\n")] == [2, 3]
+    assert [
+        row[2] for row in read(tmp_path, "a.jsonl", '{"text": "a", "label": 1}\n\n{"text": "b", "label": 2}\n')
+    ] == [1, 3]
+    names = FileFormat(column_names=("label", "text"))
+    assert read(tmp_path, "a.tsv", "x\ta\n", file_format=names) == [["a", "x", 1]]
+
+
+def test_column_names_are_for_files_without_a_header(tmp_path):
+    names = FileFormat(column_names=("label", "text"))
+    assert read(tmp_path, "a.csv", "text,label\na,x\n", file_format=names) == [["a", "x", 2]]
+    assert read(tmp_path, "a.csv", "t,l\na,x\n", file_format=names, text_column="t", label_column="l") == [
+        ["a", "x", 2]
+    ]
+    with pytest.raises(RecipeError, match="gives 2 names, but row 1 has 3 columns"):
+        read(tmp_path, "a.csv", "1,2,3\n", file_format=names)
+
+
+def test_tabs_are_not_quoted_unless_told(tmp_path):
+    content = 'text\tlabel\n"say\tx\nno" more\ty\n'
+    assert [row[0] for row in read(tmp_path, "a.tsv", content)] == ['"say', 'no" more']
+    quoted = 'text\tlabel\n"say ""hi"""\tx\n'
+    assert read(tmp_path, "a.tsv", quoted, file_format=FileFormat(csv_quoting="minimal")) == [['say "hi"', "x", 2]]
+
+
+def test_odd_texts_just_work(tmp_path):
+    texts = ["nul \0 byte", "🎉 emoji", "مرحبا", "x" * 1_000_000]
+    content = "".join(json.dumps({"text": text, "label": "a"}) + "\n" for text in texts)
+    assert [row[0] for row in read(tmp_path, "a.jsonl", content)] == texts
+    csv = pd.DataFrame({"text": texts, "label": "a"}).to_csv(index=False)
+    assert [row[0] for row in read(tmp_path, "a.csv", csv)] == texts
+    assert read(tmp_path, "s.jsonl", '{"text": "a\\ud800b \\ud83c\\udf89", "label": 1}')[0][0] == "a\ufffdb 🎉"
+    assert clean_text("\udcff") == "\ufffd"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b"", "the file is empty"),
+        ("a.csv", b"text,label\n", "no rows under the header"),
+        ("a.csv", b"text,label\nok,x\ncaf\xe9,y\n", r"line 3 is not UTF-8 \(byte 0xe9\)"),
+        ("a.csv", b"text,label\na,b,c\n", "Row #2: Expected 2 columns, got 3"),
+        ("a.csv", b"text,kind\na,b\n", "no column with a usual name.*'text', 'kind'.*--label_column"),
+        ("a.csv", b"text,label,label\na,b,c\n", "two columns are called 'label'"),
+        ("a.jsonl", b'{"text": "a", "label": 1}\n{"text": \n', "line 2 is not JSON"),
+        ("a.jsonl", b"[1, 2]\n", "line 1 is a JSON list, not an object"),
+    ],
+)
+def test_broken_files_are_named_with_the_place(tmp_path, name, content, message):
+    with pytest.raises(RecipeError, match=message) as error:
+        read(tmp_path, name, content)
+    assert name in str(error.value)
+
+
+def test_missing_files_and_columns(tmp_path):
+    with pytest.raises(RecipeError, match=r"nowhere\.csv: cannot be read \(No such file or directory\)"):
+        read_file("nowhere.csv")
+    with pytest.raises(RecipeError, match="no column 'msg' among 'text', 'label': name it with --text_column"):
+        read(tmp_path, "a.csv", "text,label\na,b\n", text_column="msg")
+    with pytest.raises(RecipeError, match="delimiter is '<>'"):
+        read(tmp_path, "a.csv", "text,label\na,b\n", file_format=FileFormat(delimiter="<>"))
+
+
+def test_a_column_of_texts_alone_keeps_its_empty_lines(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("text\na\n\nb\n")
+    assert read_file(path, needs_label=False)["text"].tolist() == ["a", None, "b"]
+
+
+@needs_sms
+@pytest.mark.parametrize(("quoting", "rows"), [("auto", 5574), ("minimal", 5572)])
+def test_the_uci_file(quoting, rows):
+    frame = read_file(SMS, file_format=FileFormat(column_names=("label", "text"), csv_quoting=quoting))
+    assert len(frame) == rows
+    pandas_quoting = {"auto": 3, "minimal": 0}[quoting]
+    by_pandas = pd.read_csv(
+        SMS, sep="\t", header=None, names=["label", "text"], quoting=pandas_quoting, keep_default_na=False
+    )
+    assert frame["text"].tolist() == by_pandas["text"].tolist()
+    assert frame["label"].tolist() == by_pandas["label"].tolist()
+
+
+ROWS = pd.DataFrame({"text": ['a, "b"', "two\nlines", "", "🎉"], "label": ["x", "y", "x", "y"]})
+
+
+def write_formats(folder, frame):
+    """One frame in each format, by pandas, pyarrow and datasets; the folder's files and what is in it."""
+    frame.to_csv(folder / "a.csv", index=False)
+    frame.to_json(folder / "a.jsonl", orient="records", lines=True, force_ascii=False)
+    frame.to_parquet(folder / "a.parquet")
+    datasets.Dataset.from_pandas(frame).save_to_disk(folder / "saved")
+    for name in ("a.csv", "a.jsonl", "a.parquet"):
+        (folder / f"{name}.gz").write_bytes(gzip.compress((folder / name).read_bytes()))
+    return sorted(folder.iterdir())
+
+
+def test_every_format_reads_the_same(tmp_path):
+    frame = ROWS[ROWS["text"] != ""]  # pandas writes an empty text as a missing one
+    paths = write_formats(tmp_path, frame)
+    assert len(paths) == 7
+    for path in paths:
+        found = read_file(path)
+        assert found[["text", "label"]].values.tolist() == frame.values.tolist(), path
+        assert found["row"].tolist() == ([2, 3, 4] if ".csv" in path.name else [1, 2, 3]), path
+
+
+def test_parquet_as_other_tools_write_it(tmp_path):
+    names = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
+    rows = {"text": ["a", "b", "c"], "label": [1, 0, -1]}
+    datasets.Dataset.from_dict(rows, features=names).to_parquet(tmp_path / "names.parquet")
+    frame = read_file(tmp_path / "names.parquet")
+    assert frame["label"].tolist() == ["yes", "no", None]
+    assert frame.attrs["label_names"] == ["no", "yes"]
+    table = pa.table({"text": pa.array([b"caf\xc3\xa9", None], pa.binary()), "label": pa.array([1, 2], pa.int8())})
+    pa.parquet.write_table(table, tmp_path / "binary.parquet")
+    assert read_file(tmp_path / "binary.parquet")["text"].tolist() == ["café", None]
+    categories = pd.DataFrame({"text": ["a", "b"], "label": pd.Categorical(["x", "y"])})
+    categories.to_parquet(tmp_path / "categories.parquet")
+    assert read_file(tmp_path / "categories.parquet")["label"].tolist() == ["x", "y"]
+    pa.parquet.write_table(pa.table({"text": [b"\xff"], "label": [1]}), tmp_path / "bytes.parquet")
+    with pytest.raises(RecipeError, match=r"bytes\.parquet: column 'text' cannot be read \(.*UTF8"):
+        read_file(tmp_path / "bytes.parquet")
+
+
+def test_a_damaged_file_is_one_line(tmp_path):
+    packed = gzip.compress(b"text,label\n" + b"some text,a\n" * 1000)
+    for name, content in {
+        "cut": packed[:-20],
+        "plain": b"text,label\na,b\n",
+        "flipped": packed[:20] + b"\0" * 30,
+    }.items():
+        (tmp_path / f"{name}.csv.gz").write_bytes(content)
+        with pytest.raises(RecipeError, match=rf"{name}\.csv\.gz: is no whole gzip file \(.*drop the \.gz") as error:
+            read_file(tmp_path / f"{name}.csv.gz")
+        assert "\n" not in str(error.value)
+    ROWS.to_parquet(tmp_path / "a.parquet")
+    (tmp_path / "cut.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-50])
+    with pytest.raises(RecipeError, match=r"cut\.parquet: is no whole Parquet file"):
+        read_file(tmp_path / "cut.parquet")
+
+
+def test_folders_that_datasets_saved(tmp_path):
+    dataset = datasets.Dataset.from_pandas(ROWS)
+    dataset.select([3, 1]).save_to_disk(tmp_path / "one")
+    assert read_file(tmp_path / "one")[["text", "row"]].values.tolist() == [["🎉", 1], ["two\nlines", 2]]
+    datasets.DatasetDict({"train": dataset, "test": dataset}).save_to_disk(tmp_path / "both")
+    with pytest.raises(RecipeError, match=r"holds several splits: give it as --dataset_name.*both/train, .*both/test"):
+        read_file(tmp_path / "both")
+    assert len(read_file(tmp_path / "both" / "test")) == 4
+    with pytest.raises(RecipeError, match="is a folder that `datasets` did not save"):
+        read_file(tmp_path)
+    next((tmp_path / "one").glob("*.arrow")).write_bytes(b"nothing")
+    with pytest.raises(RecipeError, match=r"one: the saved dataset cannot be loaded"):
+        read_file(tmp_path / "one")
+
+
+@pytest.mark.parametrize("name", ["\ufeffText ", " text", "text\u00a0"])
+def test_a_header_may_have_spaces_and_a_byte_order_mark(tmp_path, name):
+    table = pa.table({name: ["hello"], "label ": ["ham"]})
+    pa.csv.write_csv(table, tmp_path / "a.csv")
+    (tmp_path / "a.tsv").write_text(f"\ufeff{name}\tlabel \nhello\tham\n")
+    (tmp_path / "a.jsonl").write_text("\ufeff" + json.dumps({name: "hello", "label ": "ham"}))
+    pa.parquet.write_table(table, tmp_path / "a.parquet")
+    datasets.Dataset(table).save_to_disk(tmp_path / "saved")
+    for path in tmp_path.iterdir():
+        assert read_file(path)[["text", "label"]].values.tolist() == [["hello", "ham"]], path
+        column = name.strip(" \ufeff\u00a0")
+        assert read_file(path, text_column=f"{column} ", label_column="label")["text"].tolist() == ["hello"]
+
+
+def test_joined_files_may_hold_a_mark_in_the_middle(tmp_path):
+    line = "\ufeff" + '{"text": "a", "label": "x"}\n'
+    assert [row[0] for row in read(tmp_path, "a.jsonl", line * 2)] == ["a", "a"]
+
+
+def test_names_that_are_one_without_their_spaces(tmp_path):
+    for name, content in {
+        "a.jsonl": '{"text": "a", " text": "b", "label": 1}',
+        "a.csv": "text,text ,label\na,b,c\n",
+    }.items():
+        with pytest.raises(RecipeError, match="two columns are called 'text'"):
+            read(tmp_path, name, content)
+
+
+def test_extra_columns_are_not_taken_for_the_text(tmp_path):
+    (tmp_path / "a.csv").write_text("body,title,label,who\nanswer,question,x,me\n")
+    extra = {"text_pair": "body", "group": "who", "time": None}
+    frame = read_file(tmp_path / "a.csv", extra_columns=extra)
+    assert frame.iloc[0].to_dict() == {"text": "question", "label": "x", "text_pair": "answer", "group": "me", "row": 2}
+    with pytest.raises(RecipeError, match=r"no column 'when' among .*: name it with --time_column"):
+        read_file(tmp_path / "a.csv", extra_columns={"time": "when"})
+
+
+def test_globs_are_sorted_and_must_match(tmp_path):
+    for name in ("b.csv", "a.csv", "c[1].csv", "sub/d.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+
+    def expand(*patterns):
+        paths = expand_paths([str(tmp_path / pattern) for pattern in patterns], "train_file")
+        return [path.removeprefix(f"{tmp_path}/") for path in paths]
+
+    assert expand("*.csv") == ["a.csv", "b.csv", "c[1].csv"]
+    assert expand("c[1].csv", "b.csv") == ["c[1].csv", "b.csv"]
+    assert expand("b.csv", "*.csv", "**/*.csv") == ["b.csv", "a.csv", "c[1].csv", "sub/d.csv"]
+    assert expand("nowhere.csv") == ["nowhere.csv"]  # whose reading says that it is not there
+    with pytest.raises(RecipeError, match=r"train_file '.*/\*\.txt' matches no file"):
+        expand("*.txt")
+
+
+def test_a_first_row_with_a_comma_in_quotes_is_a_row(tmp_path):
+    (tmp_path / "x.csv").write_text('ham,"Hello, you\nthere"\nspam,"Win ""now"""\n')
+    frame = read_file(tmp_path / "x.csv", file_format=FileFormat(column_names=("label", "text")))
+    assert frame["text"].tolist() == ["Hello, you\nthere", 'Win "now"']
+    assert frame["row"].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "nul\0"])
+def test_a_path_that_cannot_be_is_said(name, tmp_path):
+    with pytest.raises(RecipeError, match="cannot be read"):
+        read_file(tmp_path / f"{name}.csv")
+    with pytest.raises(RecipeError, match="cannot be read"):
+        expand_paths([str(tmp_path / name)], "train_file")
+
+
+def test_times_that_python_cannot_hold_are_said(tmp_path):
+    cells = {"text": ["a"], "label": pa.array([253402300800000], pa.timestamp("ms"))}
+    pa.parquet.write_table(pa.table(cells), tmp_path / "x.parquet")
+    with pytest.raises(RecipeError, match="column 'label' cannot be read"):
+        read_file(tmp_path / "x.parquet")

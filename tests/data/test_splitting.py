@@ -1,0 +1,283 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import SMS, make_texts, needs_sms
+from sklearn.model_selection import StratifiedGroupKFold
+
+from recipe.arguments import DataArguments
+from recipe.data.dataset import load_splits
+from recipe.errors import RecipeError
+from recipe.data.splits import split_groups
+
+
+def write(tmp_path, frame, name="a.csv"):
+    path = tmp_path / name
+    frame.to_csv(path, index=False)
+    return str(path)
+
+
+def texts_of(splits):
+    return [set(frame["text"]) for frame in (splits.train, splits.validation, splits.test)]
+
+
+def test_splits_are_stratified_seeded_and_disjoint(tmp_path):
+    frame = pd.concat([make_texts(80, ["sport"]), make_texts(20, ["medicine"], seed=1)])
+    path = write(tmp_path, frame)
+    splits = load_splits(DataArguments(train_file=path))
+    assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [70, 10, 20]
+    assert splits.test["label"].value_counts().to_dict() == {1: 16, 0: 4}
+    train, validation, test = texts_of(splits)
+    assert train | validation | test == set(frame["text"])
+    assert len(train | validation | test) == len(train) + len(validation) + len(test)
+    assert texts_of(load_splits(DataArguments(train_file=path))) == [train, validation, test]
+    assert texts_of(load_splits(DataArguments(train_file=path, split_seed=1)))[2] != test
+    sizes = DataArguments(train_file=path, validation_fraction=0.25, test_fraction=0.5)
+    assert [len(part) for part in texts_of(load_splits(sizes))] == [25, 25, 50]
+
+
+def test_copies_stay_out_of_other_splits(tmp_path, caplog):
+    frame = make_texts(60, ["sport", "medicine"])
+    path = write(tmp_path, pd.concat([frame, frame[:30]]))
+    caplog.set_level("INFO", logger="recipe")
+    splits = load_splits(DataArguments(train_file=path))
+    assert sum(len(part) for part in (splits.train, splits.validation, splits.test)) == 60
+    assert "30 exact duplicates removed, 60 texts left" in caplog.text
+    kept = load_splits(DataArguments(train_file=path, remove_duplicates=False))
+    assert sum(len(part) for part in (kept.train, kept.validation, kept.test)) == 90
+
+
+def test_a_given_test_file_stays_whole(tmp_path):
+    frame = make_texts(60, ["sport", "medicine"])
+    test = pd.concat([frame[:10], frame[:2]])
+    files = {"train_file": write(tmp_path, frame), "test_file": write(tmp_path, test, "test.csv")}
+    splits = load_splits(DataArguments(**files))
+    assert splits.test["text"].tolist() == test["text"].tolist()
+    assert len(splits.train) + len(splits.validation) == 50
+    with pytest.raises(RecipeError, match="every text also stands in another split"):
+        load_splits(DataArguments(**{**files, "train_file": files["test_file"]}))
+
+
+def test_validation_gives_up_what_the_test_holds(tmp_path):
+    frame = make_texts(60, ["sport", "medicine"])
+    parts = {"train_file": frame, "validation_file": frame[:20], "test_file": frame[10:30]}
+    splits = load_splits(DataArguments(**{name: write(tmp_path, part, f"{name}.csv") for name, part in parts.items()}))
+    assert splits.test["text"].tolist() == frame["text"][10:30].tolist()
+    assert splits.validation["text"].tolist() == frame["text"][:10].tolist()
+    assert splits.train["text"].tolist() == frame["text"][30:].tolist()
+
+
+def test_labels_that_a_split_lacks_are_said(tmp_path, caplog):
+    rare = pd.concat([make_texts(100, ["sport"]), make_texts(3, ["medicine"], seed=1)])
+    splits = load_splits(DataArguments(train_file=write(tmp_path, rare)))
+    assert splits.train["label"].nunique() == 2
+    assert "validation: no text has the label 'medicine'" in caplog.text
+    gone = make_texts(4, ["medicine"], seed=1)  # every such text stands in the test file too
+    files = {"train_file": write(tmp_path, pd.concat([make_texts(60, ["sport", "technology"]), gone]))}
+    load_splits(DataArguments(**files, test_file=write(tmp_path, gone, "test.csv"), split_method="shuffled"))
+    assert "train: no text has the label 'medicine'" in caplog.text
+    both = pd.concat([make_texts(30, ["sport"]), make_texts(30, ["sport"]).assign(label="medicine")])
+    with pytest.raises(RecipeError, match=r"holds a single label \(21 texts are left"):
+        load_splits(DataArguments(train_file=write(tmp_path, both)))
+    assert "texts that stand there with different labels: 30; the first one counts" in caplog.text
+
+
+def test_undersampling_and_limits(tmp_path):
+    path = write(tmp_path, pd.concat([make_texts(80, ["sport"]), make_texts(20, ["medicine"], seed=1)]))
+    splits = load_splits(DataArguments(train_file=path, undersample="train"))
+    assert splits.train["label"].value_counts().to_dict() == {0: 14, 1: 14}
+    assert splits.test["label"].value_counts().to_dict() == {1: 16, 0: 4}
+    splits = load_splits(DataArguments(train_file=path, undersample="all"))
+    assert splits.test["label"].value_counts().to_dict() == {0: 4, 1: 4}
+    limits = {"max_train_samples": 30, "max_eval_samples": 5, "max_predict_samples": 7}
+    splits = load_splits(DataArguments(train_file=path, **limits))
+    assert [len(part) for part in texts_of(splits)] == [30, 5, 7]
+
+
+def test_too_few_rows_are_said(tmp_path):
+    rare = pd.concat([make_texts(30, ["sport"]), make_texts(1, ["medicine"], seed=1)])
+    with pytest.raises(RecipeError, match=r"label 'medicine' has too few rows to split \(1\): it needs at least 3"):
+        load_splits(DataArguments(train_file=write(tmp_path, rare)))
+    with pytest.raises(RecipeError, match="too few"):
+        load_splits(DataArguments(train_file=write(tmp_path, make_texts(4, ["sport", "medicine"]))))
+
+
+def grouped(rng, sizes, labels=3):
+    """Rows of groups of the given sizes, each group with label shares of its own."""
+    rows = [
+        {"group": f"g{i}", "label": label, "source": "a.csv"}
+        for i, size in enumerate(sizes)
+        for label in rng.choice(list("abc")[:labels], size=size, p=rng.dirichlet(np.ones(labels)))
+    ]
+    return pd.DataFrame(rows).sample(frac=1, random_state=0).reset_index(drop=True)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_groups_keep_shares_as_well_as_scikit_learns_folds(seed):
+    """Fifths, which StratifiedGroupKFold can make too; ours are to be no worse."""
+    rng = np.random.default_rng(seed)
+    rows = grouped(rng, rng.geometric(0.08, size=120))
+    wanted = rows["label"].value_counts() / 5
+
+    def distance(test):
+        return (((test["label"].value_counts() - wanted) ** 2) / wanted).sum()
+
+    made = split_groups(rows, {"test": 0.2}, seed)
+    folds = StratifiedGroupKFold(5, shuffle=True, random_state=seed).split(rows, rows["label"], rows["group"])
+    theirs = [distance(rows.iloc[test]) for _, test in folds]
+    assert distance(made["test"]) <= max(np.median(theirs), 0.5)
+    assert made["test"].index.is_monotonic_increasing
+    assert not set(made["test"]["group"]) & set(made["train"]["group"])
+    assert len(made["test"]) + len(made["train"]) == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "train"),
+    [([900, *[11] * 9], 900), ([1000, 1, 1], 1000), ([5, 5, 5], 5), ([300, 200, 50, 50, 40, 60, 100, 200], 700)],
+)
+def test_groups_of_odd_sizes(sizes, train):
+    rows = grouped(np.random.default_rng(0), sizes, labels=2)
+    made = split_groups(rows, {"validation": 0.1, "test": 0.2}, 42)
+    assert all(len(part) for part in made.values())
+    assert len(made["train"]) == pytest.approx(train, rel=0.1)
+    assert len(made["test"]) >= len(made["validation"])
+
+
+def test_a_group_stands_in_one_split(tmp_path):
+    frame = make_texts(300, ["sport", "medicine", "technology"])
+    frame["author"] = [f"author {i * i % 53}" for i in frame.index]
+    path = write(tmp_path, frame)
+    args = DataArguments(train_file=path, group_column="author")
+    splits = load_splits(args)
+    parts = [splits.train, splits.validation, splits.test]
+    groups = [set(part["group"]) for part in parts]
+    assert sum(map(len, groups)) == frame["author"].nunique()
+    for part, share in zip(parts, (0.7, 0.1, 0.2), strict=True):
+        assert len(part) == pytest.approx(300 * share, abs=6)
+        assert part["label"].value_counts().to_numpy() == pytest.approx(np.full(3, 100 * share), abs=6)
+        assert part.index.is_monotonic_increasing
+    assert texts_of(load_splits(args)) == texts_of(splits)
+    args.split_seed = 1
+    assert texts_of(load_splits(args)) != texts_of(splits)
+    few = write(tmp_path, frame.assign(author=[f"author {i % 2}" for i in frame.index]))
+    with pytest.raises(RecipeError, match=r"2 groups are too few for 3 splits \(train, validation, test\)"):
+        load_splits(DataArguments(train_file=few, group_column="author"))
+    with pytest.raises(RecipeError, match="shuffled is one shuffle of all rows, which knows no groups"):
+        DataArguments(train_file=few, group_column="author", split_method="shuffled")
+
+
+def timed(tmp_path, times, name="a.jsonl", **fields):
+    frame = make_texts(len(times), ["sport", "medicine"])
+    lines = [json.dumps({**row, "when": when}) for row, when in zip(frame.to_dict("records"), times, strict=True)]
+    (tmp_path / name).write_text("\n".join(lines))
+    args = DataArguments(train_file=str(tmp_path / name), split_method="time", time_column="when", **fields)
+    return frame["text"], load_splits(args)
+
+
+@pytest.mark.parametrize("kind", ["whole", "fraction", "words", "dates", "stamps"])
+def test_the_earliest_train_and_the_latest_are_the_test(tmp_path, kind):
+    order = np.random.default_rng(0).permutation(40)
+    dates = pd.Timestamp("2024-02-20", tz="UTC") + pd.to_timedelta(order, unit="D")
+    times = {
+        "whole": [int(i) for i in order],
+        "fraction": [i / 7 for i in order],
+        "words": [str(i) for i in order],
+        "dates": [f"{day:%Y-%m-%d}" for day in dates],
+        "stamps": [day.isoformat() for day in dates],
+    }[kind]
+    texts, splits = timed(tmp_path, times)
+    for part, first, stop in ((splits.train, 0, 28), (splits.validation, 28, 32), (splits.test, 32, 40)):
+        assert part["text"].tolist() == texts[(order >= first) & (order < stop)].tolist()  # in the file's order
+
+
+def test_iso_dates_of_several_forms_and_zones_are_ordered(tmp_path):
+    later = [f"2024-01-{day:02d}" for day in range(3, 29)]
+    forms = [
+        "2024-01-02T00:30:00+09:00",
+        "2024-01-01 16:00:00",
+        "2024-01-01T15:45Z",
+        "20240101T1200",
+        "2023",
+        "2023-12",
+    ]
+    texts, splits = timed(tmp_path, [*later, *forms], test_fraction=0.7)
+    # 15:30 UTC, 16:00, 15:45, 12:00, then 2023: all before the later ones
+    assert set(texts[26:]) <= set(splits.train["text"])
+    times = splits.train["time"].tail(6).tolist()
+    by_hand = [
+        "2024-01-01 15:30",
+        "2024-01-01 16:00",
+        "2024-01-01 15:45",
+        "2024-01-01 12:00",
+        "2023-01-01",
+        "2023-12-01",
+    ]
+    assert times == [pd.Timestamp(when, tz="UTC") for when in by_hand]
+
+
+@pytest.mark.parametrize(
+    ("when", "message"),
+    [
+        (None, r"row 3 has no time \(--time_column\): fill in the time or drop the row"),
+        ("  ", r"row 3 has no time"),
+        ("03/04/2024", r"row 3 has a time that cannot be read, such as '03/04/2024': write numbers, or dates as 2024-"),
+        ("soon", r"row 3 has .* such as 'soon'"),
+        (True, r"row 3 has .* such as 'True'"),
+        (1e999, r"row 3 has .* such as 'inf'"),
+    ],
+)
+@pytest.mark.parametrize("others", [[1704067200, 5, 7.5], ["2024-01-01", "2024-02-01", "2023"]])
+def test_times_that_cannot_be_read_are_named(tmp_path, when, message, others):
+    with pytest.raises(RecipeError, match=rf"a\.jsonl: {message}"):
+        timed(tmp_path, [*others[:2], when, *others * 10])
+
+
+def test_of_copies_the_earliest_stays(tmp_path):
+    frame = make_texts(40, ["sport", "medicine"]).assign(when=range(40))
+    copies = frame[30:].assign(when=range(-10, 0))
+    path = write(tmp_path, pd.concat([frame, copies]))
+    splits = load_splits(DataArguments(train_file=path, split_method="time", time_column="when"))
+    assert set(frame["text"][30:]) <= set(splits.train["text"])
+    assert splits.test["text"].tolist() == frame["text"][22:30].tolist()
+
+
+def test_groups_in_time_are_given_up_by_the_earlier_split(tmp_path):
+    frame = make_texts(100, ["sport", "medicine"]).assign(when=range(100), author=[i // 9 for i in range(100)])
+    args = DataArguments(
+        train_file=write(tmp_path, frame), split_method="time", time_column="when", group_column="author"
+    )
+    splits = load_splits(args)
+    assert splits.test["text"].tolist() == frame["text"][80:].tolist()
+    assert splits.validation["text"].tolist() == frame["text"][70:72].tolist()  # author 8 wrote 72 to 80
+    assert splits.train["text"].tolist() == frame["text"][:63].tolist()  # author 7 wrote 63 to 71
+    assert splits.summary["group_rows_given_up"] == {"train": 7, "validation": 8}
+
+
+def test_time_needs_its_column():
+    for fields in ({"split_method": "time"}, {"time_column": "when"}):
+        with pytest.raises(RecipeError, match="split_method time and time_column go together"):
+            DataArguments(train_file="a.csv", **fields)
+
+
+@needs_sms
+def test_the_book_protocol_as_published():
+    """Sizes and rows as pandas gives them, by the protocol's own few lines."""
+    args = DataArguments(
+        train_file=str(SMS), column_names=["label", "text"], csv_quoting="minimal", remove_duplicates=False,
+        undersample="all", split_method="shuffled", split_seed=123,
+    )  # fmt: skip
+    splits = load_splits(args)
+    assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [1045, 149, 300]
+    frame = pd.read_csv(SMS, sep="\t", header=None, names=["label", "text"])
+    spam = frame[frame.label == "spam"]
+    ham = frame[frame.label == "ham"].sample(len(spam), random_state=123)
+    assert (len(spam), len(ham)) == (747, 747)
+    shuffled = pd.concat([ham, spam]).sample(frac=1, random_state=123)
+    for part, rows in (
+        (splits.train, slice(1045)),
+        (splits.validation, slice(1045, 1194)),
+        (splits.test, slice(1194, None)),
+    ):
+        assert part["text"].tolist() == shuffled["text"][rows].tolist()
+        assert [splits.label_names[i] for i in part["label"]] == shuffled["label"][rows].tolist()

@@ -1,0 +1,74 @@
+import shutil
+
+import pytest
+from conftest import NANO, SHARED, make_texts
+from transformers import AutoTokenizer, GPT2Config, GPT2Tokenizer
+
+from recipe.errors import RecipeError
+from recipe.data.tokenization import encode_texts, load_tokenizer, tokenize_split
+
+CONFIG = GPT2Config.from_pretrained(NANO)
+
+
+def test_tokens_are_the_tokenizers_own_and_never_special():
+    tokenizer = load_tokenizer(str(NANO), CONFIG)
+    texts = ["hello there", "", "a <|endoftext|>", "\ud800 lone", "nul \0"]
+    ids, lengths = encode_texts(tokenizer, texts)
+    reference = AutoTokenizer.from_pretrained(NANO, split_special_tokens=True)
+    assert ids[0] == reference("hello there")["input_ids"]
+    assert ids[1] == [CONFIG.eos_token_id]
+    assert CONFIG.eos_token_id not in ids[2]
+    assert reference.decode(ids[3]) == "\ufffd lone"
+    assert reference.decode(ids[4]) == "nul \0"
+    assert lengths == [len(row) for row in ids]
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_truncation_takes_the_side_that_was_asked(side):
+    tokenizer = load_tokenizer(str(NANO), CONFIG, max_length=4, truncation_side=side)
+    whole = AutoTokenizer.from_pretrained(NANO)("one two three four five six seven")["input_ids"]
+    ids, lengths = encode_texts(tokenizer, ["one two three four five six seven", "one"])
+    assert ids[0] == (whole[:4] if side == "right" else whole[-4:])
+    assert lengths == [len(whole), 1]
+
+
+def test_a_saved_tokenizer_says_how_it_was_used(tmp_path):
+    load_tokenizer(str(NANO), CONFIG, max_length=32, truncation_side="left").save_pretrained(tmp_path)
+    saved = AutoTokenizer.from_pretrained(tmp_path)
+    assert (saved.model_max_length, saved.padding_side, saved.truncation_side) == (32, "right", "left")
+    assert saved.split_special_tokens
+    assert saved.pad_token_id == CONFIG.eos_token_id
+    assert CONFIG.eos_token_id not in saved("x <|endoftext|>")["input_ids"]
+
+
+def test_splits_are_counted_and_keep_their_labels(caplog):
+    frame = make_texts(30, ["sport", "medicine"]).assign(label=lambda f: (f["label"] == "sport").astype(int))
+    tokenizer = load_tokenizer(str(NANO), CONFIG, max_length=16, truncation_side="right")
+    split = tokenize_split(frame, tokenizer, "train")
+    lengths = [len(ids) for ids in AutoTokenizer.from_pretrained(NANO)(frame["text"].tolist())["input_ids"]]
+    assert split.rows["length"][:] == [min(length, 16) for length in lengths]
+    assert split.rows["labels"][:] == frame["label"].tolist()
+    assert split.owners.tolist() == list(range(30))
+    cut, seen = sum(length > 16 for length in lengths), sum(min(length, 16) for length in lengths)
+    share = f"{seen / sum(lengths) * 100:.1f} %"
+    assert f"train: {seen} of {sum(lengths)} tokens seen ({share}), {cut} of 30 texts cut at 16 tokens" in caplog.text
+
+
+def test_wrong_lengths_and_tokenizers_are_refused(tmp_path):
+    with pytest.raises(RecipeError, match=r"max_length is 513, but .* has 512 positions"):
+        load_tokenizer(str(NANO), CONFIG, max_length=513)
+    shutil.copy(NANO / "config.json", tmp_path)
+    with pytest.raises(RecipeError, match="tokenizer"):
+        load_tokenizer(str(tmp_path), CONFIG)
+    with pytest.raises(RecipeError, match="vocabulary of 100, its tokenizer one of 8192"):
+        load_tokenizer(str(NANO), GPT2Config(vocab_size=100))
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="GPT-2's own vocabulary is in ../shared/data")
+def test_gpt2s_own_vocabulary(tmp_path):
+    files = SHARED / "data" / "gpt2_tokenizer"
+    GPT2Config().save_pretrained(tmp_path)
+    GPT2Tokenizer(vocab=str(files / "vocab.json"), merges=str(files / "merges.txt")).save_pretrained(tmp_path)
+    tokenizer = load_tokenizer(str(tmp_path), GPT2Config())
+    assert tokenizer.model_max_length == 1024
+    assert encode_texts(tokenizer, ["Do you have time"])[0] == [[5211, 345, 423, 640]]

@@ -1,0 +1,124 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.special import softmax
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.frozen import FrozenEstimator
+
+from recipe.data.windows import average_windows
+from recipe.evaluation.calibration import fit_temperature, fold_temperature
+from recipe.evaluation.intervals import reliability
+from recipe.evaluation.metrics import cross_entropy
+from recipe.evaluation.thresholds import after_temperature, decide
+
+
+def honest_logits(texts=4000, num_labels=3, seed=0):
+    """Logits, and labels drawn with just the probabilities that they give: the best temperature is near 1."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(texts, num_labels)) * 2
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    return logits, np.array([rng.choice(num_labels, p=row) for row in probabilities])
+
+
+class ItsInput(ClassifierMixin, BaseEstimator):
+    """A fitted classifier whose scores are what it is given."""
+
+    def __init__(self, num_labels=3):
+        self.num_labels = num_labels
+
+    def fit(self, logits, labels):
+        self.classes_ = np.arange(self.num_labels)
+        return self
+
+    def decision_function(self, logits):
+        return logits
+
+    def predict(self, logits):
+        return logits.argmax(axis=1)
+
+
+@pytest.mark.parametrize("scale", [0.4, 1.0, 2.5])
+def test_a_known_factor_comes_back(scale):
+    logits, labels = honest_logits()
+    own = fit_temperature(logits, labels)
+    assert own.value == pytest.approx(1, abs=0.1)
+    assert own.remark == ""
+    assert fit_temperature(logits * scale, labels).value == pytest.approx(own.value * scale, rel=1e-5)
+
+
+@pytest.mark.parametrize("scale", [0.5, 3.0])
+def test_it_is_scikit_learns_temperature(scale):
+    logits, labels = honest_logits(600)
+    logits = logits * scale
+    theirs = CalibratedClassifierCV(FrozenEstimator(ItsInput().fit(logits, labels)), method="temperature")
+    probabilities = theirs.fit(logits, labels).predict_proba(logits)
+    scaled = logits / fit_temperature(logits, labels).value
+    np.testing.assert_allclose(np.exp(scaled) / np.exp(scaled).sum(axis=1, keepdims=True), probabilities, atol=1e-5)
+
+
+def test_it_mends_what_is_too_sure():
+    logits, labels = honest_logits()
+    sure, cooled = logits * 3, logits * 3 / fit_temperature(logits * 3, labels).value
+    softmax = [np.exp(x) / np.exp(x).sum(axis=1, keepdims=True) for x in (sure, cooled)]
+    before, after = (reliability(p, labels).expected_calibration_error for p in softmax)
+    assert before > 0.1
+    assert after < 0.03
+    assert cross_entropy(cooled, labels) < cross_entropy(sure, labels)
+
+
+def test_it_never_runs_away():
+    logits, labels = honest_logits()
+    right = logits.argmax(axis=1)
+    faultless = fit_temperature(logits, right)
+    assert faultless.value == 1
+    assert faultless.remark == "all 4000 texts are right, so it is kept from falling below 1"
+    wrong = fit_temperature(logits, (right + 1) % 3)
+    assert wrong.value == 10
+    assert "the best one lies outside 0.1 ... 10" in wrong.remark
+    few = fit_temperature(logits[:49] * 0.2, labels[:49])  # which would want a temperature of about 0.2
+    assert few.value == 1
+    assert few.remark == "49 texts are few, so it is kept from falling below 1"
+    assert fit_temperature(logits[:200] * 0.2, labels[:200]).value < 0.5
+    assert fit_temperature(np.array([[2.0, 0.0]]), np.array([0])).value == 1
+    assert fit_temperature(np.array([[2.0, 0.0]]), np.array([1])).value == 10
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_folding_divides_every_logit_and_leaves_the_labels(bias):
+    torch.manual_seed(0)
+    score, hidden = torch.nn.Linear(8, 3, bias=bias), torch.randn(500, 8)
+    before = score(hidden).detach()
+    fold_temperature(score, 2.7)
+    torch.testing.assert_close(score(hidden), before / 2.7)
+    assert torch.equal(score(hidden).argmax(dim=1), before.argmax(dim=1))
+    assert not torch.allclose(score(hidden).softmax(dim=1), before.softmax(dim=1), atol=0.01)
+
+
+@pytest.mark.parametrize("threshold", [0.08, 0.5, 0.93])
+def test_a_threshold_moves_along(threshold):
+    logits = np.random.default_rng(0).normal(size=(1000, 2)) * 3
+    probabilities = [1 / (1 + np.exp(-np.diff(x, axis=1))) for x in (logits, logits / 2.7)]
+    pairs = [np.hstack([1 - p, p]) for p in probabilities]
+    moved = after_temperature(threshold, 2.7)
+    np.testing.assert_array_equal(decide(pairs[0], threshold), decide(pairs[1], moved))
+    assert (moved == threshold) == (threshold == 0.5)
+
+
+def test_windows_are_cooled_before_they_are_averaged():
+    """The best temperature of a grid, by hand: softmax of each window, mean of each text's, log of the label's."""
+    rng = np.random.default_rng(0)
+    owners = np.repeat(np.arange(400), rng.integers(1, 5, 400))
+    logits, labels = rng.normal(size=(len(owners), 3)) * 3, rng.integers(0, 3, 400)
+    logits[np.arange(len(owners)), labels[owners]] += 2
+
+    def loss(temperature):
+        probabilities = pd.DataFrame(softmax(logits / temperature, axis=-1)).groupby(owners).mean().to_numpy()
+        return -np.log(probabilities[np.arange(400), labels]).mean()
+
+    grid = np.exp(np.linspace(np.log(0.2), np.log(9), 2000))
+    best = grid[np.argmin([loss(temperature) for temperature in grid])]
+    found = fit_temperature(logits, labels, owners).value
+    assert found == pytest.approx(best, rel=3e-3)
+    assert found != pytest.approx(fit_temperature(average_windows(logits, owners), labels).value, rel=0.02)

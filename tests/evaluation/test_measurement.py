@@ -1,0 +1,94 @@
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import confusion_matrix
+
+from recipe.evaluation.measurement import Measurement
+from recipe.evaluation.report import print_confusion, print_report
+
+# Three texts right, the second one wrong; top probabilities 0.88, 0.73, 0.95, 0.62.
+LOGITS = np.array([[2.0, 0.0], [0.0, 1.0], [0.0, 3.0], [0.5, 0.0]], dtype=np.float32)
+LABELS = np.array([0, 0, 1, 0])
+TRAIN = pd.DataFrame({"text": ["see you later", "see you soon", "win cash now", "cash prize"], "label": [0, 0, 1, 1]})
+TEXTS = ["see you", "you", "cash", "win"]
+
+
+def measurement(**kwargs):
+    return Measurement(["ham", "spam"], LABELS, LOGITS, **kwargs)
+
+
+def test_baselines_stand_beside_the_model():
+    measured = measurement()
+    measured.add_baselines(TRAIN, TEXTS, "none")
+    results = measured.results("test")
+    assert results["test_accuracy"] == 0.75
+    assert results["test_majority_accuracy"] == 0.75  # ham, by scikit-learn's rule for a tie
+    assert results["test_majority_macro_f1"] == pytest.approx(3 / 7)  # F1 of ham 6/7, of spam 0
+    # TF-IDF knows `you` and `cash`, and takes `win` for spam: right on all that the model has wrong, wrong on the last.
+    assert (results["test_tfidf_accuracy"], results["test_mcnemar_p_tfidf"]) == (0.75, 1)
+    assert (results["test_gains_over_tfidf"], results["test_losses_to_tfidf"]) == (1, 1)
+    assert 0 < results["test_tfidf_accuracy_low"] < 0.75 < results["test_tfidf_accuracy_high"] < 1
+    assert results["test_samples"] == 4
+    assert "temperature" not in results
+    assert "decision_threshold" not in results
+
+
+def test_before_and_after_a_temperature():
+    """The logits are those after it, so those before are the logits times it."""
+    results = measurement(temperature=2.0).results("test")
+    before = Measurement(["ham", "spam"], LABELS, LOGITS * 2).results("test")
+    assert results["test_ece_uncalibrated"] == pytest.approx(before["test_ece"])
+    assert results["test_loss_uncalibrated"] == pytest.approx(before["test_loss"])
+    assert results["test_loss"] == measurement().results("test")["test_loss"]
+    assert results["temperature"] == 2
+
+
+def test_abstaining():
+    results = measurement(abstain_below=0.8).results("test")
+    assert (results["test_answered"], results["test_coverage"], results["test_answered_accuracy"]) == (2, 0.5, 1)
+    assert results["test_accuracy"] == 0.75
+    none = measurement(abstain_below=0.99).results("test")
+    assert (none["test_answered"], none["test_coverage"], none["test_answered_accuracy"]) == (0, 0, None)
+
+
+def test_the_report_says_what_matters(capsys):
+    measured = measurement(threshold=0.9, temperature=2.0, abstain_below=0.8)
+    measured.add_baselines(TRAIN, TEXTS, "none")
+    print_report(measured)
+    print_confusion(measured)
+    out = capsys.readouterr().out
+    for line in (
+        "GPT-2                            1.000  0.510 - 1.000     1.000",
+        "GPT-2 is right on 1 text that TF-IDF + logistic regression gets wrong, and wrong on 0 texts that it gets right"
+        " (p = 1.0000): no clear difference",
+        "Threshold 0.9 on the probability of 'spam': at 0.5, accuracy 0.7500 and macro F1 0.7333",
+        "Abstaining below 0.8: 2 of 4 texts answered (50.0%), accuracy on these 1.0000 (0.342 - 1.000)",
+        "ham            3           0",
+    ):
+        assert line in out
+    assert "Temperature 2: calibration error" in out
+    assert len({line.index("0.") for line in out.splitlines() if line.startswith(("TF-IDF", "majority"))}) == 1
+
+
+def test_without_words_the_majority_is_what_is_compared_with(capsys):
+    measured = measurement()
+    measured.add_baselines(TRAIN.assign(text=""), TEXTS, "none")
+    print_report(measured)
+    assert "that majority class gets wrong" in capsys.readouterr().out
+    assert "test_tfidf_accuracy" not in measured.results("test")
+
+
+def test_of_many_labels_the_worst_mistakes_are_shown(capsys):
+    rng = np.random.default_rng(0)
+    labels, logits = rng.integers(0, 20, 400), rng.normal(size=(400, 20)).astype(np.float32)
+    logits[np.arange(400), labels] += 2
+    logits[labels == 3] = np.eye(20)[7]  # all of 3 are taken for 7
+    measured = Measurement([f"label {i}" for i in range(20)], labels, logits)
+    print_confusion(measured)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "Most frequent mistakes"
+    assert lines[2].split(maxsplit=1) == [str((labels == 3).sum()), "label 3 taken for label 7"]
+    assert len(lines) == 14
+    report = measured.report("test")
+    np.testing.assert_array_equal(report["test_confusion_matrix"], confusion_matrix(labels, logits.argmax(1)))
+    assert report["label_names"][3] == "label 3"
