@@ -1,0 +1,4 @@
+"""Texts and labels: read, checked, split without leaks, tokenized.
+
+Everything between a user's files and the tokenized splits that a trainer takes.
+"""
