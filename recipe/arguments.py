@@ -1,4 +1,4 @@
-"""What a run is: three dataclasses, one each for the model, the data and the training."""
+"""Every option of a run, in three dataclasses: the model, the data and the training."""
 
 import logging
 import os
@@ -11,11 +11,10 @@ from transformers import TrainingArguments
 from recipe.data.readers import FileFormat
 from recipe.distributed import check_launch
 from recipe.errors import RecipeError
-from recipe.evaluation.thresholds import parse_threshold
 
 logger = logging.getLogger(__name__)
 
-METRICS = ("loss", "accuracy", "macro_f1")  # what a validation gives
+METRICS = ("loss", "accuracy", "macro_f1")  # computed at each validation
 
 
 def option(default: Any, help: str) -> Any:
@@ -33,21 +32,21 @@ class ModelArguments:
         "What trains: all, head, last_blocks:K (the last K blocks, ln_f and the head), or globs over parameter names.",
     )
     pooling: Literal["last", "first", "mean"] | None = option(
-        None, "Which token the head reads; by default what a classifier's checkpoint says, else last, the recipe."
+        None, "Which token the head reads; by default the one in a classifier's checkpoint, else last, the recipe."
     )
     dropout: float = option(0.0, "Dropout of the trainable blocks.")
     ignore_mismatched_sizes: bool = option(
         False, "Replace a head for other labels by a fresh one instead of refusing it."
     )
     feature_cache: Literal["auto", "on", "off"] = option(
-        "auto", "Run a frozen trunk once per text and train the tail on what it gave; auto: where that pays and fits."
+        "auto", "Run a frozen trunk once per text and train the tail on its output; auto: where that pays and fits."
     )
     feature_cache_dir: str | None = option(None, "Folder of the cache; by default one in the Hugging Face home.")
     feature_cache_max_gb: float | None = option(
         None, "Largest cache that auto makes; by default half of the free disk."
     )
     trunk_dtype: Literal["float32", "bfloat16", "auto"] = option(
-        "float32", "What the cached trunk runs in; auto: bfloat16 where the hardware multiplies it natively."
+        "float32", "The cached trunk's dtype; auto: bfloat16 where the hardware multiplies it natively."
     )
 
     def __post_init__(self) -> None:
@@ -190,7 +189,8 @@ class RecipeTrainingArguments(TrainingArguments):
         metric = (self.metric_for_best_model or "loss").removeprefix("eval_")
         if metric not in METRICS:
             raise RecipeError(f"metric_for_best_model is {metric!r}: take one of {', '.join(METRICS)}")
-        self.decision_threshold = parse_threshold(self.decision_threshold, tunable=True)
+        if self.decision_threshold not in (None, "tune"):
+            self.decision_threshold = as_probability("decision_threshold", self.decision_threshold)
         if self.push_to_hub:
             raise RecipeError("push_to_hub is not supported: train first, then publish OUTPUT_DIR with `hf upload`")
         # `accelerate launch --cpu` says so in the environment only, and bf16 without a GPU wants it said.
@@ -199,6 +199,14 @@ class RecipeTrainingArguments(TrainingArguments):
         check_launch(self.use_cpu)
         self.dataloader_pin_memory = self.dataloader_pin_memory and not self.use_cpu
         super().__post_init__()
-        if self.n_gpu > 1:  # DataParallel's replicas have no parameters, so nothing would tell what is frozen
-            logger.warning("one of %d GPUs is used: to use all, start with `accelerate launch`", self.n_gpu)
-            self._n_gpu = 1
+
+
+def as_probability(name: str, value: str | float) -> float:
+    """Return the number, or raise RecipeError if it is none between 0 and 1."""
+    try:
+        number = float(value)
+    except ValueError:
+        number = -1.0
+    if not 0 < number < 1:  # nor NaN
+        raise RecipeError(f"{name} is {value!r}: take tune, or a number between 0 and 1, such as 0.3")
+    return number

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and known by the hash of their bytes."""
+"""Files that are written completely or not at all, and the hash that tells a damaged one."""
 
 import json
 import os
@@ -7,13 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import xxhash
-
 TEMPORARY_PREFIX = ".saving-"
 
 
-def save_whole(folder: str | os.PathLike, write: Callable[[Path], None]) -> None:
-    """Runs `write` on a temporary folder inside `folder`, then moves what it wrote into place, file by file."""
+def write_files(folder: str | os.PathLike, write: Callable[[Path], None]) -> None:
+    """Run `write` on a temporary folder inside `folder`, then move what it wrote into place, file by file."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=TEMPORARY_PREFIX) as temporary:
@@ -23,13 +21,20 @@ def save_whole(folder: str | os.PathLike, write: Callable[[Path], None]) -> None
             os.replace(path, folder / path.name)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, line ends as they are."""
+    write_files(path.parent, lambda folder: (folder / path.name).write_text(text, encoding="utf-8", newline=""))
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    save_whole(path.parent, lambda folder: (folder / path.name).write_text(text, encoding="utf-8"))
+    """Write a JSON file."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def file_hash(path: Path) -> str:
-    """xxh3 of the file's bytes, 128 bits in hex: tells damage, not malice."""
+    """Return xxh3 of the file's bytes, 128 bits in hex: it tells damage, not malice."""
+    import xxhash
+
     digest = xxhash.xxh3_128()
     with path.open("rb") as file:
         while block := file.read(1 << 22):

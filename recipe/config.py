@@ -1,4 +1,4 @@
-"""A YAML recipe and command-line overrides into the dataclasses of arguments.py, and a run back into YAML."""
+"""YAML recipes: a file and command-line overrides into the dataclasses of arguments.py, and a run back into YAML."""
 
 import dataclasses
 import difflib
@@ -13,8 +13,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from recipe.arguments import DataArguments, ModelArguments, RecipeTrainingArguments
 from recipe.errors import OneLineErrors, RecipeError, one_line
 
-# In a run's output_dir: the resolved config, and what was read, removed and split.
-CONFIG_FILE, SUMMARY_FILE = "run_config.yaml", "data_summary.json"
+CONFIG_FILE = "run_config.yaml"  # the resolved config, in a run's output_dir
 
 # Saved with a run even where they are the library's defaults, which may change.
 ALWAYS_SAVED = ("learning_rate", "lr_scheduler_type", "warmup_steps", "max_grad_norm", "optim", "seed")
@@ -24,11 +23,11 @@ Arguments = tuple[ModelArguments, DataArguments, RecipeTrainingArguments]
 
 
 class FieldParser(OneLineErrors, HfArgumentParser):
-    """HfArgumentParser, but what is wrong is said in one line."""
+    """HfArgumentParser with errors of one line."""
 
 
 def parse_arguments(argv: list[str]) -> Arguments:
-    """Reads `--config FILE.yaml` and `--field value` overrides, which win; checks names and types of both.
+    """Read `--config FILE.yaml` and `--field value` overrides, which win; check names and types of both.
 
     Raises:
         RecipeError: unreadable YAML, unknown field (with the nearest known name), wrong type, impossible combination.
@@ -38,25 +37,31 @@ def parse_arguments(argv: list[str]) -> Arguments:
     config = FieldParser(allow_abbrev=False, add_help=False)
     config.add_argument("--config")
     path = config.parse_known_args(argv)[0].config
-    config_argv = yaml_to_argv(parser, path) if path else []
-    namespace, unknown = parser.parse_known_args(config_argv + argv)
+    # YAML's values become command-line words, so that one parser checks the types of both.
+    namespace, unknown = parser.parse_known_args((yaml_to_argv(parser, path) if path else []) + argv)
     if unknown:
         raise RecipeError(unknown_field(parser, unknown[0].removeprefix("--").partition("=")[0], "the command line"))
     values = {name: value for name, value in vars(namespace).items() if name != "config"}
     try:
-        return parser.parse_dict(values)
+        arguments = parser.parse_dict(values)
     except RecipeError:
         raise
     except (ValueError, TypeError, ImportError, OSError) as error:  # TrainingArguments checks its fields itself
         raise RecipeError(f"arguments: {' '.join(str(error).split())}") from error
+    if arguments[1].class_weight != "none" and arguments[2].label_smoothing_factor:
+        raise RecipeError("class_weight and label_smoothing_factor exclude each other: drop one of them")
+    return arguments
 
 
 def yaml_to_argv(parser: FieldParser, path: str) -> list[str]:
-    """A YAML mapping as command-line words, so that one parser checks the types of both. `null` leaves the default."""
-    fields = read_yaml_mapping(path)
+    """Return a YAML mapping as command-line words. `null` leaves the default.
+
+    Raises:
+        RecipeError: an unknown field or a value of the wrong type, with the file's name.
+    """
     known = {action.dest: action for action in parser._actions if action.dest not in ("help", "config")}
     argv: list[str] = []
-    for name, value in fields.items():
+    for name, value in read_yaml_mapping(path).items():
         if name not in known:
             raise RecipeError(unknown_field(parser, str(name), path))
         takes_many = known[name].nargs == "+"
@@ -77,6 +82,7 @@ def yaml_to_argv(parser: FieldParser, path: str) -> list[str]:
 
 
 def read_yaml_mapping(path: str) -> dict[str, Any]:
+    """Load a YAML file of `field: value` lines; raise RecipeError, with the line, for anything else."""
     try:
         fields = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -91,6 +97,7 @@ def read_yaml_mapping(path: str) -> dict[str, Any]:
 
 
 def unknown_field(parser: FieldParser, name: str, where: str) -> str:
+    """Return the message for an unknown field, with the nearest known one."""
     known = [action.dest for action in parser._actions]
     nearest = difflib.get_close_matches(name.replace("-", "_"), known, n=1, cutoff=0.5)
     hint = f"did you mean {nearest[0]!r}?" if nearest else "see --help for the fields"
@@ -98,7 +105,7 @@ def unknown_field(parser: FieldParser, name: str, where: str) -> str:
 
 
 def resolved_config(model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments) -> dict:
-    """What the run was, as a mapping that `--config` takes again: all our fields, and TrainingArguments' that were set.
+    """Return the run as a mapping that `--config` takes again: all our fields, and TrainingArguments' that were set.
 
     Never a token: `hub_token` is left out.
     """

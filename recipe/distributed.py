@@ -1,5 +1,6 @@
-"""What the processes of one run need of each other; a single one has nobody to wait for or to ask."""
+"""Several processes of one run: launch checks, decisions of the main process, shares; a single one passes through."""
 
+import logging
 import os
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,7 @@ MPI_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # what 
 
 
 def check_launch(use_cpu: bool) -> None:
-    """Refuses a launch of which accelerate would make something else than was asked for, before any process waits.
+    """Refuse a launch from which accelerate would make something else than was asked for, before any process waits.
 
     Raises:
         RecipeError: several processes asked for but one running, more processes than GPUs, FSDP or DeepSpeed on a CPU.
@@ -44,7 +45,7 @@ def check_launch(use_cpu: bool) -> None:
 
 
 def check_world_size(in_use: int) -> None:
-    """Fails when the processes that work together are not as many as were launched."""
+    """Raise RecipeError when the processes that work together are not as many as were launched."""
     launched = int(os.environ.get("WORLD_SIZE", 1))
     if in_use != launched:
         raise RecipeError(
@@ -53,7 +54,7 @@ def check_world_size(in_use: int) -> None:
 
 
 def on_main_process(function: Callable[..., Any], *args: Any) -> Any:
-    """What `function` returns in the main process, in every process; a RecipeError there is raised in all of them."""
+    """Return in every process what `function` returns in the main one; a RecipeError there is raised in all of them."""
     state = PartialState()
     if state.num_processes == 1:
         return function(*args)
@@ -70,24 +71,40 @@ def on_main_process(function: Callable[..., Any], *args: Any) -> Any:
 
 
 def gather_in_order(part: list) -> list:
-    """All processes' parts, put together in the order of the processes, in every process."""
+    """Return all processes' parts, in the order of the processes, in every process."""
     return gather_object(part) if PartialState().num_processes > 1 else part
 
 
 def any_process(flag: bool) -> bool:
-    """Whether the flag is up in any process; every process has to ask."""
+    """Return whether the flag is set in any process; every process has to call this."""
     state = PartialState()
     return bool(reduce(torch.tensor(float(flag), device=state.device)).item()) if state.num_processes > 1 else flag
 
 
 def wait_for_everyone() -> None:
+    """Return once every process is here."""
     PartialState().wait_for_everyone()
 
 
 def shares() -> list[tuple[int, int]]:
-    """(index, count): this process among all, and among those of its machine."""
+    """Return (index, count): this process among all, and among those of its machine."""
     state = PartialState()
     return [
         (state.process_index, state.num_processes),
         (state.local_process_index, int(os.environ.get("LOCAL_WORLD_SIZE", 1))),
     ]
+
+
+def setup_logging(is_main_process: bool) -> None:
+    """Show the recipe's own messages, plain, and progress bars: in the main process alone."""
+    if not is_main_process:
+        import datasets
+        from transformers.utils import logging as transformers_logging
+
+        datasets.disable_progress_bars()
+        transformers_logging.disable_progress_bar()
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    package = logging.getLogger("recipe")
+    package.handlers, package.propagate = [handler], False
+    package.setLevel(logging.INFO if is_main_process else logging.ERROR)

@@ -1,4 +1,4 @@
-"""Fine-tune GPT-2 into a text classifier.
+"""Fine-tune GPT-2 into a text classifier: this script is the recipe, step by step.
 
 The sample job on gpt2-nano (what `make quickstart` runs):
     accelerate launch --config_file accelerate_configs/cpu.yaml scripts/train.py --config recipe/configs/quickstart.yaml
@@ -10,17 +10,114 @@ Any field of a recipe, and of TrainingArguments, can be given on the command lin
     python scripts/train.py --config recipe/configs/sms_spam.yaml --learning_rate 1e-4 --trainable last_blocks:2
 """
 
+import logging
 import sys
 
-from recipe.config import parse_arguments
+from recipe.config import parse_arguments, resolved_config
+from recipe.distributed import setup_logging
 from recipe.errors import run_script
-from recipe.training.run import setup_logging, train
+
+logger = logging.getLogger("recipe.train")
 
 
-def main() -> None:
-    model_args, data_args, training_args = parse_arguments(sys.argv[1:])
-    setup_logging(training_args)
-    train(model_args, data_args, training_args)
+def main(argv: list[str] | None = None) -> dict[str, float]:
+    """Run the recipe and return the test figures."""
+    # 1. The options: a YAML recipe, overridden by the command line. --help and mistakes end here, before slow imports.
+    model_args, data_args, training_args = parse_arguments(sys.argv[1:] if argv is None else argv)
+    from transformers import set_seed
+
+    from recipe.data.dataset import load_splits, summary_table
+    from recipe.data.tokenization import load_tokenizer, tokenize
+    from recipe.data.trained_on import save_trained_on, warn_of_trained_texts
+    from recipe.data.windows import choose_windows, metrics_by_text, remember_windows, tokenize_windows
+    from recipe.evaluation.calibration import check_threshold, fit_to_validation
+    from recipe.evaluation.metrics import compute_metrics
+    from recipe.evaluation.report import evaluate_saved
+    from recipe.model.classifier import GPT2LastTokenClassifier
+    from recipe.model.freezing import freeze_except, trainable_patterns
+    from recipe.model.loading import labels_of_head, load_config
+    from recipe.training.callbacks import EarlyStopping
+    from recipe.training.class_weights import balanced_loss
+    from recipe.training.run_folder import RunFolder
+    from recipe.training.trainer import RecipeTrainer
+
+    setup_logging(training_args.process_index == 0)
+
+    # 2. The output folder. An unfinished run of this config resumes; a folder that holds anything else is refused.
+    run = RunFolder(training_args, resolved_config(model_args, data_args, training_args))
+
+    # 3. Texts and labels, in three splits. Any DatasetDict with the columns text and label will do.
+    name, revision = model_args.model_name_or_path, model_args.model_revision
+    config = load_config(name, revision)
+    splits = load_splits(data_args, labels_of_head(config))
+    check_threshold(training_args.decision_threshold, splits["validation"])
+    warn_of_trained_texts(splits["test"]["text"], name)
+
+    # 4. Tokens. Long texts are truncated to max_length, or read in overlapping windows.
+    windows = choose_windows(config, data_args.window, data_args.window_overlap, data_args.max_length)
+    max_length = data_args.max_length if windows is None else None
+    tokenizer = load_tokenizer(name, config, max_length, data_args.truncation_side, revision)
+    tokenized = tokenize(splits, tokenizer) if windows is None else tokenize_windows(splits, tokenizer, windows)
+
+    # 5. The model: pretrained GPT-2 and a head. For another head, subclass it: see examples/own_head.py.
+    set_seed(training_args.seed)
+    model = GPT2LastTokenClassifier.from_pretrained(
+        name,
+        revision=revision,
+        id2label=dict(enumerate(splits.label_names)),
+        pooling=model_args.pooling,
+        dropout=model_args.dropout,
+        ignore_mismatched_sizes=model_args.ignore_mismatched_sizes,
+    )
+    remember_windows(model.config, windows)
+
+    # 6. What trains: everything else is frozen. For LoRA instead, see examples/lora.py.
+    report = freeze_except(model, trainable_patterns(model.config, model_args.trainable))
+    logger.info("%s\n\n%s", summary_table(splits.summary), report)
+
+    # 7. Training. Other metrics, losses and callbacks go in here: see examples/own_metric.py and own_loss.py.
+    balanced = data_args.class_weight == "balanced"
+    validation, patience = tokenized["validation"], training_args.early_stopping_patience
+    trainer = RecipeTrainer(
+        model,
+        training_args,
+        train_dataset=tokenized["train"],
+        eval_dataset=validation,
+        processing_class=tokenizer,
+        compute_metrics=metrics_by_text(compute_metrics, validation["text_index"]) if windows else compute_metrics,
+        compute_loss_func=balanced_loss(tokenized["train"]["labels"], model.num_labels) if balanced else None,
+        callbacks=[EarlyStopping(patience)] if patience else None,
+        feature_cache=model_args.feature_cache,  # the frozen trunk runs once per text
+        feature_cache_dir=model_args.feature_cache_dir,
+        feature_cache_max_gb=model_args.feature_cache_max_gb,
+        trunk_dtype=model_args.trunk_dtype,
+    )
+    run.start(splits)
+    trained = trainer.train(resume_from_checkpoint=run.checkpoint)
+
+    # 8. What validation decides after training: a temperature, a threshold (where asked for).
+    temperature = fit_to_validation(
+        model, tokenizer, splits["validation"], training_args.calibrate, training_args.decision_threshold
+    )
+
+    # 9. The stock checkpoint, which every Hugging Face tool loads, and its figures, computed from the saved folder.
+    trainer.save_model()
+    counts = {"trainable_parameters": report.trainable, "total_parameters": report.total}
+    trainer.save_metrics("train", {**trained.metrics, "train_samples": len(splits["train"]), **counts}, combined=False)
+    trainer.save_state()
+    save_trained_on(training_args.output_dir, splits["train"]["text"], name)
+    results = evaluate_saved(
+        training_args.output_dir,
+        splits,
+        device=training_args.device,
+        baselines=training_args.baselines,
+        class_weight=data_args.class_weight,
+        temperature=temperature,
+        progress=not training_args.disable_tqdm,
+    )
+    run.finish()
+    print(f"\nSaved to {training_args.output_dir}")
+    return results
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """What the tests share: the shipped model, small random ones, small data, and scripts run through the shell."""
 
 import atexit
+import functools
+import importlib.util
 import json
 import os
 import random
@@ -10,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import ModuleType
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here may ask the hub
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="recipe-tests-")  # no cache of the user's is read or filled
@@ -24,8 +27,6 @@ from safetensors.torch import load_file
 from transformers import GPT2Config
 
 from recipe import GPT2LastTokenClassifier
-from recipe.config import parse_arguments
-from recipe.training.run import train
 
 ROOT = Path(__file__).parent.parent
 NANO = ROOT / "recipe" / "assets" / "gpt2-nano"
@@ -91,8 +92,16 @@ FAST = [
 
 
 def run_training(data: Path, output_dir: Path, *fields: str) -> dict[str, float]:
-    """gpt2-nano trained in this process."""
-    return train(*parse_arguments([*fields_of(NANO, data, output_dir), *FAST, *fields]))
+    """gpt2-nano trained in this process, by scripts/train.py."""
+    return train_script().main([*fields_of(NANO, data, output_dir), *FAST, *fields])
+
+
+@functools.cache
+def train_script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("train_script", ROOT / "scripts" / "train.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def assert_one_line(result, message):

@@ -1,28 +1,42 @@
 """GPT-2 with a classification head on the last non-pad token, cut into a frozen trunk and a trainable tail."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
+from torch.nn import functional as F
 from transformers import GPT2Config, GPT2Model
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.gpt2.modeling_gpt2 import GPT2PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from recipe.errors import RecipeError, one_line
-from recipe.model.loading import check_is_gpt2, check_loaded_weights, describe_weights, quiet_loading
-from recipe.model.tail import GPT2ClassifierTail, classification_loss, run_tail, set_training_mode
+from recipe.model.loading import (
+    HUB_ARGUMENTS,
+    check_labels_of_head,
+    check_loaded_weights,
+    describe_head,
+    describe_weights,
+    has_other_labels,
+    load_config,
+    quiet_loading,
+)
+from recipe.model.tail import last_token_block, pool
+
+logger = logging.getLogger(__name__)
 
 POOLINGS = ("last", "first", "mean")
 
 
 class GPT2ClassifierConfig(GPT2Config):
-    """GPT2Config and what a classifier adds to it; what is None stays out of config.json.
+    """GPT2Config and what a classifier adds to it; fields that are None stay out of config.json.
 
     `pooling` is the token that the head reads: `last` (the recipe), `first` or `mean`. `decision_threshold`, for two labels,
-    is the probability from which on label 1 is given; None is the likeliest label. `window`, `window_overlap` and
-    `window_max_length`, in tokens, say how the texts were cut (see recipe/windows.py).
+    is the probability from which on label 1 is predicted; None takes the likeliest label. `window`, `window_overlap` and
+    `window_max_length`, in tokens, say how long texts were cut (see recipe/data/windows.py).
     """
 
     pooling: str = "last"
@@ -37,7 +51,7 @@ class GPT2ClassifierConfig(GPT2Config):
 
 
 class GPT2LastTokenClassifier(GPT2PreTrainedModel):
-    """`GPT2Model` and a linear head, `score`, that reads one token.
+    """`GPT2Model` and a linear head, `score`, on one token.
 
     `forward` is two methods, so that they can be called apart: `trunk` (embeddings and the leading frozen blocks, never
     in autograd) and `tail` (the other blocks, `ln_f`, `score`). What is frozen decides where the cut lies.
@@ -66,34 +80,46 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
         if config.activation_function == "gelu_new":
             for block in self.transformer.h:
                 block.mlp.act = nn.GELU(approximate="tanh")  # the same function in one kernel instead of eight
-        self.register_buffer("class_weights", None, persistent=False)
         self.post_init()
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | Path, *, ignore_mismatched_sizes: bool = False, **kwargs: Any
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        id2label: dict[int, str] | None = None,
+        pooling: str | None = None,
+        dropout: float = 0.0,
+        ignore_mismatched_sizes: bool = False,
+        **kwargs: Any,
     ) -> "GPT2LastTokenClassifier":
-        """Loads any GPT-2, saved as GPT2Model, GPT2LMHeadModel or GPT2ForSequenceClassification, in float32.
+        """Load any GPT-2, saved as GPT2Model, GPT2LMHeadModel or GPT2ForSequenceClassification, in float32.
+
+        A classifier's head is kept where it fits; elsewhere the head is a fresh one.
 
         Args:
             pretrained_model_name_or_path: a folder or a hub id; safetensors weights only.
-            ignore_mismatched_sizes: replace a head of another size by a fresh one instead of refusing it.
-            kwargs: `config`, or fields of it (`num_labels`, `id2label`, `pooling`, dropouts, which are 0 unless given),
-                and `PreTrainedModel.from_pretrained`'s own arguments (`revision`, `cache_dir`, `dtype` ...).
+            id2label: the labels by id. Without it, `num_labels` says how many there are (2 if that is not given either).
+            pooling: `last`, `first` or `mean`; None takes what the checkpoint says, else `last`.
+            dropout: of embeddings, attention and residuals, active in blocks that train.
+            ignore_mismatched_sizes: replace a head for other labels by a fresh one instead of refusing it.
+            kwargs: `config`, other fields of it, and `PreTrainedModel.from_pretrained`'s own arguments (`revision`,
+                `cache_dir`, `dtype` ...).
 
         Raises:
             RecipeError (a ValueError): no such model, not a GPT-2, no safetensors weights, weights other than the
-                head's missing, or a head of another size.
+                head's missing, or a head for other labels.
         """
         name = str(pretrained_model_name_or_path)
+        if id2label is not None:
+            kwargs |= {"id2label": id2label, "label2id": {label: i for i, label in id2label.items()}}
+        if pooling is not None:
+            kwargs["pooling"] = pooling
         if "config" not in kwargs:
-            for dropout in ("resid_pdrop", "embd_pdrop", "attn_pdrop"):
-                kwargs.setdefault(dropout, 0.0)
+            kwargs = {**dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), dropout), **kwargs}
         want_info = kwargs.pop("output_loading_info", False)
-        hub_kwargs = {
-            key: kwargs[key] for key in ("revision", "cache_dir", "token", "local_files_only") if key in kwargs
-        }
-        check_is_gpt2(name, **hub_kwargs)
+        base_config = load_config(name, **{key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs})
+        check_labels_of_head(name, base_config, id2label, ignore_mismatched_sizes)
         try:
             with quiet_loading():
                 model, info = super().from_pretrained(
@@ -101,78 +127,102 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
                     use_safetensors=True,
                     attn_implementation=kwargs.pop("attn_implementation", "sdpa"),
                     dtype=kwargs.pop("dtype", torch.float32),
-                    ignore_mismatched_sizes=True,  # looked at below, where the message can say what to do
+                    ignore_mismatched_sizes=True,  # checked below, where the message can say what to do
                     output_loading_info=True,
                     **kwargs,
                 )
         except (OSError, SafetensorError) as error:
             raise RecipeError(f"{name}: no weights that load: {describe_weights(name) or one_line(error)}") from error
         check_loaded_weights(name, info, ignore_mismatched_sizes)
+        if has_other_labels(base_config, id2label) and not info["mismatched_keys"]:
+            model._init_weights(model.score)  # of the right size, but trained for other labels
+            info["mismatched_keys"] = {("score.weight", model.score.weight.shape, model.score.weight.shape)}
+        model.head_is_fresh = bool(info["mismatched_keys"]) or any(k != "score.bias" for k in info["missing_keys"])
         if model.config.pad_token_id is None:
             model.config.pad_token_id = model.config.eos_token_id
+        logger.info("%s", describe_head(name, base_config, model.config, info))
         return (model, info) if want_info else model
 
     @property
     def embeddings_frozen(self) -> bool:
-        embeddings = (self.transformer.wte, self.transformer.wpe)
-        return not any(p.requires_grad for module in embeddings for p in module.parameters())
+        return not any(is_trained(module) for module in (self.transformer.wte, self.transformer.wpe))
 
     @property
     def split_depth(self) -> int:
-        """How many blocks the trunk holds: those before the first one with a trainable parameter."""
+        """Number of blocks in the trunk: those before the first one with a trainable parameter (an adapter's too)."""
         if not self.embeddings_frozen:
             return 0
-        for depth, block in enumerate(self.transformer.h):
-            if any(p.requires_grad for p in block.parameters()):
-                return depth
-        return self.config.n_layer
+        blocks = self.transformer.h
+        return next((depth for depth, block in enumerate(blocks) if is_trained(block)), len(blocks))
 
     @property
     def keeps_one_token(self) -> bool:
         """Whether the tail needs one token's hidden state alone: no block trains, and the head reads one token."""
         return self.split_depth == self.config.n_layer and self.pooling != "mean"
 
-    def as_tail(self) -> GPT2ClassifierTail:
-        """What trains, as a model of its own that takes the trunk's output; the modules are shared, not copied."""
-        blocks = {i: self.transformer.h[i] for i in range(self.split_depth, self.config.n_layer)}
-        tail = GPT2ClassifierTail(self.config, blocks, self.transformer.ln_f, self.score)
-        tail.class_weights = self.class_weights
-        return tail
-
     def train(self, mode: bool = True) -> "GPT2LastTokenClassifier":
-        """As in `nn.Module`, but frozen modules stay in eval mode: a frozen trunk is a constant function."""
+        """Set the training mode of what trains; frozen modules stay in eval mode: a frozen trunk is a constant function."""
         super().train(mode)
         if mode:
             t = self.transformer
-            set_training_mode((t.wte, t.wpe, *t.h, t.ln_f, self.score))
+            for module in (t.wte, t.wpe, *t.h, t.ln_f, self.score):
+                module.train(is_trained(module))
             t.drop.train(not self.embeddings_frozen)
         return self
 
     def forward(
         self,
-        input_ids: torch.Tensor,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-    ) -> SequenceClassifierOutput:
-        """Classifies a batch; padding may stand on either side.
+        trunk_output: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> SequenceClassifierOutput | tuple:
+        """Classify a batch; padding may stand on either side.
 
         Args:
             input_ids: int64 [B, T], T <= n_positions.
             attention_mask: [B, T], 1 for a token and 0 for padding; None means that nothing is padding.
             labels: int64 [B].
+            trunk_output: what `trunk` gives for these input_ids, [B, T, n_embd] padded on the right ([B, 1, n_embd] where
+                `keeps_one_token`), in any float dtype. With it the trunk is not run: RecipeTrainer passes its cached rows.
+            inputs_embeds, output_attentions, output_hidden_states: not supported; here because peft passes them.
+            return_dict: False for a tuple.
 
         Returns:
             `logits`, [B, num_labels] in the model's dtype, and with labels the mean cross entropy, in nats.
+
+        Raises:
+            RecipeError (a ValueError): inputs that are not supported, texts longer than n_positions, or nn.DataParallel.
         """
+        if input_ids is None or inputs_embeds is not None or output_attentions or output_hidden_states:
+            raise RecipeError(
+                "GPT2LastTokenClassifier takes input_ids alone and gives logits alone: leave inputs_embeds,"
+                " output_attentions and output_hidden_states out"
+            )
+        if getattr(self, "_is_replica", False):  # its replicas have no parameters: nothing would tell what is frozen
+            raise RecipeError(
+                "GPT2LastTokenClassifier does not train under nn.DataParallel: start with `accelerate launch`, or let one"
+                " GPU be seen (CUDA_VISIBLE_DEVICES=0)"
+            )
         input_ids, lengths = align_left(input_ids, attention_mask)
-        logits = self.tail(self.trunk(input_ids), lengths)
-        loss = classification_loss(logits, labels, self.class_weights)
-        return SequenceClassifierOutput(loss=loss, logits=logits)
+        if trunk_output is None:
+            hidden = self.trunk(input_ids)
+        else:
+            hidden = trunk_output.to(self.dtype)
+            lengths = torch.ones_like(lengths) if self.keeps_one_token else lengths
+        logits = self.tail(hidden, lengths)
+        loss = None if labels is None else F.cross_entropy(logits, labels)
+        output = SequenceClassifierOutput(loss=loss, logits=logits)
+        return output.to_tuple() if return_dict is False else output
 
     def trunk(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Embeddings and the leading frozen blocks: int64 [B, T], padded on the right -> [B, T, n_embd].
+        """Run embeddings and the leading frozen blocks: int64 [B, T], padded on the right -> [B, T, n_embd].
 
-        Causal attention needs no mask here: no token sees the padding to its right.
+        Causal attention needs no mask here: no token attends to the padding on its right.
         """
         length, limit = input_ids.shape[1], self.config.n_positions
         if length > limit:
@@ -187,7 +237,7 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
         return hidden
 
     def tail(self, hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """The blocks after the trunk, the pooled token, `ln_f` and `score`.
+        """Run the blocks after the trunk, pool one token, and apply `ln_f` and `score`.
 
         Args:
             hidden: the trunk's output, [B, T, n_embd], padded on the right.
@@ -196,20 +246,34 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
         Returns:
             logits, [B, num_labels].
         """
-        t = self.transformer
-        return run_tail(t.h[self.split_depth :], t.ln_f, self.score, self.pooling, hidden, lengths)
+        ln_f, blocks = self.transformer.ln_f, list(self.transformer.h[self.split_depth :])
+        if any(block.gradient_checkpointing and block.training for block in blocks) and not hidden.requires_grad:
+            hidden.requires_grad_(torch.is_grad_enabled())  # else reentrant checkpoints give their block no gradients
+        # The shortcut reads the attention's weights itself, so an adapter inside it would be passed over.
+        if self.pooling == "last" and blocks and type(blocks[-1].attn.c_attn) is Conv1D:
+            for block in blocks[:-1]:
+                hidden = block(hidden)
+            return self.score(ln_f(last_token_block(blocks[-1], hidden, lengths)))
+        for block in blocks:
+            hidden = block(hidden)
+        return self.score(pool(hidden, lengths, ln_f, self.pooling))
 
     @torch.no_grad()
     def token_logits(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """What the head would say of every token, not only the pooled one: int64 [B, T] -> [B, T, num_labels]."""
+        """Return the head's logits for every token, not only the pooled one: int64 [B, T] -> [B, T, num_labels]."""
         hidden = self.trunk(input_ids)
         for block in self.transformer.h[self.split_depth :]:
             hidden = block(hidden)
         return self.score(self.transformer.ln_f(hidden))
 
 
+def is_trained(module: nn.Module) -> bool:
+    """Return whether any parameter of the module trains."""
+    return any(parameter.requires_grad for parameter in module.parameters())
+
+
 def align_left(input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Moves each row's tokens to its front, in order, so that position i is token i wherever the padding was.
+    """Move each row's tokens to its front, in order, so that position i is token i wherever the padding was.
 
     The last token is found from the mask, never from the ids: GPT-2 pads with `<|endoftext|>`, which texts may hold.
 

@@ -4,10 +4,10 @@ import logging
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import GPT2Config, GPT2ForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
-from recipe.atomic import save_whole
-from recipe.config import CONFIG_FILE
+from recipe.atomic import write_files
 from recipe.errors import RecipeError
 from recipe.model.classifier import GPT2LastTokenClassifier
 
@@ -17,16 +17,19 @@ MAX_BIAS_RESIDUAL = 5e-5  # of a logit: what folding the bias away may cost
 
 
 def to_stock(model: GPT2LastTokenClassifier) -> GPT2ForSequenceClassification:
-    """Turns the model into a stock `GPT2ForSequenceClassification` with the same logits: a copy on the CPU.
+    """Turn the model into a stock `GPT2ForSequenceClassification` with the same logits: a copy on the CPU.
 
     The stock head has no bias, but the norm before it has one. With head W, b and norm output n + beta, the logits are
     W(n + beta) + b = W(n + beta + pinv(W) b), exactly where W has full row rank, so pinv(W) b is added to `ln_f.bias`.
 
     Raises:
-        RecipeError (a ValueError): pooling other than `last`, or a head whose rows are too alike for its bias to fold.
+        RecipeError (a ValueError): pooling other than `last`, a head that is not linear, or one whose rows are too
+            alike for its bias to fold.
     """
     if model.pooling != "last":
         raise RecipeError(f"pooling is {model.pooling!r}: GPT2ForSequenceClassification reads the last token only")
+    if type(model.score) is not nn.Linear or model.score.bias is None:
+        raise RecipeError(f"the head is {model.score}: GPT2ForSequenceClassification has a linear one")
     fields = model.config.to_dict()
     fields.pop("pooling", None)
     config = GPT2Config(**{**fields, "problem_type": "single_label_classification"})
@@ -50,26 +53,25 @@ def to_stock(model: GPT2LastTokenClassifier) -> GPT2ForSequenceClassification:
 
 
 def servable(model: GPT2LastTokenClassifier) -> PreTrainedModel:
-    """What is saved: the stock model, or, where there is none with the same logits, our own class, which is said."""
-    if model.pooling != "last":
-        return model
+    """Return the stock model, or, where none has the same logits, the model itself, with a warning."""
     try:
         return to_stock(model)
     except RecipeError as error:  # rather a model of our own class than none
-        logger.warning("saved as GPT2LastTokenClassifier, not as a stock checkpoint: %s", error)
+        logger.warning(
+            "the saved model is %s, our own class, which pipeline() cannot load: %s", type(model).__name__, error
+        )
         return model
 
 
 def save_classifier(
-    model: GPT2LastTokenClassifier, tokenizer: PreTrainedTokenizerBase, folder: Path, run_config: str | None
+    model: GPT2LastTokenClassifier, tokenizer: PreTrainedTokenizerBase | None, folder: str | Path
 ) -> None:
-    """Model, tokenizer and resolved config (YAML, if there is one), each file written whole."""
+    """Save the servable model and its tokenizer; the files replace older ones only once all are written."""
     saved = servable(model)
 
     def write(temporary: Path) -> None:
         saved.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-        if run_config is not None:
-            (temporary / CONFIG_FILE).write_text(run_config, encoding="utf-8")
+        if tokenizer is not None:
+            tokenizer.save_pretrained(temporary)
 
-    save_whole(folder, write)
+    write_files(folder, write)

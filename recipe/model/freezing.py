@@ -1,5 +1,6 @@
-"""The parameter-name filter: which parameters train, chosen by globs over their dotted names."""
+"""The parameter-name filter: globs over dotted names choose which parameters train."""
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -9,12 +10,14 @@ from transformers import GPT2Config
 
 from recipe.errors import RecipeError
 
+logger = logging.getLogger(__name__)
+
 LAST_BLOCKS = "last_blocks:"  # "last_blocks:2" in a YAML file or on a command line
 
 
 @dataclass(frozen=True)
 class ModuleCount:
-    """One row of the report: a module and how many of its parameters train."""
+    """A row of the report: a module and how many of its parameters train."""
 
     name: str
     parameters: int
@@ -29,7 +32,7 @@ class ModuleCount:
 
 @dataclass(frozen=True)
 class FreezeReport:
-    """What the filter left trainable, module by module, and the totals (numbers of parameters)."""
+    """The filter's result: trainable parameters module by module, and the totals (numbers of parameters)."""
 
     modules: list[ModuleCount]
 
@@ -53,7 +56,7 @@ class FreezeReport:
 
 
 def last_blocks(config: GPT2Config, k: int) -> list[str]:
-    """Globs for the last `k` blocks, the final norm and the head, for any GPT-2 size (k = 1 is the recipe)."""
+    """Return globs for the last `k` blocks, the final norm and the head, for any GPT-2 size (k = 1 is the recipe)."""
     if not 0 <= k <= config.n_layer:
         raise RecipeError(
             f"last_blocks: k is {k}, but the model has {config.n_layer} blocks: take 0 to {config.n_layer}"
@@ -63,7 +66,7 @@ def last_blocks(config: GPT2Config, k: int) -> list[str]:
 
 
 def trainable_patterns(config: GPT2Config, names: Iterable[str]) -> list[str]:
-    """Turns `all`, `head` and `last_blocks:K` into globs; whatever else is a glob already."""
+    """Return globs, with `all`, `head` and `last_blocks:K` spelled out."""
     patterns: list[str] = []
     for name in names:
         if name == "all":
@@ -83,7 +86,7 @@ def trainable_patterns(config: GPT2Config, names: Iterable[str]) -> list[str]:
 
 
 def freeze_except(model: nn.Module, patterns: Iterable[str]) -> FreezeReport:
-    """Leaves trainable only the parameters whose dotted name matches one of the globs.
+    """Leave trainable only the parameters whose dotted name matches one of the globs.
 
     Args:
         model: any module; its `requires_grad` flags are set in place.
@@ -104,11 +107,14 @@ def freeze_except(model: nn.Module, patterns: Iterable[str]) -> FreezeReport:
             )
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(any(fnmatchcase(name, pattern) for pattern in patterns))
+    head = getattr(model, "score", None)
+    if getattr(model, "head_is_fresh", False) and not any(p.requires_grad for p in head.parameters()):
+        logger.warning("the head is fresh, so random, and stays so: no pattern of `trainable` matches its weights")
     return count_parameters(model)
 
 
 def count_parameters(model: nn.Module) -> FreezeReport:
-    """Counts parameters by module: each block, embedding, norm and head is a row."""
+    """Count parameters by module: each block, embedding, norm and head is a row."""
     parameters: dict[str, int] = {}
     trainable: dict[str, int] = {}
     for name, parameter in model.named_parameters():
@@ -119,7 +125,7 @@ def count_parameters(model: nn.Module) -> FreezeReport:
 
 
 def module_of(parameter_name: str) -> str:
-    """`transformer.h.11.attn.c_attn.weight` -> `transformer.h.11`; `score.bias` -> `score`."""
+    """Return the module of a parameter: `transformer.h.11.attn.c_attn.weight` -> `transformer.h.11`; `score.bias` -> `score`."""
     parts = parameter_name.split(".")
     if "h" in parts[:-1]:
         return ".".join(parts[: parts.index("h") + 2])
@@ -127,7 +133,7 @@ def module_of(parameter_name: str) -> str:
 
 
 def describe_modules(names: list[str]) -> str:
-    """The modules of a model in short, blocks as a range: `transformer.wte, transformer.h.0 to transformer.h.11, ...`."""
+    """List the modules of a model, blocks as a range: `transformer.wte, transformer.h.0 to transformer.h.11, ...`."""
     modules = list(dict.fromkeys(module_of(name) for name in names))
     blocks = [module for module in modules if module.rpartition(".")[2].isdecimal()]
     if not blocks:

@@ -1,4 +1,4 @@
-"""What a checkpoint is, looked at before and after its weights are loaded."""
+"""Checks of a checkpoint, before and after its weights are loaded: is it a GPT-2, is it complete, whose head has it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,23 +12,17 @@ from transformers.utils import logging as transformers_logging
 
 from recipe.errors import RecipeError, one_line
 
-
-def load_config(name: str, revision: str) -> GPT2Config:
-    check_is_gpt2(name, revision=revision)
-    return GPT2Config.from_pretrained(name, revision=revision)
+HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only")
 
 
-def labels_of_head(config: GPT2Config) -> list[str] | None:
-    """The labels by id of a classifier's head, if the checkpoint has one and names them."""
-    has_head = any(
-        name.endswith(("SequenceClassification", "LastTokenClassifier")) for name in config.architectures or []
-    )
-    names = [config.id2label[i] for i in range(config.num_labels)]
-    return names if has_head and names != [f"LABEL_{i}" for i in range(len(names))] else None
+def load_config(name: str, revision: str = "main", **hub_arguments: Any) -> GPT2Config:
+    """Load the config of a GPT-2 of any kind: a folder, or a hub id.
 
+    transformers itself would load another architecture's folder as a GPT-2 of random weights, with a mere warning.
 
-def check_is_gpt2(name: str, **hub_kwargs: Any) -> None:
-    """transformers would load another architecture's folder as a GPT-2 of random weights, with a mere warning."""
+    Raises:
+        RecipeError: no such folder or hub model, no readable config.json, or a model_type other than gpt2.
+    """
     folder = Path(name).expanduser()
     looks_local = (
         name.startswith((".", "~", "/"))
@@ -41,35 +35,65 @@ def check_is_gpt2(name: str, **hub_kwargs: Any) -> None:
         )
     try:
         with quiet_loading():
-            config, _ = PreTrainedConfig.get_config_dict(name, **hub_kwargs)
+            config, _ = PreTrainedConfig.get_config_dict(name, revision=revision, **hub_arguments)
     except (OSError, ValueError) as error:
-        where = (
-            "has no readable config.json"
-            if folder.is_dir()
-            else "is neither a folder here nor a model that the hub gives"
-        )
+        where = "has no readable config.json" if folder.is_dir() else "is neither a local folder nor found on the hub"
         raise RecipeError(f"model {name!r} {where}: {one_line(error)}") from error
     if not config.get("model_type"):
         raise RecipeError(f"model {name!r} has no readable config.json: give a folder that save_pretrained wrote")
     if config["model_type"] != "gpt2":
         raise RecipeError(f"model {name!r} is of type {config['model_type']!r}, not 'gpt2': take a GPT-2 model")
+    return GPT2Config.from_dict(config)
+
+
+def labels_of_head(config: GPT2Config) -> list[str] | None:
+    """Return the labels by id of a classifier's head, or None if the checkpoint has no head or does not name them."""
+    has_head = any("Classif" in name for name in config.architectures or [])
+    names = [config.id2label[i] for i in range(config.num_labels)]
+    return names if has_head and names != [f"LABEL_{i}" for i in range(len(names))] else None
+
+
+def has_other_labels(config: GPT2Config, id2label: dict[int, str] | None) -> bool:
+    """Return whether the checkpoint has a named head, and it is not for these labels in this order."""
+    labels = labels_of_head(config)
+    return labels is not None and id2label is not None and labels != [id2label[i] for i in range(len(id2label))]
+
+
+def check_labels_of_head(name: str, config: GPT2Config, id2label: dict[int, str] | None, fresh_head: bool) -> None:
+    """Raise RecipeError for a checkpoint whose head was trained for other labels, unless a fresh one is asked for."""
+    if has_other_labels(config, id2label) and not fresh_head:
+        raise RecipeError(
+            f"{name}: its head is for the labels {', '.join(labels_of_head(config))}, the data has"
+            f" {', '.join(id2label.values())}: pass --ignore_mismatched_sizes true to start with a fresh head"
+        )
+
+
+def describe_head(name: str, base_config: GPT2Config, config: GPT2Config, info: dict[str, Any]) -> str:
+    """Say in one line whether the head is the checkpoint's or a fresh one, and for which labels."""
+    labels = f"{config.num_labels} labels ({', '.join(config.id2label.values())})"
+    if info["mismatched_keys"]:
+        return f"fresh head for {labels} in place of {name}'s ({', '.join(base_config.id2label.values())})"
+    if any(key.startswith("score.") and key != "score.bias" for key in info["missing_keys"]):
+        return f"fresh head for {labels}"
+    return f"{name}'s head is kept, with its {labels}"
 
 
 def describe_weights(name: str) -> str | None:
-    """What is wrong with a folder whose weights do not load, where a look at its files tells."""
+    """Say why a local folder's weights do not load, where its file names tell; None elsewhere."""
     folder = Path(name).expanduser()
     if not folder.is_dir() or list(folder.glob("*.safetensors")):
         return None
     if list(folder.glob("*.bin")) or list(folder.glob("*.pt")):
         return "they are pickled, which is not safe to load: save them again as model.safetensors"
-    return "there is no model.safetensors in the folder: save the model with save_pretrained"
+    return "the folder has no model.safetensors: save the model with save_pretrained"
 
 
-def check_loaded_weights(name: str, info: dict[str, Any], fresh_head_wanted: bool) -> None:
+def check_loaded_weights(name: str, info: dict[str, Any], fresh_head: bool) -> None:
+    """Raise RecipeError where weights other than the head's are missing, or shapes differ from config.json's."""
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("score."))
-    if "transformer.wte.weight" in missing and "score.bias" not in info["missing_keys"]:
+    if "transformer.wte.weight" in missing and Path(name, "trainer_state.json").is_file():
         raise RecipeError(
-            f"{name}: holds the trained tail alone, as a run's checkpoints do: give the run's output_dir, {Path(name).parent}"
+            f"{name}: is a run's checkpoint, which holds the trained weights alone: give the run's output_dir, {Path(name).parent}"
         )
     if missing:
         raise RecipeError(
@@ -78,7 +102,7 @@ def check_loaded_weights(name: str, info: dict[str, Any], fresh_head_wanted: boo
     for key, saved, wanted in sorted(info["mismatched_keys"]):
         if not key.startswith("score."):
             raise RecipeError(f"{name}: {key} is {list(saved)} in the checkpoint but {list(wanted)} by its config.json")
-        if not fresh_head_wanted:
+        if not fresh_head:
             raise RecipeError(
                 f"{name}: its head has {saved[0]} labels but {wanted[0]} are needed:"
                 " pass ignore_mismatched_sizes (--ignore_mismatched_sizes true) to start with a fresh head"
@@ -87,7 +111,7 @@ def check_loaded_weights(name: str, info: dict[str, Any], fresh_head_wanted: boo
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """No load report, no bar, no word of each retry: what went wrong is said once, by whoever catches it."""
+    """Silence load reports, bars and retries: an error is reported once, by the caller."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     hub_verbosity = hub_logging.get_verbosity()
     transformers_logging.set_verbosity_error()

@@ -1,91 +1,102 @@
-"""Whether the trunk runs once per text, and in what: decided before it runs, and said."""
+"""The decision whether the trunk runs once per text: what that takes on disk, and whether it pays."""
 
 import logging
 import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from datasets import Dataset
+from transformers import TrainingArguments
 
-from recipe.arguments import ModelArguments, RecipeTrainingArguments
 from recipe.errors import RecipeError
 from recipe.model.classifier import GPT2LastTokenClassifier
 from recipe.training.feature_cache import DEFAULT_FOLDER
 
 logger = logging.getLogger(__name__)
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+CHOICES = ("auto", "on", "off")
+DTYPES = ("float32", "bfloat16", "auto")
 
 
-def use_feature_cache(
-    model: GPT2LastTokenClassifier,
-    splits: dict[str, Dataset],
-    model_args: ModelArguments,
-    training_args: RecipeTrainingArguments,
-) -> bool:
-    """`on` and `off` are orders; `auto` wants a frozen trunk, more than one pass over the texts, and room on the disk.
+@dataclass(frozen=True)
+class CachePolicy:
+    """RecipeTrainer's options for the feature cache.
 
-    Raises:
-        RecipeError: `on`, but nothing is frozen; a bfloat16 trunk without the cache.
+    choice: `on`, `off`, or `auto`: where the trunk is frozen, more than one pass reads a text, and the disk has room.
+    folder: of the cache; one in the Hugging Face home if None.
+    max_gb: the largest cache that `auto` makes; half of the free disk if None.
+    trunk_dtype: `float32`, `bfloat16`, or `auto`: bfloat16 where the hardware multiplies it natively.
     """
-    choice = model_args.feature_cache
-    frozen = model.embeddings_frozen and model.split_depth > 0
-    if choice == "on" and not frozen:
-        raise RecipeError("feature_cache is on, but the first block trains: freeze it, or leave feature_cache at auto")
-    used = choice != "off" and frozen and (fits_and_pays(model, splits, model_args, training_args) or choice == "on")
-    if model_args.trunk_dtype == "bfloat16" and not used:
-        raise RecipeError("trunk_dtype is bfloat16, but the trunk is not cached: it needs --feature_cache on")
-    logger.info("Feature cache: %s", "used" if used else "not used")
-    return used
+
+    choice: str = "auto"
+    folder: str | None = None
+    max_gb: float | None = None
+    trunk_dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        for name, value, choices in (
+            ("feature_cache", self.choice, CHOICES),
+            ("trunk_dtype", self.trunk_dtype, DTYPES),
+        ):
+            if value not in choices:
+                raise RecipeError(f"{name} is {value!r}: take one of {', '.join(choices)}")
+
+    def check(self, model: GPT2LastTokenClassifier) -> None:
+        """Raise RecipeError for options that the model's filter contradicts."""
+        frozen = model.split_depth > 0
+        if self.choice == "on" and not frozen:
+            raise RecipeError(
+                "feature_cache is on, but the first block trains: freeze it, or leave feature_cache at auto"
+            )
+        if self.trunk_dtype == "bfloat16" and (self.choice == "off" or not frozen):
+            raise RecipeError("trunk_dtype is bfloat16, but the trunk is not cached: it needs --feature_cache on")
+
+    def wants_cache(self, model: GPT2LastTokenClassifier, lengths: Sequence[int], reads: float) -> bool:
+        """Decide, and log the reasons.
+
+        Args:
+            lengths: tokens of each text, of all datasets together.
+            reads: how often training reads each text.
+        """
+        if self.choice == "off" or model.split_depth == 0:
+            logger.info("Feature cache: not used")
+            return False
+        numbers = (len(lengths) if model.keeps_one_token else sum(lengths)) * model.config.n_embd
+        size = numbers * self.dtype(model.device).itemsize / 1e9
+        limit = free_disk(Path(self.folder or DEFAULT_FOLDER)) / 2e9 if self.max_gb is None else self.max_gb
+        used = self.choice == "on" or (size <= limit and reads > 1)
+        logger.info(
+            "Feature cache: up to %.3f GB on disk (at most %.1f GB, see --feature_cache_max_gb), read %g times: %s",
+            size, limit, reads, "used" if used else "not used",
+        )  # fmt: skip
+        if self.trunk_dtype == "bfloat16" and not used:
+            raise RecipeError("trunk_dtype is bfloat16, but the trunk is not cached: it needs --feature_cache on")
+        return used
+
+    def dtype(self, device: torch.device) -> torch.dtype:
+        """Return the dtype that the trunk runs in; where bfloat16 is emulated it would be slower than float32."""
+        if self.trunk_dtype == "auto":
+            return torch.bfloat16 if has_native_bfloat16(device) else torch.float32
+        return getattr(torch, self.trunk_dtype)
 
 
-def fits_and_pays(
-    model: GPT2LastTokenClassifier,
-    splits: dict[str, Dataset],
-    model_args: ModelArguments,
-    training_args: RecipeTrainingArguments,
-) -> bool:
-    """Says what the cache would take up; whether that is allowed, and whether more than one pass will read it."""
-    size = estimated_bytes(model, splits, trunk_dtype(model_args.trunk_dtype, training_args.device)) / 1e9
-    limit = model_args.feature_cache_max_gb
-    if limit is None:
-        limit = free_disk(Path(model_args.feature_cache_dir or DEFAULT_FOLDER)) / 2e9
-    reads = passes(len(splits["train"]), training_args)
-    logger.info(
-        "Feature cache: up to %.3f GB on disk (at most %.1f GB, see --feature_cache_max_gb), read %g times",
-        size, limit, reads,
-    )  # fmt: skip
-    return size <= limit and reads > 1
-
-
-def passes(texts: int, training_args: RecipeTrainingArguments) -> float:
-    """How often training reads each text."""
+def count_reads(texts: int, training_args: TrainingArguments) -> float:
+    """Return how often training reads each text."""
     if training_args.max_steps > 0:
         per_step = training_args.train_batch_size * training_args.gradient_accumulation_steps * training_args.world_size
         return training_args.max_steps * per_step / texts
     return training_args.num_train_epochs
 
 
-def estimated_bytes(model: GPT2LastTokenClassifier, splits: dict[str, Dataset], dtype: torch.dtype) -> int:
-    """What the hidden states of all texts take up on disk, were each one new and none a copy."""
-    tokens = sum(len(split) if model.keeps_one_token else sum(split["length"]) for split in splits.values())
-    return tokens * model.config.n_embd * dtype.itemsize
-
-
 def free_disk(folder: Path) -> int:
-    """Bytes free where the folder is, or will be."""
-    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
-    return shutil.disk_usage(there).free
+    """Return the bytes free where the folder is, or will be."""
+    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    return shutil.disk_usage(existing).free
 
 
-def trunk_dtype(name: str, device: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 where the hardware multiplies it itself; elsewhere it would be slower than float32."""
-    if name == "auto":
-        name = "bfloat16" if native_bfloat16(device) else "float32"
-    return DTYPES[name]
-
-
-def native_bfloat16(device: torch.device) -> bool:
+def has_native_bfloat16(device: torch.device) -> bool:
+    """Return whether the device has bfloat16 instructions."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}

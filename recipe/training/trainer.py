@@ -1,103 +1,290 @@
-"""Trainer, with the few things a recipe adds to it."""
+"""RecipeTrainer: a drop-in Trainer that runs the frozen trunk once per text and trains the tail on what it gave."""
 
+import copy
+import logging
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
-from transformers import Trainer
-from transformers.trainer_utils import rotate_checkpoints
+from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_utils import TrainOutput, has_length, rotate_checkpoints
 
-from recipe.distributed import wait_for_everyone
-from recipe.errors import RecipeError
+from recipe.distributed import on_main_process, wait_for_everyone
+from recipe.errors import RecipeError, one_line
+from recipe.model.classifier import GPT2LastTokenClassifier
+from recipe.model.export import save_classifier
+from recipe.training.cache_policy import CachePolicy, count_reads
 from recipe.training.callbacks import StopOnSigterm
-from recipe.training.checkpoints import MARKER, mark_whole
-from recipe.training.sampling import SeededLengthGroupedSampler
+from recipe.training.checkpoints import mark_complete, remove_marker
+from recipe.training.feature_cache import (
+    DEFAULT_FOLDER,
+    FeatureCollator,
+    TrunkFeatures,
+    cache_features,
+    keep_freed_memory,
+    token_sequences,
+    trunk_key,
+)
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS_FILE = "model.safetensors"
 
 
 class RecipeTrainer(Trainer):
-    """Trainer, but its checkpoints say whether they are whole, what is not finite stops it, and groups by length resume.
+    """Trainer for GPT2LastTokenClassifier, plain or with peft adapters: the same results, at the price of the tail.
 
-    Its own grouping by length draws from the global random state, which a resumed epoch does not find again.
+    In a script written for this model and Trainer, changing the class name changes the speed and nothing else. What is
+    frozen decides: `train` runs the trunk (embeddings and leading frozen blocks) once per text of train_dataset and
+    eval_dataset and caches what leaves it; batches of cached texts then carry it as `trunk_output`. Other texts go through
+    the whole model.
+
+    What it adds to Trainer: checkpoints hold the trained weights alone, are marked once they are complete, and resume
+    exactly (also when grouped by length); evaluation reads rows in order and drops none; a loss or weight that is not
+    finite stops the run before it is saved; SIGTERM saves first; `save_model` writes the complete stock checkpoint.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.grouping: SeededLengthGroupedSampler | None = None
+    def __init__(
+        self,
+        model: PreTrainedModel | nn.Module | None = None,
+        args: TrainingArguments | None = None,
+        *positional: Any,
+        feature_cache: str = "auto",
+        feature_cache_dir: str | None = None,
+        feature_cache_max_gb: float | None = None,
+        trunk_dtype: str = "float32",
+        **keywords: Any,
+    ):
+        """Take what Trainer takes, and the options of CachePolicy.
+
+        Raises:
+            RecipeError (a ValueError): another model, or options that its filter contradicts.
+        """
+        self.cache_policy = CachePolicy(feature_cache, feature_cache_dir, feature_cache_max_gb, trunk_dtype)
+        self.features: TrunkFeatures | None = None
+        self.cached: tuple | None = None  # what the features are of
+        self.saving_checkpoint = False
+        self.train_sampler: Sampler | None = None
+        if args is not None and args.n_gpu > 1:  # DataParallel's replicas have no parameters to tell what is frozen
+            logger.warning("one of %d GPUs is used: to use all, start with `accelerate launch`", args.n_gpu)
+            args._n_gpu = 1
+        super().__init__(model, args, *positional, **keywords)
+        self.cache_policy.check(self.classifier)
         self.stop_on_sigterm = StopOnSigterm()
         self.add_callback(self.stop_on_sigterm)
 
+    @property
+    def classifier(self) -> GPT2LastTokenClassifier:
+        """The model under every wrapper (DDP, torch.compile, peft)."""
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        model = model.get_base_model() if hasattr(model, "get_base_model") else model
+        if not isinstance(model, GPT2LastTokenClassifier):
+            raise RecipeError(f"RecipeTrainer trains GPT2LastTokenClassifier, not {type(model).__name__}: use Trainer")
+        return model
+
+    # ---- The trunk, once per text ----
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Fill the feature cache first, where it is used: here each run, trial and retry passes before its first step."""
+        self._cache_features()
+        return super().get_train_dataloader()
+
+    def _cache_features(self) -> None:
+        """Compute the trunk's output for the training and evaluation texts that are not cached yet."""
+        model, policy = self.classifier, self.cache_policy
+        evaluated = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"eval": self.eval_dataset}
+        cacheable = [dataset for dataset in (self.train_dataset, *evaluated.values()) if has_length(dataset)]
+        if policy.choice == "off" or model.split_depth == 0 or not has_length(self.train_dataset):
+            logger.info("Feature cache: not used")
+            self.features = self.cached = None
+            return
+        dtype = policy.dtype(self.args.device)
+        of = (trunk_key(model, dtype), *map(id, cacheable))
+        if of == self.cached:
+            return
+        sequences = [ids for dataset in cacheable for ids in token_sequences(dataset)]
+        reads = count_reads(len(self.train_dataset), self.args)
+        self.features, self.cached = None, of
+        if not on_main_process(policy.wants_cache, model, [len(ids) for ids in sequences], reads):
+            return
+        model.to(self.args.device).eval()
+        try:
+            self.features = cache_features(model, sequences, policy.folder, dtype)
+        except OSError as error:  # no room, no permission
+            reason = f"feature cache in {policy.folder or DEFAULT_FOLDER}: {error.strerror or one_line(error)}"
+            raise RecipeError(f"{reason}: pass --feature_cache_dir DIR, or --feature_cache off") from error
+        if self.args.dataloader_num_workers == 0 and self.features.to_device(self.args.device):
+            self.args.dataloader_pin_memory = False  # what lies on the device cannot be pinned
+        self.cached_depth = model.split_depth
+        keep_freed_memory()
+
+    def _get_dataloader(self, *args: Any, is_training: bool = False, **keywords: Any) -> DataLoader:
+        """As in Trainer, with the cached rows; and `dataloader_drop_last` drops training rows alone."""
+        collator, drop_last = self.data_collator, self.args.dataloader_drop_last
+        if self.features is not None:
+            self.data_collator = FeatureCollator(collator, self.features)
+        self.args.dataloader_drop_last = drop_last and is_training
+        try:
+            return super()._get_dataloader(*args, is_training=is_training, **keywords)
+        finally:
+            self.data_collator, self.args.dataloader_drop_last = collator, drop_last
+
+    # ---- Order of rows: found again when a run resumes ----
+
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
-        if self.args.train_sampling_strategy != "group_by_length":
-            return super()._get_train_sampler(train_dataset)
-        # From self.train_dataset: the one that is passed has lost the columns that the model does not take.
-        batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        self.grouping = SeededLengthGroupedSampler(batch_size, list(self.train_dataset["length"]), seed)
-        return self.grouping
+        # self.train_dataset: the one that is passed has lost the columns that the model does not take, `length` too.
+        sampler = super()._get_train_sampler(self.train_dataset)
+        if isinstance(sampler, LengthGroupedSampler):
+            seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+            batch_size = sampler.batch_size * self.args.world_size
+            sampler = SeededLengthGroupedSampler(batch_size, list(sampler.lengths), seed)
+        self.train_sampler = sampler
+        return sampler
 
     def _get_eval_sampler(self, eval_dataset: Dataset) -> Sampler | None:
         """In order; accelerate divides the rows among several processes and gathers each of them once."""
-        return SequentialSampler(eval_dataset)
+        return SequentialSampler(eval_dataset) if has_length(eval_dataset) else None
 
-    def _get_dataloader(self, *args: Any, is_training: bool = False, **kwargs: Any) -> DataLoader:
-        """As in Trainer, but `dataloader_drop_last` is for training alone: an evaluation drops no row."""
-        drop_last = self.args.dataloader_drop_last
-        self.args.dataloader_drop_last = drop_last and is_training
-        try:
-            return super()._get_dataloader(*args, is_training=is_training, **kwargs)
-        finally:
-            self.args.dataloader_drop_last = drop_last
-
-    def floating_point_ops(self, inputs: dict[str, torch.Tensor]) -> int:
-        """As in Trainer, which counts the numbers of the main input, by tokens: `hidden` has n_embd numbers a token."""
-        operations = super().floating_point_ops(inputs)
-        return operations // inputs["hidden"].shape[-1] if "hidden" in inputs else operations
-
-    def compute_loss(self, model: nn.Module, inputs: dict[str, torch.Tensor], *args: Any, **kwargs: Any) -> Any:
-        """Stops at a loss that is not finite, before it reaches a weight."""
-        outcome = super().compute_loss(model, inputs, *args, **kwargs)
-        loss = outcome[0] if isinstance(outcome, tuple) else outcome
-        if model.training and not torch.isfinite(loss).all():
-            self.stop_for(f"the loss is {loss.item()} at step {self.state.global_step + 1}")
-        return outcome
-
-    def _run_epoch(self, *, epoch: int, **kwargs: Any) -> None:
-        """As in Trainer, but a run that goes on from its very last step takes no more steps, nor one that patience ended."""
-        if self.grouping is not None:
-            self.grouping.set_epoch(epoch)  # with several processes, accelerate's wrappers hide it from Trainer
+    def _run_epoch(self, *, epoch: int, **keywords: Any) -> None:
+        """As in Trainer, but a run that resumes from its very last step takes no more steps, nor one that patience ended."""
+        if isinstance(self.train_sampler, SeededLengthGroupedSampler):
+            self.train_sampler.set_epoch(epoch)  # with several processes, accelerate's wrappers hide it from Trainer
         if self.state.global_step < self.state.max_steps and not self.control.should_training_stop:
-            super()._run_epoch(epoch=epoch, **kwargs)
+            super()._run_epoch(epoch=epoch, **keywords)
+
+    # ---- Training stops safely ----
+
+    def train(self, *args: Any, **keywords: Any) -> TrainOutput:
+        """As in Trainer; SIGTERM meanwhile saves a checkpoint and exits with code 143.
+
+        Raises:
+            RecipeError: a loss or weights that are not finite.
+        """
+        with self.stop_on_sigterm.installed():
+            output = super().train(*args, **keywords)
+        self._check_weights()
+        return output
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **keywords: Any) -> torch.Tensor:
+        """As in Trainer, but a loss that is not finite stops the run before the optimizer's step."""
+        if "trunk_output" in inputs and self.classifier.split_depth != self.cached_depth:
+            raise RecipeError(
+                f"the trunk was cached with {self.cached_depth} frozen blocks, but now {self.classifier.split_depth} are"
+                " frozen: set requires_grad before training, or pass feature_cache='off'"
+            )
+        loss = super().training_step(model, inputs, *args, **keywords)
+        if not torch.isfinite(loss).all():
+            self._stop(f"the loss is {loss.item()} at step {self.state.global_step + 1}")
+        return loss
+
+    def _check_weights(self) -> None:
+        """Raise RecipeError for weights that are not finite (a finite loss can give such gradients) before they are saved."""
+        trained = (p for p in self.model.parameters() if p.requires_grad)
+        if not all(torch.isfinite(parameter).all() for parameter in trained):
+            self._stop(f"weights are not finite after step {self.state.global_step}")
+
+    def _stop(self, reason: str) -> None:
+        raise RecipeError(
+            f"{reason}: training stops, and what is saved in {self.args.output_dir} stays as it is; lower learning_rate"
+            f" ({self.args.learning_rate:g} now), or set max_grad_norm ({self.args.max_grad_norm:g} now)"
+        )
+
+    # ---- Saving: the trained weights in checkpoints, the complete stock model at the end ----
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """As in Trainer, but a marker is written last, and older checkpoints are removed only then."""
-        self.check_weights()
-        checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        self._check_weights()
+        folder = Path(self._get_output_dir(trial))
+        checkpoint = folder / f"checkpoint-{self.state.global_step}"
+        limit, self.args.save_total_limit, self.saving_checkpoint = self.args.save_total_limit, None, True
         if self.args.should_save:
-            (checkpoint / MARKER).unlink(missing_ok=True)
-        super()._save_checkpoint(model, trial)
-        self.args.save_total_limit = limit
+            remove_marker(checkpoint)
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit, self.saving_checkpoint = limit, False
         wait_for_everyone()  # each process writes its own random state
         if self.args.should_save:
-            mark_whole(checkpoint)
-            rotate_checkpoints(self.args.output_dir, limit, self.state.best_model_checkpoint)
+            mark_complete(checkpoint)
+            rotate_checkpoints(str(folder), limit, self.state.best_model_checkpoint)
         wait_for_everyone()
 
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        """Save a checkpoint's weights, or, for `save_model`, the complete model: stock wherever that has the same logits."""
+        folder = Path(output_dir or self.args.output_dir)
+        if not self.args.should_save:
+            return
+        if not self.saving_checkpoint:
+            save_classifier(self._complete_model(state_dict), self.processing_class, folder)
+            return
+        state = self.model.state_dict() if state_dict is None else state_dict
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(
+            {name: state[name].detach().contiguous() for name in self._trained_names()},
+            folder / WEIGHTS_FILE,
+            metadata={"format": "pt"},
+        )
+        self.classifier.config.save_pretrained(folder)
+
+    def _complete_model(self, state_dict: dict[str, torch.Tensor] | None) -> GPT2LastTokenClassifier:
+        """Return the trained classifier on its own: adapters merged, shards (FSDP's `state_dict`) put together."""
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        if state_dict is not None:
+            with torch.device("meta"):
+                model = type(model)(model.config)
+            model.load_state_dict(state_dict, assign=True)
+        return copy.deepcopy(model).merge_and_unload() if hasattr(model, "merge_and_unload") else model
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            self._load_trained(Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_best_model()
+        else:
+            self._load_trained(Path(self.state.best_model_checkpoint))
+
+    def _load_trained(self, checkpoint: Path) -> None:
+        """Load a checkpoint's weights into the model."""
+        try:
+            state = load_file(checkpoint / WEIGHTS_FILE)
+        except (OSError, ValueError) as error:
+            raise RecipeError(
+                f"{checkpoint}: no {WEIGHTS_FILE} that loads ({one_line(error)}): resume from another one"
+            ) from error
+        wrong = sorted(set(state) ^ set(self._trained_names()))
+        if wrong:
+            raise RecipeError(
+                f"{checkpoint}: was saved with another filter: {wrong[0]} trains {'there' if wrong[0] in state else 'here'}"
+                " alone: give the same `trainable`"
+            )
+        self.accelerator.unwrap_model(self.model, keep_torch_compile=False).load_state_dict(state, strict=False)
+
+    def _trained_names(self) -> list[str]:
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        """As in Trainer, where `save_strategy: best` asks this what to save: after SIGTERM, in any case."""
+        """As in Trainer, where `save_strategy: best` asks this whether to save: after SIGTERM, in any case."""
         is_best = super()._determine_best_metric(metrics, trial)
         return is_best or self.stop_on_sigterm.stopping
 
-    def check_weights(self) -> None:
-        """A finite loss can still have given gradients that are not: such weights replace no checkpoint and no model."""
-        trained = (p for p in self.model.parameters() if p.requires_grad)
-        if not all(torch.isfinite(parameter).all() for parameter in trained):
-            self.stop_for(f"weights are no longer finite after step {self.state.global_step}")
 
-    def stop_for(self, what: str) -> None:
-        raise RecipeError(
-            f"{what}: training stops, and what is saved in {self.args.output_dir} stays as it is; lower learning_rate"
-            f" ({self.args.learning_rate:g} now), or set max_grad_norm ({self.args.max_grad_norm:g} now)"
-        )
+class SeededLengthGroupedSampler(LengthGroupedSampler):
+    """transformers' grouping by length, but its order depends on the seed and the epoch alone, so a resumed run finds it."""
+
+    def __init__(self, batch_size: int, lengths: list[int], seed: int):
+        super().__init__(batch_size, lengths=lengths)
+        self.seed = seed
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.generator = torch.Generator()
+        self.generator.manual_seed(self.seed + 1_000_003 * epoch)
