@@ -43,8 +43,8 @@ class RecipeTrainer(Trainer):
     eval_dataset and caches what leaves it; batches of cached texts then carry it as `trunk_output`. Other texts go through
     the whole model.
 
-    What it adds to Trainer: checkpoints hold the trained weights alone, are marked once they are complete, and resume
-    exactly (also when grouped by length); evaluation reads rows in order and drops none; a loss or weight that is not
+    What it adds to Trainer: checkpoints hold the trained weights alone where the trunk is cached, are marked once they are
+    complete, and resume exactly (also when grouped by length); evaluation reads rows in order and drops none; a loss or weight that is not
     finite stops the run before it is saved; SIGTERM saves first; `save_model` writes the complete stock checkpoint.
     """
 
@@ -74,6 +74,12 @@ class RecipeTrainer(Trainer):
             args._n_gpu = 1
         super().__init__(model, args, *positional, **keywords)
         self.cache_policy.check(self.classifier)
+        rows = len(self.train_dataset) if has_length(self.train_dataset) else None
+        if rows is not None and self.args.dataloader_drop_last and rows < self.args.train_batch_size:
+            raise RecipeError(
+                f"dataloader_drop_last drops every batch: {rows} training texts do not fill one of"
+                f" {self.args.train_batch_size}: lower per_device_train_batch_size"
+            )
         self.stop_on_sigterm = StopOnSigterm()
         self.add_callback(self.stop_on_sigterm)
 
@@ -223,12 +229,12 @@ class RecipeTrainer(Trainer):
             return
         state = self.model.state_dict() if state_dict is None else state_dict
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(
-            {name: state[name].detach().contiguous() for name in self._trained_names()},
-            folder / WEIGHTS_FILE,
-            metadata={"format": "pt"},
-        )
+        whole = self.features is None and not hasattr(self.model, "merge_and_unload")  # as Trainer does
+        tensors = {name: state[name].detach().contiguous() for name in (state if whole else self._trained_names())}
+        save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
         self.classifier.config.save_pretrained(folder)
+        if self.processing_class is not None:
+            self.processing_class.save_pretrained(folder)
 
     def _complete_model(self, state_dict: dict[str, torch.Tensor] | None) -> GPT2LastTokenClassifier:
         """Return the trained classifier on its own: adapters merged, shards (FSDP's `state_dict`) put together."""
@@ -259,13 +265,15 @@ class RecipeTrainer(Trainer):
             raise RecipeError(
                 f"{checkpoint}: no {WEIGHTS_FILE} that loads ({one_line(error)}): resume from another one"
             ) from error
-        wrong = sorted(set(state) ^ set(self._trained_names()))
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        here, there = set(self._trained_names()), set(state)
+        wrong = sorted(here - there) or ([] if there == set(model.state_dict()) else sorted(there - here))
         if wrong:
             raise RecipeError(
-                f"{checkpoint}: was saved with another filter: {wrong[0]} trains {'there' if wrong[0] in state else 'here'}"
+                f"{checkpoint}: was saved with another filter: {wrong[0]} trains {'here' if wrong[0] in here else 'there'}"
                 " alone: give the same `trainable`"
             )
-        self.accelerator.unwrap_model(self.model, keep_torch_compile=False).load_state_dict(state, strict=False)
+        model.load_state_dict(state, strict=False)
 
     def _trained_names(self) -> list[str]:
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)

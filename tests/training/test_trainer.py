@@ -10,10 +10,8 @@ from conftest import tiny_model
 from datasets import Dataset
 from torch import nn
 from transformers import (
-    DataCollatorWithPadding,
     EarlyStoppingCallback,
     GPT2ForSequenceClassification,
-    PreTrainedTokenizerFast,
     Trainer,
     TrainerCallback,
     TrainingArguments,
@@ -248,14 +246,12 @@ def test_callbacks_get_the_model_itself(tmp_path):
     np.testing.assert_allclose(watches[0].norms, watches[1].norms, atol=1e-5)
 
 
-def test_tensorboard_gets_the_same_curves(tmp_path):
+def test_tensorboard_gets_the_same_curves(tmp_path, monkeypatch):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     curves = {}
     for path in ("trainer", "cached"):
-        import os
-
-        os.environ["TENSORBOARD_LOGGING_DIR"] = str(tmp_path / f"logs-{path}")
+        monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / f"logs-{path}"))
         make_trainer(path, tmp_path, arguments_={"report_to": "tensorboard"}).train()
         events = EventAccumulator(str(next((tmp_path / f"logs-{path}").rglob("events*")).parent)).Reload()
         curves[path] = [event.value for event in events.Scalars("train/loss")]
@@ -304,19 +300,19 @@ def test_resumes_exactly(tmp_path):
 
 def test_checkpoint_of_one_path_resumes_on_the_other(tmp_path):
     fields = {"arguments_": {"save_strategy": "steps", "save_steps": 7}}
-    first = make_trainer("plain", tmp_path, **fields)
-    outcome = results(first)
-    other = make_trainer("cached", tmp_path, **fields)
-    other.train(resume_from_checkpoint=str(tmp_path / "plain" / "checkpoint-7"))
-    np.testing.assert_allclose(other.predict(OTHER).predictions, outcome[2], atol=2e-4)
+    for first, second in (("plain", "cached"), ("cached", "plain")):
+        outcome = results(make_trainer(first, tmp_path / first, **fields))
+        other = make_trainer(second, tmp_path / first, **fields)
+        other.train(resume_from_checkpoint=str(tmp_path / first / first / "checkpoint-7"))
+        np.testing.assert_allclose(other.predict(OTHER).predictions, outcome[2], atol=2e-4)
 
 
 def test_checkpoint_of_another_filter_is_refused(tmp_path):
     fields = {"arguments_": {"save_strategy": "steps", "save_steps": 7, "max_steps": 7}}
-    make_trainer("plain", tmp_path, **fields).train()
+    make_trainer("cached", tmp_path, **fields).train()
     trainer = make_trainer("cached", tmp_path, model=frozen_model(["score.*"]), **fields)
     with pytest.raises(RecipeError, match=r"saved with another filter: transformer\.h\.3\..* trains there alone"):
-        trainer.train(resume_from_checkpoint=str(tmp_path / "plain" / "checkpoint-7"))
+        trainer.train(resume_from_checkpoint=str(tmp_path / "cached" / "checkpoint-7"))
 
 
 @pytest.mark.parametrize("context", ["fork", "spawn"])
@@ -348,7 +344,7 @@ def test_padded_and_reordered_datasets_are_cached_by_their_tokens(tmp_path):
     padded = TRAIN.map(pad_left).select(range(36, -1, -1))  # an indices mapping, too
     fields = {"train_dataset": padded, "eval_dataset": EVAL.map(pad_left), "model": model}
     trainers = compare(tmp_path, **fields)
-    assert len(trainers["cached"].features.rows) == len({tuple(ids) for ids in TRAIN["input_ids"] + EVAL["input_ids"]})
+    assert len(trainers["cached"].features.rows) == len({tuple(row["input_ids"]) for row in [*TRAIN, *EVAL]})
 
 
 def test_model_init_starts_over_on_one_cache(tmp_path):
@@ -372,7 +368,7 @@ def test_optuna_runs_all_trials_on_one_cache(tmp_path):
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        trainer = make_trainer(path, tmp_path, model_init=frozen_model, arguments_={"num_train_epochs": 1})
+        trainer = make_trainer(path, tmp_path, model_init=lambda: frozen_model(), arguments_={"num_train_epochs": 1})
         best = trainer.hyperparameter_search(
             hp_space=lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-1, log=True)},
             n_trials=3,
@@ -397,9 +393,7 @@ def lora_model(targets, layers, **options):
     return get_peft_model(tiny_model(), config)
 
 
-@pytest.mark.parametrize(
-    ("targets", "layers", "depth"), [(["c_attn"], [3], 3), (["c_fc", "attn.c_proj"], [2, 3], 2)]
-)
+@pytest.mark.parametrize(("targets", "layers", "depth"), [(["c_attn"], [3], 3), (["c_fc", "attn.c_proj"], [2, 3], 2)])
 @pytest.mark.parametrize("options", [{"task_type": "SEQ_CLS"}, {"modules_to_save": ["score"]}])
 def test_adapters_train_the_same_way_and_are_merged(tmp_path, targets, layers, depth, options):
     model = lora_model(targets, layers, **options)
@@ -447,7 +441,9 @@ def test_save_model_writes_the_stock_model_and_checkpoints_hold_what_trains(tmp_
     batch = collate(OTHER.to_list())
     with torch.no_grad():
         ids = batch["input_ids"]
-        torch.testing.assert_close(stock(ids).logits, torch.tensor(trainer.predict(OTHER).predictions), atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            stock(ids).logits, torch.tensor(trainer.predict(OTHER).predictions), atol=1e-4, rtol=0
+        )
     names = {name for name, p in trainer.model.named_parameters() if p.requires_grad}
     (checkpoint,) = tmp_path.glob("cached/checkpoint-20")
     assert set(load_file(checkpoint / "model.safetensors")) == names
@@ -466,17 +462,19 @@ def test_a_filter_that_changes_after_caching_is_refused(tmp_path):
 def test_options_that_contradict_the_filter_are_refused(tmp_path):
     model = frozen_model(["*"])
     with pytest.raises(RecipeError, match="feature_cache is on, but the first block trains"):
-        RecipeTrainer(model, arguments(tmp_path), feature_cache="on")
+        RecipeTrainer(model, arguments(tmp_path, eval_strategy="no"), feature_cache="on")
     with pytest.raises(RecipeError, match="trunk_dtype is bfloat16, but the trunk is not cached"):
-        RecipeTrainer(frozen_model(), arguments(tmp_path), feature_cache="off", trunk_dtype="bfloat16")
+        RecipeTrainer(
+            frozen_model(), arguments(tmp_path, eval_strategy="no"), feature_cache="off", trunk_dtype="bfloat16"
+        )
     with pytest.raises(RecipeError, match="feature_cache is 'maybe': take one of auto, on, off"):
-        RecipeTrainer(model, arguments(tmp_path), feature_cache="maybe")
+        RecipeTrainer(model, arguments(tmp_path, eval_strategy="no"), feature_cache="maybe")
     with pytest.raises(RecipeError, match="RecipeTrainer trains GPT2LastTokenClassifier, not GPT2ForSequence"):
-        RecipeTrainer(to_stock(model), arguments(tmp_path))
+        RecipeTrainer(to_stock(model), arguments(tmp_path, eval_strategy="no"))
 
 
 def test_one_gpu_of_several_is_used_without_a_launcher(tmp_path, caplog):
-    args = arguments(tmp_path)
+    args = arguments(tmp_path, eval_strategy="no")
     args._n_gpu = 2  # as TrainingArguments counts them
     caplog.set_level(logging.WARNING, logger="recipe")
     trainer = RecipeTrainer(frozen_model(), args, train_dataset=TRAIN)

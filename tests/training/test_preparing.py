@@ -1,11 +1,11 @@
 import pytest
 import torch
 from conftest import NANO, fields_of, make_texts, run_training, tiny_model
+from recipe.training.preparing import prepare_run
 from transformers import AutoTokenizer, GPT2ForSequenceClassification
 
-from recipe.errors import RecipeError
 from recipe.config import parse_arguments
-from recipe.training.preparing import prepare_run
+from recipe.errors import RecipeError
 
 
 def save_classifier(folder, labels):

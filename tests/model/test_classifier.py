@@ -71,16 +71,38 @@ def test_a_text_that_ends_in_endoftext_is_read_at_its_own_last_token():
     assert not torch.allclose(model(ends).logits, model(ends[:, :2]).logits, atol=1e-3)
 
 
-def test_loss_is_the_mean_cross_entropy_weighted_if_asked():
+def test_loss_is_the_mean_cross_entropy():
     model = tiny_model()
     input_ids, labels = torch.randint(0, 99, (6, 5)), torch.tensor([0, 1, 2, 0, 0, 1])
     output = model(input_ids=input_ids, labels=labels)
     torch.testing.assert_close(output.loss, F.cross_entropy(output.logits, labels))
-    weights = torch.tensor([0.5, 2.0, 3.0])
-    model.class_weights = weights
-    picked = -output.logits.log_softmax(-1)[range(6), labels] * weights[labels]
-    torch.testing.assert_close(model(input_ids=input_ids, labels=labels).loss, picked.mean())
-    assert "class_weights" not in model.state_dict()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("patterns", "pooling"), [(None, "last"), (["score.*"], "last"), (["score.*"], "mean")])
+def test_trunk_output_stands_in_for_running_the_trunk(patterns, pooling):
+    model = tiny_model(pooling=pooling)
+    freeze_except(model, patterns or last_blocks(model.config, 2))
+    left = torch.tensor([[99, 5, 6, 7], [1, 2, 3, 4]])
+    mask = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]])
+    aligned, lengths = torch.tensor([[5, 6, 7, 99], [1, 2, 3, 4]]), torch.tensor([3, 4])
+    hidden = model.trunk(aligned)
+    if model.keeps_one_token:
+        hidden = hidden[torch.arange(2), lengths - 1][:, None]
+    expected = model(input_ids=left, attention_mask=mask).logits
+    output = model(input_ids=left, attention_mask=mask, trunk_output=hidden)
+    torch.testing.assert_close(output.logits, expected, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_forward_takes_the_standard_keywords():
+    """As peft's SEQ_CLS wrapper passes them."""
+    model, input_ids = tiny_model(), torch.tensor([[1, 2, 3]])
+    standard = {"inputs_embeds": None, "output_attentions": None, "output_hidden_states": None}
+    (logits,) = model(input_ids=input_ids, return_dict=False, **standard)
+    torch.testing.assert_close(logits, model(input_ids=input_ids).logits)
+    with pytest.raises(RecipeError, match="takes input_ids alone and gives logits alone"):
+        model(inputs_embeds=torch.zeros(1, 3, 32))
 
 
 @pytest.mark.parametrize("trainable", [["score.*"], None, ["transformer.h.1.*", "score.*"], ["*"]])
@@ -182,7 +204,7 @@ def test_what_is_no_gpt2_is_refused(tmp_path):
         GPT2LastTokenClassifier.from_pretrained(bert)
     with pytest.raises(RecipeError, match="does not exist"):
         GPT2LastTokenClassifier.from_pretrained(tmp_path / "nowhere")
-    with pytest.raises(RecipeError, match="neither a folder here nor a model that the hub gives"):
+    with pytest.raises(RecipeError, match="neither a local folder nor found on the hub"):
         GPT2LastTokenClassifier.from_pretrained("nobody/nothing")
     (tmp_path / "empty").mkdir()
     with pytest.raises(RecipeError, match=r"no readable config\.json"):

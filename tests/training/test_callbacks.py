@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 from conftest import FAST, NANO, ROOT, fields_of, run_training, same_weights, unfinished
+from recipe.training.run import make_trainer, train
 from transformers import TrainerCallback
 
 from recipe.config import parse_arguments
 from recipe.training.checkpoints import last_whole_checkpoint
-from recipe.training.run import make_trainer, train
 
 LAUNCH = [f"{Path(sys.executable).parent}/accelerate", "launch", "--config_file", "accelerate_configs/cpu.yaml"]
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 from conftest import FAST, NANO, ROOT, fields_of, make_texts, run_training, same_weights, unfinished
+from recipe.training.preparing import prepare_run
+from recipe.training.run import train
 
 from recipe.config import parse_arguments
 from recipe.errors import RecipeError
-from recipe.training.preparing import prepare_run
-from recipe.training.run import train
 from recipe.training.run_folder import data_hash
 
 FORK = multiprocessing.get_context("fork")  # a child that has imported everything already

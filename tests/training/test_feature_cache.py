@@ -1,22 +1,23 @@
 import logging
 import os
+import pickle
 import subprocess
 import sys
 
 import pytest
 import torch
 from conftest import ROOT, tiny_model
-from datasets import Dataset
+from datasets import Dataset, List, Value
 from transformers import GPT2Model
 
 from recipe import freeze_except, last_blocks
 from recipe.training.feature_cache import (
-    FeatureDataset,
+    FeatureCollator,
     cache_features,
     clear_caches,
-    collate_features,
     list_caches,
     sequence_key,
+    token_sequences,
     trunk_key,
 )
 
@@ -45,39 +46,62 @@ def test_rows_are_transformers_hidden_states_unpadded(tmp_path):
     model = frozen_model()
     features = cache_features(model, SEQUENCES, tmp_path)
     for ids in SEQUENCES:
-        row = features.row(sequence_key(ids))
+        row = features[sequence_key(ids)]
         assert row.shape == (len(ids), 32)
         torch.testing.assert_close(row, reference_states(model, ids, 3), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("pooling", "tokens"), [("last", 1), ("first", 1), ("mean", 3)])
-def test_a_head_alone_needs_one_vector_a_text(tmp_path, pooling, tokens):
-    model = frozen_model(["score.*"], pooling=pooling)
-    features = cache_features(model, SEQUENCES, tmp_path)
-    split = Dataset.from_dict({"input_ids": SEQUENCES, "labels": [0] * 6})
-    rows = FeatureDataset(features, split)
-    assert rows[0]["hidden"].shape == (tokens, 32)
-    batch = collate_features([rows[i] for i in range(6)])
-    batch.pop("labels")
-    with torch.no_grad():
-        expected = torch.cat([model(torch.tensor([ids])).logits for ids in SEQUENCES])
-        torch.testing.assert_close(model.as_tail().eval()(**batch).logits, expected, atol=1e-5, rtol=0)
+def collate(sequences):
+    """Pad on the right."""
+    longest = max(map(len, sequences))
+    return {
+        "input_ids": torch.tensor([ids + [99] * (longest - len(ids)) for ids in sequences]),
+        "attention_mask": torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids in sequences]),
+    }
 
 
-@pytest.mark.parametrize("k", [0, 1, 2, 3])
-def test_tail_of_cached_rows_is_the_whole_model(tmp_path, k):
-    model = frozen_model(last_blocks(tiny_model().config, k))
-    features = cache_features(model, SEQUENCES, tmp_path)
-    rows = FeatureDataset(features, Dataset.from_dict({"input_ids": SEQUENCES, "labels": [0, 1, 2, 0, 1, 2]}))
-    batch = collate_features([rows[i] for i in range(6)])
-    tail = model.as_tail().eval()
+FILTERS = {
+    **{f"{k} blocks": (last_blocks(tiny_model().config, k), "last") for k in range(4)},
+    **{f"head, {pooling}": (["score.*"], pooling) for pooling in ("last", "first", "mean")},
+}
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_logits_from_cached_rows_are_the_models(tmp_path, name):
+    patterns, pooling = FILTERS[name]
+    model = frozen_model(patterns, pooling=pooling)
+    batch = FeatureCollator(collate, cache_features(model, SEQUENCES, tmp_path))(SEQUENCES)
+    one_token = model.split_depth == 4 and pooling != "mean"
+    assert batch["trunk_output"].shape == (6, 1 if one_token else 40, 32)
     with torch.no_grad():
         expected = torch.cat([model(torch.tensor([ids])).logits for ids in SEQUENCES])
-        output = tail(**batch)
-    torch.testing.assert_close(output.logits, expected, atol=1e-5, rtol=0)
-    torch.testing.assert_close(output.loss, torch.nn.functional.cross_entropy(expected, batch["labels"]))
-    names = {name for name, _ in tail.named_parameters()}
-    assert names == {name for name, p in model.named_parameters() if p.requires_grad}
+        torch.testing.assert_close(model(**batch).logits, expected, atol=1e-5, rtol=0)
+
+
+def test_token_sequences_leave_padding_out():
+    ids, mask = [[9, 9, 1, 2], [3, 4, 5, 6], [7, 9, 9, 9]], [[0, 0, 1, 1], [1, 1, 1, 1], [1, 0, 0, 0]]
+    rows = Dataset.from_dict({"input_ids": ids, "attention_mask": mask, "labels": [0, 1, 0]})
+    expected = [[1, 2], [3, 4, 5, 6], [7]]
+    for dataset in (
+        rows,
+        rows.to_list(),
+        rows.with_format("torch"),
+        rows.cast_column("input_ids", List(Value("int32"))),
+    ):
+        found = [sequence.tolist() for sequence in token_sequences(dataset)]
+        assert found == expected
+    assert [s.tolist() for s in token_sequences(rows.select([2, 0]).remove_columns("attention_mask"))] == [
+        ids[2],
+        ids[0],
+    ]
+
+
+def test_a_copy_for_a_worker_carries_names_of_files(tmp_path):
+    features = cache_features(frozen_model(), [[i, i + 1, i + 2] for i in range(90)], tmp_path)
+    message = pickle.dumps(features)
+    assert len(message) < 2000
+    copy = pickle.loads(message)
+    assert torch.equal(copy[sequence_key([3, 4, 5])], features[sequence_key([3, 4, 5])])
 
 
 def test_a_second_run_computes_only_what_is_new(tmp_path):
@@ -91,7 +115,7 @@ def test_a_second_run_computes_only_what_is_new(tmp_path):
     assert len(added) == 1
     (path,) = tmp_path.rglob(added.pop())
     assert len(Dataset.from_file(str(path))) == 1
-    assert features.row(sequence_key([9, 9, 9])).shape == (3, 32)
+    assert features[sequence_key([9, 9, 9])].shape == (3, 32)
 
 
 def test_the_key_covers_what_the_values_depend_on():
@@ -149,7 +173,7 @@ def test_a_damaged_file_is_said_and_made_again(tmp_path, caplog, damage):
     features = cache_features(model, SEQUENCES, tmp_path)
     assert "is damaged: removed" in caplog.text
     assert [p.read_bytes() for p in tmp_path.rglob("*.arrow")] == [whole]
-    torch.testing.assert_close(features.row(sequence_key([4])), reference_states(model, [4], 3), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(features[sequence_key([4])], reference_states(model, [4], 3), atol=1e-5, rtol=1e-4)
 
 
 def test_an_interrupted_writer_leaves_nothing_that_is_trusted(tmp_path, monkeypatch):
@@ -169,12 +193,12 @@ def test_an_interrupted_writer_leaves_nothing_that_is_trusted(tmp_path, monkeypa
             cache_features(model, SEQUENCES, tmp_path)
     assert not list(tmp_path.rglob("*.arrow"))
     features = cache_features(model, SEQUENCES, tmp_path)
-    torch.testing.assert_close(features.row(sequence_key([4])), reference_states(model, [4], 3), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(features[sequence_key([4])], reference_states(model, [4], 3), atol=1e-5, rtol=1e-4)
 
 
 def test_concurrent_writers_agree(tmp_path):
     code = (
-        "import sys; sys.path[:0] = ['tests', 'tests/training']; from test_features import *;"
+        "import sys; sys.path[:0] = ['tests', 'tests/training']; from test_feature_cache import *;"
         f"cache_features(frozen_model(), [[i, i + 1] for i in range(60)], {str(tmp_path)!r})"
     )
     writers = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT) for _ in range(2)]
@@ -182,7 +206,7 @@ def test_concurrent_writers_agree(tmp_path):
     model, before = frozen_model(), files(tmp_path)
     features = cache_features(model, [[i, i + 1] for i in range(60)], tmp_path)
     assert files(tmp_path) == before
-    row = features.row(sequence_key([7, 8]))
+    row = features[sequence_key([7, 8])]
     torch.testing.assert_close(row, reference_states(model, [7, 8], 3), atol=1e-5, rtol=1e-4)
 
 
@@ -190,9 +214,9 @@ def test_bfloat16_rows_take_half_the_room_and_stay_close(tmp_path):
     model = frozen_model()
     exact, half = (cache_features(model, SEQUENCES, tmp_path, dtype) for dtype in (torch.float32, torch.bfloat16))
     for ids in SEQUENCES:
-        row = half.row(sequence_key(ids))
+        row = half[sequence_key(ids)]
         assert row.dtype == torch.bfloat16
-        torch.testing.assert_close(row.float(), exact.row(sequence_key(ids)), atol=0.1, rtol=0.1)
+        torch.testing.assert_close(row.float(), exact[sequence_key(ids)], atol=0.1, rtol=0.1)
     assert model.dtype == torch.float32
 
 
@@ -218,7 +242,7 @@ def test_a_large_set_is_written_in_parts_and_read_whole(tmp_path, monkeypatch):
     assert len(files) >= sum(map(len, sequences)) / 40
     for ids in sequences:
         expected = model.trunk(torch.tensor([ids]))[0]
-        torch.testing.assert_close(features.row(sequence_key(ids)), expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(features[sequence_key(ids)], expected, atol=1e-5, rtol=0)
 
 
 def test_what_a_killed_writer_left_goes_after_a_day(tmp_path):
