@@ -79,21 +79,29 @@ def fields_of(model: Path, data: Path, output_dir: Path) -> list[str]:
     return ["--model_name_or_path", str(model), "--train_file", str(data), "--output_dir", str(output_dir)]
 
 
-FAST = [
-    "--num_train_epochs",
-    "1",
-    "--per_device_train_batch_size",
-    "16",
-    "--learning_rate",
-    "1e-3",
-    "--disable_tqdm",
-    "true",
-]
+FAST = ["--num_train_epochs", "1", "--per_device_train_batch_size", "16", "--learning_rate", "1e-3"]
+FAST += ["--disable_tqdm", "true", "--baselines", "false"]
+
+
+@functools.cache
+def tiny_folder() -> Path:
+    """A random GPT-2 of 4 blocks with gpt2-nano's tokenizer, saved: for runs whose accuracy does not matter."""
+    folder = Path(os.environ["HF_HOME"]) / "tiny"
+    model = tiny_model(vocab_size=8192, n_positions=512, bos_token_id=8191, eos_token_id=8191, pad_token_id=8191)
+    model.transformer.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(NANO / name, folder)
+    return folder
+
+
+def train_on(model: Path, data: Path, output_dir: Path, *fields: str) -> dict[str, float]:
+    """scripts/train.py in this process."""
+    return train_script().main([*fields_of(model, data, output_dir), *FAST, *fields])
 
 
 def run_training(data: Path, output_dir: Path, *fields: str) -> dict[str, float]:
-    """gpt2-nano trained in this process, by scripts/train.py."""
-    return train_script().main([*fields_of(NANO, data, output_dir), *FAST, *fields])
+    """The tiny model trained in this process."""
+    return train_on(tiny_folder(), data, output_dir, *fields)
 
 
 @functools.cache
@@ -135,8 +143,8 @@ def same_weights(a: Path, b: Path) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def unfinished(data: Path, folder: Path, *fields: str) -> None:
-    """A folder as a run leaves it that was killed before it saved its model."""
+def run_unfinished(data: Path, folder: Path, *fields: str) -> None:
+    """Leave a folder as a run does that is killed before it saves its model."""
     run_training(data, folder, *fields)
     state = json.loads((folder / "run_state.json").read_text())
     (folder / "run_state.json").write_text(json.dumps({**state, "finished": False}))

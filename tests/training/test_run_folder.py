@@ -1,33 +1,39 @@
-"""Runs that are killed or changed, and what the same command then makes of their folder."""
+"""Runs that are killed or changed: what the same command then makes of their folder."""
 
 import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
-from pathlib import Path
 
 import pytest
-from conftest import FAST, NANO, ROOT, fields_of, make_texts, run_training, same_weights, unfinished
-from recipe.training.preparing import prepare_run
-from recipe.training.run import train
+from conftest import (
+    FAST,
+    ROOT,
+    fields_of,
+    make_texts,
+    run_training,
+    run_unfinished,
+    same_weights,
+    tiny_folder,
+    train_script,
+)
 
-from recipe.config import parse_arguments
 from recipe.errors import RecipeError
-from recipe.training.run_folder import data_hash
 
 FORK = multiprocessing.get_context("fork")  # a child that has imported everything already
 
 
 def start(argv: list[str]) -> multiprocessing.Process:
-    """The training of a command line, in a process of its own."""
+    """Start the training of a command line in a process of its own."""
 
     def work() -> None:
         log = os.open(os.devnull, os.O_WRONLY)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        train(*parse_arguments(argv))
+        train_script().main(argv)
 
     child = FORK.Process(target=work)
     child.start()
@@ -35,7 +41,7 @@ def start(argv: list[str]) -> multiprocessing.Process:
 
 
 def complete(argv: list[str]) -> float:
-    """Seconds that it took."""
+    """Run a training to its end; return its seconds."""
     began = time.monotonic()
     child = start(argv)
     child.join()
@@ -43,9 +49,9 @@ def complete(argv: list[str]) -> float:
     return time.monotonic() - began
 
 
-def kill_at_random(command: list[str], folder: Path, kills: int) -> list[str]:
-    """Kills as many runs, each at another moment, and completes each; returns what each had left when it was killed."""
-    seconds, found = complete([*command, "--output_dir", str(folder / "whole")]), []
+def kill_at_random(command: list[str], folder, kills: int) -> list[str]:
+    """Kill as many runs, each at another moment, and complete each; return what each had left when it was killed."""
+    seconds, found = complete([*command, "--output_dir", str(folder / "straight")]), []
     for number in range(kills):
         argv = [*command, "--output_dir", str(folder / str(number))]
         child = start(argv)
@@ -57,30 +63,30 @@ def kill_at_random(command: list[str], folder: Path, kills: int) -> list[str]:
         state = folder / str(number) / "run_state.json"
         if not (state.is_file() and json.loads(state.read_text())["finished"]):
             complete(argv)
-        assert same_weights(folder / "whole", folder / str(number)), (number, left)
+        assert same_weights(folder / "straight", folder / str(number)), (number, left)
         assert not list((folder / str(number)).glob(".saving-*"))
     return found
 
 
 def test_killed_at_any_moment_ends_with_the_same_weights(three_labels, tmp_path):
-    fields = ["--num_train_epochs", "4", "--per_device_train_batch_size", "4", "--dropout", "0.1"]
+    fields = ["--num_train_epochs", "6", "--per_device_train_batch_size", "2", "--dropout", "0.1"]
     cache = ["--feature_cache_dir", str(tmp_path / "cache")]
-    command = [*fields_of(NANO, three_labels, tmp_path / "unused"), *FAST, *fields, *cache]
+    command = [*fields_of(tiny_folder(), three_labels, tmp_path / "unused"), *FAST, *fields, *cache]
     found = kill_at_random(command, tmp_path, kills=5)
     assert any("checkpoint" in left for left in found), found
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not (ROOT / "data" / "sms_spam.tsv").is_file(), reason="data/sms_spam.tsv: make data/sms_spam.tsv")
-def test_the_quickstart_killed_at_ten_moments(tmp_path, monkeypatch):
+def test_quickstart_killed_at_ten_moments(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     command = ["--config", "recipe/configs/quickstart.yaml", "--disable_tqdm", "true"]
     found = kill_at_random([*command, "--feature_cache_dir", str(tmp_path / "cache")], tmp_path, kills=10)
     print(*found, sep="\n")
 
 
-def test_another_config_or_other_data_is_refused_by_name(three_labels, tmp_path):
-    unfinished(three_labels, tmp_path / "x")
+def test_other_config_or_other_data_is_refused_by_name(three_labels, tmp_path):
+    run_unfinished(three_labels, tmp_path / "x")
     message = r"an unfinished run of another config \(learning_rate 0.001 there, 0.01 here; seed 42 there, 7 here\)"
     with pytest.raises(RecipeError, match=message):
         run_training(three_labels, tmp_path / "x", "--learning_rate", "0.01", "--seed", "7")
@@ -92,58 +98,100 @@ def test_another_config_or_other_data_is_refused_by_name(three_labels, tmp_path)
         run_training(three_labels, tmp_path / "x", "--num_train_epochs", "2")
 
 
-def test_a_folder_with_the_remains_of_a_killed_write_is_empty(three_labels, tmp_path):
+def test_finished_run_is_kept_unless_told(three_labels, tmp_path):
+    output = tmp_path / "x"
+    run_training(three_labels, output)
+    (output / "notes.txt").write_text("mine")
+    stamp = (output / "model.safetensors").stat().st_mtime_ns
+    with pytest.raises(
+        RecipeError, match="a finished run of this config: give another one, or pass --overwrite_output_dir"
+    ):
+        run_training(three_labels, output)
+    with pytest.raises(RecipeError, match="cannot be read"):
+        run_training(tmp_path / "nowhere.csv", output, "--overwrite_output_dir")
+    with pytest.raises(RecipeError, match="holds no checkpoint to resume from"):
+        run_training(three_labels, tmp_path / "new", "--resume_from_checkpoint", "last")
+    assert (output / "model.safetensors").stat().st_mtime_ns == stamp
+    no_checkpoints = ["--save_strategy", "no", "--load_best_model_at_end", "false"]
+    run_training(three_labels, output, "--overwrite_output_dir", *no_checkpoints)
+    assert (output / "notes.txt").read_text() == "mine"
+    assert not list(output.glob("checkpoint-*"))  # those of the old run, which this one does not make
+    assert (output / "model.safetensors").stat().st_mtime_ns != stamp
+
+
+def test_folder_with_the_remains_of_a_killed_write_is_empty(three_labels, tmp_path):
     (tmp_path / "x" / ".saving-abc").mkdir(parents=True)
     run_training(three_labels, tmp_path / "x")
     assert not list((tmp_path / "x").glob(".saving-*"))
 
 
-def test_the_data_hash_tells_texts_labels_and_order(three_labels, tmp_path):
-    argv = [*fields_of(NANO, three_labels, tmp_path / "x"), *FAST]
-    splits = prepare_run(*parse_arguments(argv)).splits
-    original = data_hash(splits)
-    assert original == data_hash(splits)
-    for change in (
-        lambda frame: frame.iloc[::-1],
-        lambda frame: frame.assign(text=frame["text"] + " "),
-        lambda frame: frame.assign(label=0),
-    ):
-        train_frame, splits.train = splits.train, change(splits.train)
-        assert data_hash(splits) != original
-        splits.train = train_frame
-
-
-def test_going_on_from_another_folders_checkpoint(three_labels, tmp_path, caplog):
-    """Its best checkpoint lies there too; and once begun, the same command goes on with its own."""
-    fields = ["--num_train_epochs", "3", "--save_total_limit", "3", "--learning_rate", "0.02"]
-    run_training(three_labels, tmp_path / "a", *fields, "--lr_scheduler_type", "constant")
-    command = [
-        *fields,
-        "--lr_scheduler_type",
-        "constant",
-        "--resume_from_checkpoint",
-        str(tmp_path / "a" / "checkpoint-12"),
-    ]
-    whole = run_training(three_labels, tmp_path / "b", *command)
-    unfinished(three_labels, tmp_path / "c", *command)
+def test_resuming_from_the_last_complete_checkpoint(three_labels, tmp_path, caplog):
+    """The newest is damaged, the one before it incomplete, so the run resumes from the first."""
+    fields = ["--num_train_epochs", "3", "--save_total_limit", "3"]
+    straight = run_training(three_labels, tmp_path / "straight", *fields)
+    run_unfinished(three_labels, tmp_path / "x", *fields)
     caplog.set_level("INFO")
-    assert run_training(three_labels, tmp_path / "c", *command) == whole
-    assert f"goes on from {tmp_path / 'c' / 'checkpoint-18'}" in caplog.text
+    optimizer = tmp_path / "x" / "checkpoint-18" / "optimizer.pt"
+    optimizer.write_bytes(optimizer.read_bytes()[:1000])
+    (tmp_path / "x" / "checkpoint-12" / "complete.json").unlink()
+    assert run_training(three_labels, tmp_path / "x", *fields) == straight
+    assert f"resumes from {tmp_path / 'x' / 'checkpoint-6'}" in caplog.text
+    assert same_weights(tmp_path / "straight", tmp_path / "x")
 
 
-def test_two_runs_in_one_folder_are_told(three_labels, tmp_path):
-    command = [*fields_of(NANO, three_labels, tmp_path / "x"), *FAST, "--num_train_epochs", "200"]
+def test_resuming_from_a_named_checkpoint_sets_newer_ones_aside(three_labels, tmp_path):
+    fields = ["--num_train_epochs", "3", "--save_total_limit", "5"]
+    straight = run_training(three_labels, tmp_path / "x", *fields)
+    named = ["--resume_from_checkpoint", str(tmp_path / "x" / "checkpoint-6")]
+    assert run_training(three_labels, tmp_path / "x", *fields, *named) == straight
+    names = {path.name for path in (tmp_path / "x").glob("*checkpoint-*")}
+    kept, aside = ({f"checkpoint-{step}" for step in steps} for steps in ((6, 12, 18), (12, 18)))
+    assert names == kept | {f"replaced-{name}" for name in aside}
+
+
+def test_resuming_from_another_folders_checkpoint(three_labels, tmp_path, caplog):
+    """Its best checkpoint lies there too; and once started, the same command resumes from its own."""
+    fields = ["--num_train_epochs", "3", "--save_total_limit", "3", "--learning_rate", "0.02"]
+    fields += ["--lr_scheduler_type", "constant"]
+    run_training(three_labels, tmp_path / "a", *fields)
+    command = [*fields, "--resume_from_checkpoint", str(tmp_path / "a" / "checkpoint-12")]
+    straight = run_training(three_labels, tmp_path / "b", *command)
+    with pytest.raises(RecipeError, match="is not empty"):
+        run_training(three_labels, tmp_path / "b", *command)
+    run_unfinished(three_labels, tmp_path / "c", *command)
+    caplog.set_level("INFO")
+    assert run_training(three_labels, tmp_path / "c", *command) == straight
+    assert f"resumes from {tmp_path / 'c' / 'checkpoint-18'}" in caplog.text
+
+
+@pytest.mark.parametrize("sampling", ["random", "group_by_length"])
+@pytest.mark.parametrize("cache", ["on", "off"])
+def test_resuming_in_the_middle_of_an_epoch_is_bit_exact(three_labels, tmp_path, cache, sampling):
+    """84 texts in batches of 8: 11 steps an epoch. One run of 22 steps; one that resumes from step 16."""
+    fields = ["--feature_cache", cache, "--feature_cache_dir", str(tmp_path / "cache"), "--num_train_epochs", "2"]
+    fields += ["--per_device_train_batch_size", "8", "--train_sampling_strategy", sampling, "--dropout", "0.1"]
+    fields += ["--eval_strategy", "steps", "--eval_steps", "16", "--save_strategy", "steps", "--save_steps", "16"]
+    fields += ["--load_best_model_at_end", "false", "--save_total_limit", "5"]
+    run_training(three_labels, tmp_path / "straight", *fields)
+    (tmp_path / "parts").mkdir()
+    shutil.copytree(tmp_path / "straight" / "checkpoint-16", tmp_path / "parts" / "checkpoint-16")
+    run_training(three_labels, tmp_path / "parts", *fields, "--resume_from_checkpoint", "last")
+    assert same_weights(tmp_path / "straight", tmp_path / "parts")
+
+
+def test_two_runs_in_one_folder_are_refused(three_labels, tmp_path):
+    command = [*fields_of(tiny_folder(), three_labels, tmp_path / "x"), *FAST, "--num_train_epochs", "2000"]
     child = start(command)
     while not (tmp_path / "x" / "run_state.json").is_file():
         time.sleep(0.05)
     with pytest.raises(RecipeError, match="another process trains there"):
-        train(*parse_arguments(command))
+        train_script().main(command)
     child.kill()
     child.join()
     run_training(three_labels, tmp_path / "x", "--overwrite_output_dir")
 
 
-def test_an_output_dir_that_cannot_be_is_said_first(three_labels, tmp_path):
+def test_impossible_output_dir_is_refused_first(three_labels, tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(RecipeError, match="file is a file: give a folder"):
         run_training(three_labels, tmp_path / "file" / "x")

@@ -1,0 +1,59 @@
+"""Train with a loss of your own, here a focal loss, through Trainer's `compute_loss_func`.
+
+python scripts/examples/own_loss.py --train_file my.csv --output_dir runs/own_loss
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+from transformers import HfArgumentParser, TrainingArguments
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+import recipe
+from recipe.errors import run_script
+
+
+def focal_loss(
+    outputs: SequenceClassifierOutput, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
+) -> torch.Tensor:
+    """Return the mean of (1 - p)^2 times the cross entropy: texts that the model is sure of count little (Lin et al., 2017)."""
+    losses = F.cross_entropy(outputs["logits"], labels, reduction="none")
+    losses = (1 - (-losses).exp()) ** 2 * losses
+    # Trainer passes the number of texts of all accumulated batches and processes; in an evaluation there is none.
+    return losses.sum() / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+
+
+@dataclass
+class Arguments(TrainingArguments):
+    model_name_or_path: str = "openai-community/gpt2"
+    train_file: str = "my.csv"
+    eval_strategy: str = "epoch"
+    feature_cache: str = "auto"
+
+
+def main() -> None:
+    args = HfArgumentParser(Arguments).parse_args_into_dataclasses()[0]
+    splits = recipe.load_splits(recipe.DataArguments(train_file=args.train_file))
+    id2label = dict(enumerate(splits.label_names))
+    model = recipe.GPT2LastTokenClassifier.from_pretrained(args.model_name_or_path, id2label=id2label)
+    recipe.freeze_except(model, recipe.last_blocks(model.config, 1))
+    tokenizer = recipe.load_tokenizer(args.model_name_or_path, model.config)
+    tokenized = recipe.tokenize(splits, tokenizer)
+    trainer = recipe.RecipeTrainer(
+        model,
+        args,
+        train_dataset=tokenized["train"],
+        eval_dataset=tokenized["validation"],
+        processing_class=tokenizer,
+        compute_metrics=recipe.compute_metrics,
+        compute_loss_func=focal_loss,
+        feature_cache=args.feature_cache,
+    )
+    trainer.train()
+    trainer.save_model()
+    print(trainer.evaluate(tokenized["test"], metric_key_prefix="test"))
+
+
+if __name__ == "__main__":
+    run_script(main)
