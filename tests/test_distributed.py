@@ -7,13 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import NANO, ROOT, assert_one_line, make_texts, run, run_training
+from conftest import FAST, ROOT, assert_one_line, make_texts, run, run_training, tiny_folder
 from safetensors.torch import load_file
 
 from recipe.distributed import any_process, check_launch, check_world_size, gather_in_order, on_main_process
 from recipe.errors import RecipeError
 
-pytestmark = pytest.mark.xdist_group("processes")  # in one of pytest's workers, so that each launch is made once
+# In one of pytest's workers, so that each launch is made once.
+pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.launch]
 LABELS = ["sport", "medicine", "technology"]
 LAUNCH = ["accelerate", "launch", "--config_file", "accelerate_configs/multi_cpu.yaml"]
 
@@ -36,8 +37,8 @@ def fields(splits, cache):
 
 
 def launch(splits, output_dir, *more):
-    words = ["--model_name_or_path", NANO, "--train_file", splits / "train.csv", "--output_dir", output_dir]
-    words += ["--learning_rate", "1e-3", "--per_device_train_batch_size", "8", *fields(splits, splits / "shares")]
+    words = ["--model_name_or_path", tiny_folder(), "--train_file", splits / "train.csv", "--output_dir", output_dir]
+    words += [*FAST, *fields(splits, splits / "shares"), "--per_device_train_batch_size", "8"]
     result = run(*LAUNCH, "scripts/train.py", *words, *more)
     assert result.returncode == 0, result.stderr[-3000:]
     return result
@@ -54,7 +55,7 @@ def one(splits):
     return run_training(splits / "train.csv", splits / "one", *fields(splits, splits / "alone"))
 
 
-def test_two_processes_give_one_processs_model(launched, one, splits):
+def test_two_processes_train_the_model_of_one(launched, one, splits):
     two = json.loads((splits / "two" / "test_results.json").read_text())
     assert one.keys() == two.keys()
     assert {name: two[name] for name in one} == pytest.approx(one, abs=1e-5)
@@ -74,7 +75,7 @@ def test_two_processes_resume_bit_by_bit(launched, splits):
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_one_process_speaks_for_both(launched, splits):
+def test_main_process_alone_prints(launched, splits):
     assert launched.stdout.count("Test set, 37 texts") == 1
     assert launched.stderr.count("trainable  ") == 1
 
@@ -86,7 +87,7 @@ def test_features_are_computed_in_shares(launched, one, splits):
     assert sum(int(share.iloc[0]) for share in shares) == pytest.approx(alone, rel=0.02)
 
 
-def test_a_file_is_predicted_in_shares_and_written_in_order(launched, splits, tmp_path):
+def test_file_is_predicted_in_shares_and_written_in_order(launched, splits, tmp_path):
     predict = [
         "scripts/predict.py",
         "--model_dir",
@@ -106,18 +107,32 @@ def test_a_file_is_predicted_in_shares_and_written_in_order(launched, splits, tm
     np.testing.assert_allclose(two.filter(like="probability"), one.filter(like="probability"), atol=1e-5)
 
 
-def test_a_world_that_is_not_the_one_asked_for_fails(splits, tmp_path, monkeypatch, run_here):
+def test_world_size_without_ranks_fails(splits, tmp_path, monkeypatch, run_here):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    words = ["--train_file", splits / "train.csv", "--output_dir", tmp_path / "x", "--model_name_or_path", NANO]
+    words = [
+        "--train_file",
+        splits / "train.csv",
+        "--output_dir",
+        tmp_path / "x",
+        "--model_name_or_path",
+        tiny_folder(),
+    ]
     result = run_here(["python", "scripts/train.py", *words])
     assert_one_line(result, "WORLD_SIZE is 2, but RANK and LOCAL_RANK are not set")
     assert not (tmp_path / "x").exists()
 
 
-def test_accelerates_multi_cpu_that_starts_one_process_fails(splits, tmp_path):
+def test_multi_cpu_that_starts_one_process_fails(splits, tmp_path):
     text = (ROOT / "accelerate_configs" / "multi_cpu.yaml").read_text()
     (tmp_path / "mpi.yaml").write_text(text.replace("distributed_type: MULTI_GPU", "distributed_type: MULTI_CPU"))
-    words = ["--train_file", splits / "train.csv", "--output_dir", tmp_path / "x", "--model_name_or_path", NANO]
+    words = [
+        "--train_file",
+        splits / "train.csv",
+        "--output_dir",
+        tmp_path / "x",
+        "--model_name_or_path",
+        tiny_folder(),
+    ]
     result = run("accelerate", "launch", "--config_file", tmp_path / "mpi.yaml", "scripts/train.py", *words)
     assert result.returncode != 0
     assert "asked for several processes but started one" in result.stderr
@@ -132,7 +147,7 @@ def test_accelerates_multi_cpu_that_starts_one_process_fails(splits, tmp_path):
         ({"LOCAL_WORLD_SIZE": "64", "WORLD_SIZE": "64", "RANK": "0", "LOCAL_RANK": "0"}, False, "64 processes were started"),
     ],
 )  # fmt: skip
-def test_what_a_launch_cannot_have_is_refused(monkeypatch, environment, use_cpu, message):
+def test_impossible_launches_are_refused(monkeypatch, environment, use_cpu, message):
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR"):
         monkeypatch.delenv(name, raising=False)
     check_launch(use_cpu=True)
@@ -142,7 +157,7 @@ def test_what_a_launch_cannot_have_is_refused(monkeypatch, environment, use_cpu,
         check_launch(use_cpu)
 
 
-def test_fewer_processes_at_work_than_launched_fail(monkeypatch):
+def test_fewer_processes_than_launched_fail(monkeypatch):
     check_world_size(1)
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(RecipeError, match="4 processes were launched, but 1 work together"):
@@ -168,13 +183,13 @@ state.destroy_process_group()
 """
 
 
-def test_what_processes_tell_each_other(tmp_path):
+def test_processes_exchange_values(tmp_path):
     (tmp_path / "talk.py").write_text(TALK)
     lines = sorted(run(*LAUNCH, tmp_path / "talk.py").stdout.splitlines())
     assert lines == [f"{rank} 0 True False ['0a', '0b', '1a'] only the main process looked" for rank in (0, 1)]
 
 
-def test_one_process_talks_to_itself():
+def test_one_process_passes_values_through():
     assert on_main_process(lambda: 7) == 7
     assert any_process(True)
     assert not any_process(False)

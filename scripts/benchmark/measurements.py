@@ -1,4 +1,4 @@
-"""What scripts/benchmark/benchmark.py measures, one measurement a process: `python -m measurements '{"measure": ...}'`."""
+"""The measurements of benchmark.py, one a process: `python measurements.py '{"measure": ...}'`."""
 
 import json
 import statistics
@@ -6,31 +6,38 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from datasets import DatasetDict
 from transformers import (
     DataCollatorWithPadding,
     GPT2Config,
     GPT2ForSequenceClassification,
     GPT2LMHeadModel,
     GPT2Tokenizer,
+    PreTrainedTokenizerBase,
     Trainer,
     TrainerCallback,
     TrainingArguments,
     pipeline,
+    set_seed,
 )
 
+from recipe.arguments import ModelArguments
 from recipe.config import parse_arguments
-from recipe.data.tokenization import tokenize_split
+from recipe.data.dataset import TextSplits, load_splits
+from recipe.data.tokenization import load_tokenizer, tokenize
+from recipe.evaluation.metrics import compute_metrics
 from recipe.inference.text_classifier import TextClassifier
+from recipe.model.classifier import GPT2LastTokenClassifier
 from recipe.model.export import to_stock
 from recipe.model.freezing import freeze_except, last_blocks
-from recipe.training.cache_policy import native_bfloat16
-from recipe.training.preparing import Run, prepare_run
-from recipe.training.run import make_trainer
+from recipe.training.cache_policy import has_native_bfloat16
+from recipe.training.trainer import RecipeTrainer
 
 PEERS = {
     "a": "Trainer + GPT2ForSequenceClassification, padded to the longest text",
@@ -46,6 +53,10 @@ class StepClock(TrainerCallback):
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
+        self.began = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.began = time.perf_counter()
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.start = time.perf_counter()
@@ -67,125 +78,155 @@ def make_small(folder: str, tokenizer: str) -> None:
     GPT2Tokenizer(**files).save_pretrained(folder)
 
 
-def arguments_of(job: dict[str, Any], output_dir: str, *fields: str) -> tuple:
-    """The book's protocol: batches of 8, 5 epochs, an evaluation after each; nothing saved while the clock runs."""
+@dataclass
+class Setup:
+    """Everything that a training of the protocol needs."""
+
+    model_args: ModelArguments
+    training_args: TrainingArguments
+    splits: TextSplits
+    tokenizer: PreTrainedTokenizerBase
+    tokenized: DatasetDict
+    tokenizing_s: float
+    model: GPT2LastTokenClassifier
+
+    @property
+    def trainable(self) -> int:
+        return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self.splits["train"]) // self.training_args.per_device_train_batch_size
+
+
+def set_up(job: dict[str, Any], output_dir: str, *fields: str) -> Setup:
+    """Prepare the book's protocol: batches of 8, 5 epochs, an evaluation after each; nothing saved while the clock runs."""
     argv = ["--config", job["config"], "--model_name_or_path", job["model"], "--train_file", job["train_file"]]
     argv += ["--learning_rate", str(job["learning_rate"]), "--num_train_epochs", str(job["epochs"])]
-    argv += [
-        "--output_dir",
-        output_dir,
-        "--save_strategy",
-        "no",
-        "--disable_tqdm",
-        "true",
-        "--use_cpu",
-        str(job["use_cpu"]),
-    ]
-    return parse_arguments([*argv, *job["fields"], *fields])
+    argv += ["--output_dir", output_dir, "--save_strategy", "no", "--load_best_model_at_end", "false"]
+    argv += ["--disable_tqdm", "true", "--use_cpu", str(job["use_cpu"])]
+    model_args, data_args, training_args = parse_arguments([*argv, *job["fields"], *fields])
+    splits = load_splits(data_args)
+    set_seed(training_args.seed)
+    id2label = dict(enumerate(splits.label_names))
+    model = GPT2LastTokenClassifier.from_pretrained(model_args.model_name_or_path, id2label=id2label)
+    freeze_except(model, last_blocks(model.config, 1))
+    tokenizer = load_tokenizer(model_args.model_name_or_path, model.config, data_args.max_length)
+    start = time.perf_counter()
+    tokenized = tokenize(splits, tokenizer)
+    return Setup(model_args, training_args, splits, tokenizer, tokenized, time.perf_counter() - start, model)
 
 
-def peer_trainer(variant: str, run: Run, training_args: TrainingArguments, model_name: str) -> Trainer:
-    """transformers alone: its model, its Trainer, the same name filter, texts and order of labels."""
-    splits = run.splits
+def our_trainer(setup: Setup) -> RecipeTrainer:
+    """Return the trainer of scripts/train.py."""
+    return RecipeTrainer(
+        setup.model,
+        setup.training_args,
+        train_dataset=setup.tokenized["train"],
+        eval_dataset=setup.tokenized["validation"],
+        processing_class=setup.tokenizer,
+        compute_metrics=compute_metrics,
+        feature_cache=setup.model_args.feature_cache,
+        feature_cache_dir=setup.model_args.feature_cache_dir,
+        trunk_dtype=setup.model_args.trunk_dtype,
+    )
+
+
+def peer_trainer(variant: str, setup: Setup, model_name: str) -> Trainer:
+    """Return transformers alone: its model, its Trainer, the same name filter, texts and order of labels."""
+    training_args, tokenizer = setup.training_args, setup.tokenizer
     model = GPT2ForSequenceClassification.from_pretrained(
-        model_name, num_labels=len(splits.label_names), pad_token_id=run.tokenizer.pad_token_id, dtype=torch.float32
+        model_name,
+        num_labels=len(setup.splits.label_names),
+        pad_token_id=tokenizer.pad_token_id,
+        dtype=torch.float32,
     )
     freeze_except(model, last_blocks(model.config, 1))
-    train = tokenize_split(splits.train, run.tokenizer, "train").rows
-    validation = tokenize_split(splits.validation, run.tokenizer, "validation").rows
-    collator = DataCollatorWithPadding(run.tokenizer)
+    train, validation = setup.tokenized["train"], setup.tokenized["validation"]
+    collator = DataCollatorWithPadding(tokenizer)
     if variant == "a":
         longest = max(max(train["length"]), max(validation["length"]))
-        collator = DataCollatorWithPadding(run.tokenizer, padding="max_length", max_length=longest)
+        collator = DataCollatorWithPadding(tokenizer, padding="max_length", max_length=longest)
     if variant == "c":
         training_args.train_sampling_strategy = "group_by_length"
         training_args.per_device_eval_batch_size = 32
     return Trainer(
-        model, training_args, data_collator=collator, train_dataset=train, eval_dataset=validation, processing_class=run.tokenizer
+        model, training_args, data_collator=collator, train_dataset=train, eval_dataset=validation, processing_class=tokenizer
     )  # fmt: skip
 
 
 def measure_training(job: dict[str, Any]) -> dict[str, float | None]:
-    """One variant: seconds of preparation, of an epoch's steps, of an evaluation, and of the whole; bytes; accuracy.
+    """Measure one variant: seconds of preparation, of an epoch's steps, of an evaluation, of everything; bytes; accuracy.
 
-    With `steps` given, only so many are run, and the epoch and the whole are scaled from their mean.
+    Preparation is tokenizing and, where it is cached, the trunk's pass. With `steps` given, only so many are run, and the epoch and the
+    total are scaled from their mean.
     """
     variant, steps = job["variant"], job["steps"]
-    native = native_bfloat16(torch.device("cpu" if job["use_cpu"] or not torch.cuda.is_available() else "cuda"))
+    native = has_native_bfloat16(torch.device("cpu" if job["use_cpu"] or not torch.cuda.is_available() else "cuda"))
     with tempfile.TemporaryDirectory() as folder:
         fields = ["--max_steps", str(steps), "--eval_strategy", "no"] if steps else []
-        fields += ["--load_best_model_at_end", "false"]
         if variant == "f" or (variant == "c" and native):
             fields += ["--bf16", "true"]
         fields += ["--feature_cache_dir", f"{folder}/cache", "--feature_cache", "on" if variant in "ef" else "off"]
         fields += ["--trunk_dtype", "bfloat16" if variant == "f" else "float32"]
-        arguments = arguments_of(job, f"{folder}/out", *fields)
-        run = prepare_run(*arguments)
-        per_epoch = len(run.splits.train) // arguments[2].per_device_train_batch_size
+        setup = set_up(job, f"{folder}/out", *fields)
         if (
             steps and variant == "c"
         ):  # each group of batches starts with its longest: only a whole epoch is a fair sample
-            steps = arguments[2].max_steps = per_epoch
-        start = time.perf_counter()  # of tokenizing, and of the trunk where it is cached
-        if variant in PEERS:
-            trainer = peer_trainer(variant, run, arguments[2], job["model"])
-        else:
-            trainer = make_trainer(run, arguments[0], arguments[2])
-        preparation = time.perf_counter() - start
+            steps = setup.training_args.max_steps = setup.steps_per_epoch
+        trainer = peer_trainer(variant, setup, job["model"]) if variant in PEERS else our_trainer(setup)
         clock = StepClock()
         trainer.add_callback(clock)
         start = time.perf_counter()
         trainer.train()
-        training = time.perf_counter() - start
+        training = setup.tokenizing_s + time.perf_counter() - start
+        preparation = setup.tokenizing_s + clock.began - start
         start = time.perf_counter()
         trainer.evaluate()
         evaluation = time.perf_counter() - start
         status = Path("/proc/self/status").read_text().splitlines()
         peak = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
-        trainer.save_model(f"{folder}/checkpoint")
-        size = sum(path.stat().st_size for path in Path(f"{folder}/checkpoint").glob("*.safetensors"))
-        accuracy = measure_accuracy(run, trainer) if job["accuracy"] and not steps else None
-    epoch = statistics.fmean(clock.seconds[WARMUP_STEPS:]) * per_epoch
-    total = preparation + (job["epochs"] * (epoch + evaluation) if steps else training)
+        trainer._save_checkpoint(trainer.model, None)
+        size = sum(path.stat().st_size for path in Path(f"{folder}/out").rglob("checkpoint-*/*.safetensors"))
+        accuracy = measure_accuracy(setup, trainer) if job["accuracy"] and not steps else None
+    epoch = statistics.fmean(clock.seconds[WARMUP_STEPS:]) * setup.steps_per_epoch
+    total = preparation + job["epochs"] * (epoch + evaluation) if steps else training
     return {
         "epoch_s": epoch, "total_s": total, "extra_epoch_s": epoch + evaluation, "preparation_s": preparation,
         "peak_bytes": peak, "checkpoint_bytes": size, "accuracy": accuracy,
     }  # fmt: skip
 
 
-def measure_accuracy(run: Run, trainer: Trainer) -> float:
-    """Of the final model on the test split, by one path for all: the stock model through our engine."""
-    peer = isinstance(trainer.model, GPT2ForSequenceClassification)
-    stock = trainer.model if peer else to_stock(run.model)
+def measure_accuracy(setup: Setup, trainer: Trainer) -> float:
+    """Return the final model's accuracy on the test split, by one path for all: the stock model through our engine."""
+    stock = to_stock(setup.model) if isinstance(trainer, RecipeTrainer) else trainer.model
     with tempfile.TemporaryDirectory() as folder:
         stock.save_pretrained(folder)
-        run.tokenizer.save_pretrained(folder)
-        logits = TextClassifier.from_pretrained(folder).logits(run.splits.test["text"].tolist())
-    return float((logits.argmax(-1) == run.splits.test["label"].to_numpy()).mean())
+        setup.tokenizer.save_pretrained(folder)
+        logits = TextClassifier.from_pretrained(folder).logits(list(setup.splits["test"]["text"]))
+    return float((logits.argmax(-1) == np.array(setup.splits["test"]["label"])).mean())
 
 
 def measure_sweep(job: dict[str, Any]) -> dict[str, float]:
-    """Learning rates, one after another, on one cache: the first run pays for the trunk."""
+    """Measure learning rates, one after another, on one cache: the first run pays for the trunk."""
     seconds = []
     with tempfile.TemporaryDirectory() as folder:
         for i, factor in enumerate(np.geomspace(0.1, 10, job["runs"])):
             rate = str(job["learning_rate"] * factor)
             fields = ["--learning_rate", rate, "--feature_cache", "on", "--feature_cache_dir", f"{folder}/cache"]
-            fields += ["--load_best_model_at_end", "false"]
             start = time.perf_counter()
-            arguments = arguments_of(job, f"{folder}/{i}", *fields)
-            make_trainer(prepare_run(*arguments), arguments[0], arguments[2]).train()
+            our_trainer(set_up(job, f"{folder}/{i}", *fields)).train()
             seconds.append(time.perf_counter() - start)
     return {"sweep_s": sum(seconds), "first_s": seconds[0], "next_s": statistics.median(seconds[1:])}
 
 
 def measure_inference(job: dict[str, Any]) -> dict[str, float]:
-    """Texts a second of our engine and of pipeline(), in turn, on the same folder and texts."""
+    """Measure texts a second of our engine and of pipeline(), in turn, on the same folder and texts."""
     with tempfile.TemporaryDirectory() as folder:
-        run = prepare_run(*arguments_of(job, f"{folder}/out"))
-        to_stock(run.model).save_pretrained(f"{folder}/model")
-        run.tokenizer.save_pretrained(f"{folder}/model")
-        texts = run.splits.train["text"].tolist()[: job["texts"]]
+        setup = set_up(job, f"{folder}/out")
+        to_stock(setup.model).save_pretrained(f"{folder}/model")
+        setup.tokenizer.save_pretrained(f"{folder}/model")
+        texts = list(setup.splits["train"]["text"])[: job["texts"]]
         classifier = TextClassifier.from_pretrained(f"{folder}/model", "cpu" if job["use_cpu"] else None)
         device = -1 if job["use_cpu"] or not torch.cuda.is_available() else 0
         classify = pipeline("text-classification", f"{folder}/model", device=device)
@@ -201,24 +242,22 @@ def measure_inference(job: dict[str, Any]) -> dict[str, float]:
 
 
 def measure_floor(job: dict[str, Any]) -> dict[str, float]:
-    """The least that our fast path must do on this machine, by its measured matmul rate and memory bandwidth.
+    """Compute the least that our fast path must do on this machine, from its matmul rate and memory bandwidth.
 
     Operations: 24 d^2 a token and block in the trunk (attention's own, T d a token, left out). Bytes: a step reads the
     tail's weights forward and backward, writes their gradients and reads them for the norm, and AdamW reads four numbers
     and writes three for each: 11 passes over the tail's parameters. Copies of a text are computed once. On the CPU.
     """
-    arguments = arguments_of(job, "unused", "--load_best_model_at_end", "false")
-    run = prepare_run(*arguments)
-    width, depth = run.model.config.n_embd, run.model.split_depth
-    splits = [tokenize_split(frame, run.tokenizer, "texts").rows for frame in (run.splits.train, run.splits.validation)]
-    tokens = sum(map(len, {tuple(ids) for split in splits for ids in split["input_ids"]}))
+    setup = set_up(job, "unused")
+    width, depth = setup.model.config.n_embd, setup.model.split_depth
+    cached = [setup.tokenized["train"], setup.tokenized["validation"]]
+    tokens = sum(map(len, {tuple(ids) for split in cached for ids in split["input_ids"]}))
     a, b = torch.randn(4096, width), torch.randn(width, 4 * width)
     rate = 2 * 4096 * width * 4 * width / min(seconds_of(lambda: a @ b) for _ in range(10))
-    source, target = torch.randn(run.report.trainable * 4), torch.empty(run.report.trainable * 4)
+    source, target = torch.randn(setup.trainable * 4), torch.empty(setup.trainable * 4)
     bandwidth = 2 * source.nbytes / min(seconds_of(lambda: target.copy_(source)) for _ in range(10))
     trunk = 24 * width**2 * depth * tokens / rate
-    steps = len(run.splits.train) // arguments[2].per_device_train_batch_size
-    epoch = steps * 11 * 4 * run.report.trainable / bandwidth
+    epoch = setup.steps_per_epoch * 11 * 4 * setup.trainable / bandwidth
     return {
         "matmul_flops": rate,
         "bandwidth_bytes": bandwidth,
@@ -229,29 +268,21 @@ def measure_floor(job: dict[str, Any]) -> dict[str, float]:
 
 
 def measure_memory(job: dict[str, Any]) -> dict[str, float]:
-    """Peak anonymous memory of the fast path's training: the cache is memory-mapped, so it must not grow with the data."""
+    """Measure the peak anonymous memory of cached training: the cache is memory-mapped, so it must not grow with the data."""
+    peaks = []
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            lines = Path("/proc/self/status").read_text().splitlines()
+            peaks.append(next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon")))
+
     with tempfile.TemporaryDirectory() as folder:
-        fields = [
-            "--feature_cache",
-            "on",
-            "--feature_cache_dir",
-            f"{folder}/cache",
-            "--load_best_model_at_end",
-            "false",
-        ]
-        arguments = arguments_of(job, f"{folder}/out", *fields)
-        run = prepare_run(*arguments)
-        trainer, peaks = make_trainer(run, arguments[0], arguments[2]), []
-
-        class Watch(TrainerCallback):
-            def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-                lines = Path("/proc/self/status").read_text().splitlines()
-                peaks.append(next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon")))
-
+        setup = set_up(job, f"{folder}/out", "--feature_cache", "on", "--feature_cache_dir", f"{folder}/cache")
+        trainer = our_trainer(setup)
         trainer.add_callback(Watch())
         trainer.train()
         cached = sum(path.stat().st_size for path in Path(f"{folder}/cache").rglob("*.arrow"))
-    return {"texts": len(run.splits.train), "cache_bytes": cached, "rss_anon_bytes": max(peaks)}
+    return {"texts": len(setup.splits["train"]), "cache_bytes": cached, "rss_anon_bytes": max(peaks)}
 
 
 def seconds_of(work: Callable[[], Any]) -> float:

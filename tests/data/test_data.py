@@ -8,11 +8,11 @@ import yaml
 from conftest import make_texts
 
 from recipe.arguments import DataArguments
-from recipe.data.dataset import load_splits
-from recipe.errors import RecipeError
 from recipe.config import parse_arguments, resolved_config
+from recipe.data.dataset import load_splits
 from recipe.data.sources import pair_fields_of, read_texts
 from recipe.data.summary import summary_table
+from recipe.errors import RecipeError
 
 
 def load(tmp_path, content, name="train.csv", **fields):

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from recipe.arguments import DataArguments
 from recipe.data.dataset import load_splits
-from recipe.errors import RecipeError
 from recipe.data.labels import canonical_name
 from recipe.data.readers import FileFormat, read_file
 from recipe.data.sources import SPLITS
 from recipe.data.splits import split_groups
+from recipe.errors import RecipeError
 
 # What data may be refused for, by a message that says so; any other error is a failure.
 LAWFUL = ("too few", "single label", "(regression)", "every text", "every group")

@@ -8,8 +8,8 @@ import pyarrow.parquet
 import pytest
 from conftest import SMS, needs_sms
 
-from recipe.errors import RecipeError
 from recipe.data.readers import FileFormat, clean_text, expand_paths, read_file
+from recipe.errors import RecipeError
 
 
 def read(tmp_path, name, content, **kwargs):

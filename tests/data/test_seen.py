@@ -2,10 +2,10 @@ import logging
 
 import pandas as pd
 from conftest import make_texts, run_training
+from recipe.training.run import train
 
 from recipe.config import parse_arguments
 from recipe.data.trained_on import count_seen, hash_texts, save_seen
-from recipe.training.run import train
 
 
 def test_texts_are_counted_through_a_line_of_models(tmp_path):

@@ -8,8 +8,8 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from recipe.arguments import DataArguments
 from recipe.data.dataset import load_splits
-from recipe.errors import RecipeError
 from recipe.data.splits import split_groups
+from recipe.errors import RecipeError
 
 
 def write(tmp_path, frame, name="a.csv"):

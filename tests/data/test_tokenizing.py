@@ -4,8 +4,8 @@ import pytest
 from conftest import NANO, SHARED, make_texts
 from transformers import AutoTokenizer, GPT2Config, GPT2Tokenizer
 
-from recipe.errors import RecipeError
 from recipe.data.tokenization import encode_texts, load_tokenizer, tokenize_split
+from recipe.errors import RecipeError
 
 CONFIG = GPT2Config.from_pretrained(NANO)
 

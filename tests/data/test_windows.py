@@ -9,20 +9,20 @@ import pandas as pd
 import pytest
 import torch
 from conftest import NANO, WORDS, fields_of, make_texts, run_training
+from recipe.training.preparing import prepare_run
+from recipe.training.run import make_trainer
 from safetensors.torch import load_file
 from scipy.special import softmax
 from sklearn.metrics import log_loss
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, EvalPrediction, GPT2Config, pipeline
 
-from recipe.data.dataset import load_splits
-from recipe.errors import RecipeError
-from recipe.inference.text_classifier import TextClassifier
-from recipe.evaluation.metrics import compute_metrics
 from recipe.config import parse_arguments
-from recipe.training.preparing import prepare_run
+from recipe.data.dataset import load_splits
 from recipe.data.tokenization import load_tokenizer, tokenize_split
-from recipe.training.run import make_trainer
 from recipe.data.windows import Windows, average_windows, by_text, choose_windows
+from recipe.errors import RecipeError
+from recipe.evaluation.metrics import compute_metrics
+from recipe.inference.text_classifier import TextClassifier
 
 CONFIG = GPT2Config.from_pretrained(NANO)
 FILLER = ["the", "a", "of", "to", "in", "it", "is", "was", "for", "on"]

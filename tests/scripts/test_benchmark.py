@@ -64,7 +64,7 @@ def test_anonymous_memory_stays_flat_when_the_data_grows_ten_times(tmp_path):
             "use_cpu": True,
             "fields": ["--max_train_samples", str(texts), "--max_eval_samples", "20", "--max_steps", "30"],
         }
-        result = run("python", "-m", "measurements", json.dumps(job))
+        result = run("python", "scripts/benchmark/measurements.py", json.dumps(job))
         assert result.returncode == 0, result.stderr[-2000:]
         line = next(line for line in result.stdout.splitlines() if line.startswith("RESULT "))
         figures[texts] = json.loads(line.removeprefix("RESULT "))

@@ -115,7 +115,9 @@ def test_filter_may_be_any_list(three_labels, tmp_path):
         if not name.startswith("score.") and not torch.equal(tensor, before[name.removeprefix("transformer.")])
     }
     # The head's bias is folded into ln_f.bias; a key's bias has no gradient but rounding, so it may not move.
-    assert all(name.startswith(("transformer.h.2.", "transformer.h.3.attn.", "transformer.ln_f.bias")) for name in moved)
+    assert all(
+        name.startswith(("transformer.h.2.", "transformer.h.3.attn.", "transformer.ln_f.bias")) for name in moved
+    )
     weights = {name for name in after if name.endswith("weight") and re.search(r"h\.2\.|h\.3\.attn", name)}
     assert weights <= moved
 
@@ -159,7 +161,15 @@ def test_model_without_a_stock_form_is_saved_as_our_own(three_labels, tmp_path, 
 
 @needs_sms
 def test_bfloat16_trunk_costs_at_most_one_message_in_300(tmp_path):
-    fields = ["--column_names", "label", "text", "--feature_cache", "on", "--feature_cache_dir", str(tmp_path / "cache")]
+    fields = [
+        "--column_names",
+        "label",
+        "text",
+        "--feature_cache",
+        "on",
+        "--feature_cache_dir",
+        str(tmp_path / "cache"),
+    ]
     fields += ["--max_train_samples", "300", "--max_eval_samples", "50", "--max_predict_samples", "300"]
     for seed in ("0", "1", "2"):
         accuracy = {}

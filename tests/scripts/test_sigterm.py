@@ -1,0 +1,52 @@
+"""SIGTERM from outside: to a training, to its launcher, to their process group."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import FAST, ROOT, fields_of, tiny_folder
+
+from recipe.training.checkpoints import last_complete_checkpoint
+
+pytestmark = pytest.mark.launch
+LAUNCH = [f"{Path(sys.executable).parent}/accelerate", "launch", "--config_file", "accelerate_configs/cpu.yaml"]
+
+
+def send_to_process(process: subprocess.Popen) -> None:
+    process.terminate()
+
+
+def send_to_group(process: subprocess.Popen) -> None:
+    """As `timeout`, a scheduler or Ctrl-C do: launcher and training both get it, and the training a second time."""
+    os.killpg(process.pid, signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("launcher", "send", "exit_code"),
+    [
+        ([sys.executable], send_to_process, 143),
+        (LAUNCH, send_to_process, -signal.SIGTERM),
+        (LAUNCH, send_to_group, -signal.SIGTERM),
+    ],
+)
+def test_sigterm_saves_a_complete_checkpoint(three_labels, tmp_path, launcher, send, exit_code):
+    fields = ["--num_train_epochs", "2000", "--per_device_train_batch_size", "4", "--save_strategy", "no"]
+    fields += ["--eval_strategy", "no", "--load_best_model_at_end", "false", "--logging_steps", "1"]
+    command = [*launcher, "scripts/train.py", *fields_of(tiny_folder(), three_labels, tmp_path / "x"), *FAST, *fields]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, "PYTHONUNBUFFERED": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, start_new_session=True,
+    )  # fmt: skip
+    for line in process.stdout:
+        if "'loss'" in line:  # in the middle of its training
+            break
+    send(process)
+    _, errors = process.communicate()  # until the launcher's child has closed its end too
+    assert process.returncode == exit_code, errors
+    assert "Traceback" not in errors
+    assert "SIGTERM: saved at step" in errors
+    assert last_complete_checkpoint(tmp_path / "x")
+    assert not (tmp_path / "x" / "model.safetensors").exists()
