@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import NANO, make_texts, run_training
+from recipe.data.labelled import splits_of_run
 from safetensors.torch import load_file
 from scipy.stats import binomtest
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -16,7 +17,6 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from recipe.config import parse_arguments
 from recipe.data.dataset import load_splits
-from recipe.data.labelled import splits_of_run
 from recipe.errors import RecipeError
 from recipe.inference.text_classifier import TextClassifier
 
