@@ -25,7 +25,6 @@ from transformers import GPT2Config
 
 from recipe import GPT2LastTokenClassifier
 from recipe.config import parse_arguments
-from recipe.training.run import train
 
 ROOT = Path(__file__).parent.parent
 NANO = ROOT / "recipe" / "assets" / "gpt2-nano"
@@ -92,6 +91,8 @@ FAST = [
 
 def run_training(data: Path, output_dir: Path, *fields: str) -> dict[str, float]:
     """gpt2-nano trained in this process."""
+    from recipe.training.run import train
+
     return train(*parse_arguments([*fields_of(NANO, data, output_dir), *FAST, *fields]))
 
 

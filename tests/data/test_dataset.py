@@ -6,13 +6,21 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import make_texts
+from data_helpers import all_rows, texts_of
 
 from recipe.arguments import DataArguments
-from recipe.data.dataset import load_splits
+from recipe.data.dataset import (
+    load_saved_splits,
+    load_splits,
+    load_texts_for_model,
+    same_texts,
+    save_splits,
+    summary_table,
+)
 from recipe.errors import RecipeError
 from recipe.config import parse_arguments, resolved_config
-from recipe.data.sources import pair_fields_of, read_texts
-from recipe.data.summary import summary_table
+from recipe.data.readers import read_texts
+from recipe.data.texts import pair_fields_of
 
 
 def load(tmp_path, content, name="train.csv", **fields):
@@ -27,13 +35,13 @@ def csv(labels, start=0):
 
 def test_labels_have_one_order_whatever_the_files(tmp_path):
     for labels in (["b", "a", "c"], ["c", "b", "a"]):
-        assert load(tmp_path, csv(labels * 20)).id2label == {0: "a", 1: "b", 2: "c"}
+        assert load(tmp_path, csv(labels * 20)).label_names == ["a", "b", "c"]
     assert load(tmp_path, csv([10, 9, 2] * 20)).label_names == ["2", "9", "10"]
     lines = "".join(f'{{"text": "t{i}", "label": {i % 2}}}\n' for i in range(40))
     splits = load(tmp_path, lines, "train.jsonl")
     assert splits.label_names == ["0", "1"]
     assert all(
-        int(text[1:]) % 2 == label for text, label in zip(splits.train["text"], splits.train["label"], strict=True)
+        int(text[1:]) % 2 == label for text, label in zip(splits["train"]["text"], splits["train"]["label"], strict=True)
     )
 
 
@@ -54,7 +62,7 @@ def test_a_kept_head_orders_the_labels(tmp_path):
         ("a.jsonl", '{"text": "x", "label": "a"}\n{"label": "b"}\n', "row 2 has no text"),
         ("a.jsonl", '{"text": "x", "label": ["a", "b"]}\n', "row 1 has several labels"),
         ("a.jsonl", '{"text": "x", "label": 0.5}\n', "row 1 has a fractional label"),
-        ("a.jsonl", '{"text": 7, "label": "a"}\n', "row 1 has a text that is no string"),
+        ("a.jsonl", '{"text": 7, "label": "a"}\n', "row 1 has a text that is not a string"),
         ("a.csv", csv(["a"] * 10), "all rows have the label 'a'"),
     ],
 )
@@ -73,7 +81,7 @@ def test_a_label_that_training_never_saw(tmp_path):
 
 def test_empty_is_not_missing(tmp_path):
     splits = load(tmp_path, csv(["a", "b"] * 20) + '"",a\n')
-    assert "" in {text for frame in (splits.train, splits.validation, splits.test) for text in frame["text"]}
+    assert "" in set.union(*texts_of(splits))
 
 
 def test_a_hub_dataset_keeps_its_own_label_names(tmp_path):
@@ -90,7 +98,7 @@ def test_a_hub_dataset_keeps_its_own_label_names(tmp_path):
     splits = load_splits(DataArguments(dataset_name=str(folder)))
     assert splits.label_names == ["sport", "medicine"]
     by_text = dict(zip(frame["text"], frame["label"], strict=True))
-    merged = pd.concat([splits.train, splits.validation, splits.test])
+    merged = all_rows(splits)
     assert len(merged) == 40  # the test split without labels was left aside
     assert all(
         splits.label_names[label] == by_text[text] for text, label in zip(merged["text"], merged["label"], strict=True)
@@ -103,12 +111,12 @@ def test_files_stand_in_for_a_hub_datasets_splits(tmp_path):
     make_texts(60, ["sport", "medicine"]).to_csv(folder / "train.csv", index=False)
     make_texts(10, ["sport", "medicine"], seed=2).to_csv(tmp_path / "mine.csv", index=False)
     splits = load_splits(DataArguments(dataset_name=str(folder), test_file=str(tmp_path / "mine.csv")))
-    assert splits.test["text"].tolist() == pd.read_csv(tmp_path / "mine.csv")["text"].tolist()
+    assert splits["test"]["text"][:] == pd.read_csv(tmp_path / "mine.csv")["text"].tolist()
     with pytest.raises(RecipeError, match="nowhere"):
         load_splits(DataArguments(dataset_name=str(folder), validation_file="nowhere.csv"))
 
 
-def test_a_dataset_that_is_not_there():
+def test_a_dataset_that_does_not_exist():
     with pytest.raises(RecipeError, match=r"dataset 'nobody/nothing' cannot be loaded.*--train_file"):
         load_splits(DataArguments(dataset_name="nobody/nothing"))
 
@@ -121,8 +129,7 @@ def test_several_files_and_globs_are_one_split(tmp_path):
         (tmp_path / f"{name}.csv.gz").write_bytes(gzip.compress(part.to_csv(index=False).encode()))
     paths = [str(tmp_path / name) for name in ("one.csv", "two.jsonl", "*.csv.gz")]
     splits = load_splits(DataArguments(train_file=paths))
-    merged = pd.concat([splits.train, splits.validation, splits.test]).sort_index()
-    assert merged["text"].tolist() == frame["text"].tolist()
+    assert set.union(*texts_of(splits)) == set(frame["text"])
     read = splits.summary["rows_read"]["train"]
     assert [path.removeprefix(f"{tmp_path}/") for path in read] == ["one.csv", "two.jsonl", "a.csv.gz", "b.csv.gz"]
     assert list(read.values()) == [20, 20, 10, 10]
@@ -164,8 +171,8 @@ def test_saved_datasets_are_data(tmp_path):
     dataset.save_to_disk(tmp_path / "one")
     splits = load_splits(DataArguments(dataset_name=str(tmp_path / "both")))
     assert splits.label_names == ["sport", "medicine"]
-    assert splits.test["text"].tolist() == frame["text"][30:].tolist()
-    assert [splits.label_names[i] for i in splits.test["label"]] == frame["label"][30:].tolist()
+    assert splits["test"]["text"][:] == frame["text"][30:].tolist()
+    assert [splits.label_names[i] for i in splits["test"]["label"]] == frame["label"][30:].tolist()
     for fields in ({"dataset_name": str(tmp_path / "one")}, {"train_file": str(tmp_path / "one")}):
         splits = load_splits(DataArguments(**fields))
         assert splits.label_names == ["sport", "medicine"]
@@ -182,17 +189,17 @@ def test_files_that_declare_other_names_fall_back_to_the_alphabet(tmp_path):
         datasets.Dataset.from_pandas(frame, features=features).to_parquet(tmp_path / f"{name}.parquet")
     splits = load_splits(DataArguments(train_file=str(tmp_path / "*.parquet")))
     assert splits.label_names == ["medicine", "sport"]
-    assert {splits.label_names[label] for text, label in zip(splits.train["text"], splits.train["label"], strict=True)
+    assert {splits.label_names[label] for text, label in zip(splits["train"]["text"], splits["train"]["label"], strict=True)
             if "goal" in text} == {"sport"}  # fmt: skip
 
 
 def test_pairs_are_joined(tmp_path):
     content = "question,answer,label\n" + "".join(f"q{i},a{i},{'xy'[i % 2]}\n" for i in range(40))
     splits = load(tmp_path, content, text_pair_column="answer")
-    assert {text.replace("q", "").replace("a", "") for text in splits.test["text"]} <= {f"{i}\n{i}" for i in range(40)}
+    assert {text.replace("q", "").replace("a", "") for text in splits["test"]["text"]} <= {f"{i}\n{i}" for i in range(40)}
     splits = load(tmp_path, content, text_pair_column="answer", text_pair_separator=" [\\n] ")
-    assert splits.test["text"].iloc[0].startswith("q")
-    assert " [\n] a" in splits.test["text"].iloc[0]
+    assert splits["test"]["text"][0].startswith("q")
+    assert " [\n] a" in splits["test"]["text"][0]
     # One question with two answers is two texts.
     again = "text,answer,label\n" + "".join(f"q,a{i},{'xy'[i % 2]}\n" for i in range(40))
     assert sum(load(tmp_path, again, text_pair_column="answer").summary["texts"].values()) == 40
@@ -201,7 +208,7 @@ def test_pairs_are_joined(tmp_path):
         match=r"train\.csv: row 2 has no text_pair \(--text_pair_column\): fill in the text_pair or drop the row",
     ):
         load(tmp_path, "text,answer,label\nq,,x\nq,a,y\n", text_pair_column="answer")
-    with pytest.raises(RecipeError, match=r"row 1 has a text_pair that is no string"):
+    with pytest.raises(RecipeError, match=r"row 1 has a text_pair that is not a string"):
         load(tmp_path, '{"text": "a", "b": 1, "label": 1}', "a.jsonl", text_pair_column="b")
     with pytest.raises(RecipeError, match=r"no column 'c' among .*: name it with --text_pair_column"):
         load(tmp_path, "text,answer,label\nq,,x\nq,a,y\n", text_pair_column="c")
@@ -233,7 +240,7 @@ def test_the_summary_counts_every_row(tmp_path):
     summary = splits.summary
     assert summary["rows_read"] == {"train": {files["train_file"]: 95}, "test": {files["test_file"]: 15}}
     assert summary["duplicates_removed"] == {"train": 10}
-    assert summary["texts"] == {name: len(getattr(splits, name)) for name in ("train", "validation", "test")}
+    assert summary["texts"] == {name: len(splits[name]) for name in ("train", "validation", "test")}
     assert summary["labels"]["test"] == frame["label"][85:].value_counts().to_dict()
     removed = sum(sum(summary[step].values()) for step in ("duplicates_removed", "undersampled", "over_the_limit"))
     assert 95 + 15 - removed == sum(summary["texts"].values())

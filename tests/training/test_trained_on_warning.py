@@ -4,23 +4,7 @@ import pandas as pd
 from conftest import make_texts, run_training
 
 from recipe.config import parse_arguments
-from recipe.data.trained_on import count_seen, hash_texts, save_seen
 from recipe.training.run import train
-
-
-def test_texts_are_counted_through_a_line_of_models(tmp_path):
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-    save_seen(tmp_path / "a", ["one", "zwei", "trois 🎉"], before=tmp_path / "nothing")
-    save_seen(tmp_path / "b", ["four", "one"], before=tmp_path / "a")
-    assert count_seen(["one", "five", "trois 🎉", "four", "one"], tmp_path / "a") == 3
-    assert count_seen(["one", "five", "trois 🎉", "four", "one"], tmp_path / "b") == 4
-    assert count_seen(["one"], tmp_path / "nothing") == 0
-
-
-def test_hashes_are_the_same_whatever_else_is_hashed():
-    texts = ["a", "", "b", "a"]
-    assert hash_texts(texts).tolist() == [hash_texts([text])[0] for text in texts]
 
 
 def test_a_test_on_texts_of_an_earlier_training_is_told(three_labels, tmp_path, caplog):
