@@ -102,19 +102,12 @@ def tokenize(
         columns = {"input_ids": input_ids, "attention_mask": masks, "labels": batch["label"]}
         return {**columns, "length": lengths, "uncut_length": uncut}
 
-    features = datasets.Features(
-        {
-            "input_ids": datasets.List(datasets.Value("int32")),
-            "attention_mask": datasets.List(datasets.Value("int8")),
-            **dict.fromkeys(("labels", "length", "uncut_length"), datasets.Value("int64")),
-        }
-    )
-    tokenized = {}
+    tokenized, limit = {}, min(max_length or tokenizer.model_max_length, NO_LIMIT)
     for split, dataset in splits.items():
         check_columns(split, dataset)
-        options = {"features": features, "remove_columns": dataset.column_names, "desc": f"Tokenizing {split}"}
-        tokenized[split] = dataset.map(encode, batched=True, **options)
-        limit = min(max_length or tokenizer.model_max_length, NO_LIMIT)
+        tokenized[split] = dataset.map(
+            encode, batched=True, remove_columns=dataset.column_names, desc=f"Tokenizing {split}"
+        )
         log_coverage(split, Coverage.of(tokenized[split]["uncut_length"][:], limit), limit, tokenizer.truncation_side)
     return datasets.DatasetDict(tokenized)
 

@@ -106,7 +106,6 @@ def tokenize_windows(
             with_indices=True,
             fn_kwargs={"windows": windows},
             remove_columns=texts.column_names,
-            features=texts.features | {"text_index": texts.features["length"]},
             desc=f"Cutting {split}",
         )
         logger.info("%s: %d texts in %d %s", split, len(texts), len(rows), windows)

@@ -9,6 +9,7 @@ from conftest import make_texts
 from data_helpers import all_rows, texts_of
 
 from recipe.arguments import DataArguments
+from recipe.config import parse_arguments, resolved_config
 from recipe.data.dataset import (
     load_saved_splits,
     load_splits,
@@ -17,10 +18,9 @@ from recipe.data.dataset import (
     save_splits,
     summary_table,
 )
-from recipe.errors import RecipeError
-from recipe.config import parse_arguments, resolved_config
 from recipe.data.readers import read_texts
 from recipe.data.texts import pair_fields_of
+from recipe.errors import RecipeError
 
 
 def load(tmp_path, content, name="train.csv", **fields):
@@ -41,7 +41,8 @@ def test_labels_have_one_order_whatever_the_files(tmp_path):
     splits = load(tmp_path, lines, "train.jsonl")
     assert splits.label_names == ["0", "1"]
     assert all(
-        int(text[1:]) % 2 == label for text, label in zip(splits["train"]["text"], splits["train"]["label"], strict=True)
+        int(text[1:]) % 2 == label
+        for text, label in zip(splits["train"]["text"], splits["train"]["label"], strict=True)
     )
 
 
@@ -196,7 +197,9 @@ def test_files_that_declare_other_names_fall_back_to_the_alphabet(tmp_path):
 def test_pairs_are_joined(tmp_path):
     content = "question,answer,label\n" + "".join(f"q{i},a{i},{'xy'[i % 2]}\n" for i in range(40))
     splits = load(tmp_path, content, text_pair_column="answer")
-    assert {text.replace("q", "").replace("a", "") for text in splits["test"]["text"]} <= {f"{i}\n{i}" for i in range(40)}
+    assert {text.replace("q", "").replace("a", "") for text in splits["test"]["text"]} <= {
+        f"{i}\n{i}" for i in range(40)
+    }
     splits = load(tmp_path, content, text_pair_column="answer", text_pair_separator=" [\\n] ")
     assert splits["test"]["text"][0].startswith("q")
     assert " [\n] a" in splits["test"]["text"][0]
@@ -259,3 +262,61 @@ def test_the_table_of_many_labels_stays_narrow():
     assert "12 others" in table
     assert "78,000" in table  # 1,000 + ... + 12,000
     assert max(map(len, table.splitlines())) < 130
+
+
+def test_saved_splits_read_back_the_same(tmp_path):
+    splits = load(tmp_path, csv(["a", "b"] * 30))
+    assert isinstance(splits, datasets.DatasetDict)
+    save_splits(splits, tmp_path / "run")
+    again = load_saved_splits(tmp_path / "run")
+    assert same_texts(splits, again)
+    assert again.label_names == ["a", "b"]
+    assert again.summary == splits.summary
+    assert sorted(path.name for path in (tmp_path / "run").rglob("*.*")) == [
+        "data_summary.json", "test.parquet", "train.parquet", "validation.parquet"
+    ]  # fmt: skip
+    path = tmp_path / "run" / "splits" / "validation.parquet"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(RecipeError, match=r"validation\.parquet: the run's split cannot be read"):
+        load_saved_splits(tmp_path / "run")
+    path.unlink()
+    with pytest.raises(RecipeError, match=r"validation\.parquet: .*no such file"):
+        load_saved_splits(tmp_path / "run")
+
+
+def test_same_texts_sees_every_change(tmp_path):
+    splits = load(tmp_path, csv(["a", "b"] * 30))
+    names = splits.label_names[::-1]
+    train = splits["train"]
+    assert same_texts(splits, dict(splits))
+    for other in (
+        train.shuffle(seed=0),
+        train.select(range(9)),
+        train.cast_column("label", datasets.ClassLabel(names=names)),
+    ):
+        assert not same_texts(splits, {**splits, "train": other})
+    assert not same_texts(splits, {"train": train})
+
+
+def test_texts_for_a_saved_model_are_read_as_in_its_training(tmp_path):
+    path, other = tmp_path / "test.csv", tmp_path / "more.csv"
+    path.write_text("text,answer,label\nq,a,spam\nr,b,HAM\n")
+    other.write_text("text,answer,label\ns,c,Spam\n")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "run_config.yaml").write_text(
+        "text_pair_column: answer\ntext_pair_separator: ' | '\nnormalize_labels: true\n"
+    )
+    texts = load_texts_for_model([str(path), str(other)], "test_file", ["Spam", "Ham"], run)
+    assert texts["text"][:] == ["q | a", "r | b", "s | c"]
+    assert texts["label"][:] == [0, 1, 0]
+    assert texts.features["label"].names == ["Spam", "Ham"]
+    texts = load_texts_for_model([str(path)], "test_file", ["spam", "HAM"], tmp_path, text_pair_column="answer")
+    assert (texts["text"][:], texts["label"][:]) == (["q\na", "r\nb"], [0, 1])
+    with pytest.raises(RecipeError, match=r"test\.csv: row 3 has a label that the model does not know, such as 'HAM'"):
+        load_texts_for_model([str(path)], "test_file", ["spam", "Ham"], tmp_path)
+    with pytest.raises(RecipeError, match=r"test_file '.*\*\.tsv' matches no file"):
+        load_texts_for_model([str(tmp_path / "*.tsv")], "test_file", ["spam"], tmp_path)
+    (run / "run_config.yaml").write_text("a: [")
+    with pytest.raises(RecipeError, match=r"run_config\.yaml: cannot be read"):
+        pair_fields_of(run)

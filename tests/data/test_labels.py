@@ -9,8 +9,8 @@ import pytest
 
 from recipe.arguments import DataArguments
 from recipe.data.dataset import load_splits
-from recipe.errors import RecipeError
 from recipe.data.labels import canonical_name, order_labels
+from recipe.errors import RecipeError
 
 
 @pytest.mark.parametrize(

@@ -54,10 +54,7 @@ def test_conflicts_across_files_name_their_files(tmp_path, caplog):
     other = frame[:4].assign(label=["medicine", "sport"] * 2)
     files = {"train_file": write(tmp_path, frame), "test_file": write(tmp_path, other, "test.csv")}
     splits = load_splits(DataArguments(**files))
-    assert (
-        "texts that occur with different labels: 4; the first one counts, after those of a given test"
-        in caplog.text
-    )
+    assert "texts that occur with different labels: 4; the first one counts, after those of a given test" in caplog.text
     assert f"'sport' in {files['train_file']} row 2, 'medicine' in {files['test_file']} row 2" in caplog.text
     assert len(splits["test"]) == 4
     assert not set(splits["train"]["text"]) & set(splits["test"]["text"])

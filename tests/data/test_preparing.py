@@ -3,8 +3,8 @@ import torch
 from conftest import NANO, fields_of, make_texts, run_training, tiny_model
 from transformers import AutoTokenizer, GPT2ForSequenceClassification
 
-from recipe.errors import RecipeError
 from recipe.config import parse_arguments
+from recipe.errors import RecipeError
 from recipe.training.preparing import prepare_run
 
 

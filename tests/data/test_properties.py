@@ -16,11 +16,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from recipe.arguments import DataArguments
-from recipe.errors import RecipeError
-from recipe.data.labels import canonical_name
 from recipe.data.group_and_time_splits import split_groups
+from recipe.data.labels import canonical_name
 from recipe.data.readers import read_file
 from recipe.data.tables import FileFormat
+from recipe.errors import RecipeError
 
 # What data may be refused for, by a message that says so; any other error is a failure.
 LAWFUL = ("too few", "single label", "(regression)", "every text", "every group")

@@ -8,10 +8,10 @@ import pyarrow.parquet
 import pytest
 from conftest import SMS, needs_sms
 
-from recipe.errors import RecipeError
 from recipe.data.readers import expand_paths, read_file
 from recipe.data.tables import FileFormat
 from recipe.data.texts import clean_text
+from recipe.errors import RecipeError
 
 
 def read(tmp_path, name, content, file_format=FileFormat(), **columns):
@@ -177,7 +177,9 @@ def test_a_damaged_file_is_one_line(tmp_path):
         "flipped": packed[:20] + b"\0" * 30,
     }.items():
         (tmp_path / f"{name}.csv.gz").write_bytes(content)
-        with pytest.raises(RecipeError, match=rf"{name}\.csv\.gz: is not a complete gzip file \(.*drop the \.gz") as error:
+        with pytest.raises(
+            RecipeError, match=rf"{name}\.csv\.gz: is not a complete gzip file \(.*drop the \.gz"
+        ) as error:
             read_file(tmp_path / f"{name}.csv.gz")
         assert "\n" not in str(error.value)
     ROWS.to_parquet(tmp_path / "a.parquet")
@@ -274,3 +276,16 @@ def test_times_that_python_cannot_hold_are_said(tmp_path):
     pa.parquet.write_table(pa.table(cells), tmp_path / "x.parquet")
     with pytest.raises(RecipeError, match="column 'label' cannot be read"):
         read_file(tmp_path / "x.parquet")
+
+
+def test_arrays_of_json_objects_are_read(tmp_path):
+    content = '[\n  {"text": "a", "label": 1},\n  {"text": null, "label": "x"}\n]\n'
+    assert read(tmp_path, "a.json", content) == [["a", 1, 1], [None, "x", 2]]
+    (tmp_path / "b.json.gz").write_bytes(gzip.compress(content.encode()))
+    assert read_file(tmp_path / "b.json.gz")[0]["text"].tolist() == ["a", None]
+    with pytest.raises(RecipeError, match=r"a\.json: array is not JSON \(.*line 2 .*an array of objects is needed"):
+        read(tmp_path, "a.json", '[{"text": "a"},\n{"text": }]')
+    with pytest.raises(RecipeError, match="item 2 of the array is a JSON int, not an object"):
+        read(tmp_path, "a.json", '[{"text": "a"}, 2]')
+    with pytest.raises(RecipeError, match="no rows under the header"):
+        read(tmp_path, "a.json", "[]")

@@ -10,8 +10,8 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from recipe.arguments import DataArguments
 from recipe.data.dataset import load_splits
-from recipe.errors import RecipeError
 from recipe.data.group_and_time_splits import split_groups
+from recipe.errors import RecipeError
 
 
 def test_splits_are_stratified_seeded_and_disjoint(tmp_path):
