@@ -6,23 +6,13 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import datasets
 import pandas as pd
 
 from recipe.arguments import DataArguments
+from recipe.data import tables
 from recipe.data.row_checks import check_rows, check_texts
-from recipe.data.tables import (
-    FileFormat,
-    Table,
-    clean_name,
-    dataset_table,
-    decode_text,
-    load_dataset,
-    parse_csv,
-    parse_json,
-    parse_parquet,
-    read_bytes,
-    read_saved_dataset,
-)
+from recipe.data.tables import FileFormat, Table, clean_name
 from recipe.data.texts import PAIR_SEPARATOR, clean_text, join_pairs
 from recipe.errors import RecipeError
 
@@ -70,14 +60,17 @@ def read_files(
 def read_dataset_splits(args: DataArguments) -> dict[str, tuple[pd.DataFrame, list[str] | None]]:
     """Return the same for each split of dataset_name: of the hub, a folder of files, or one that save_to_disk wrote."""
     name = args.dataset_name
-    dataset = load_dataset(name, args.dataset_config_name)
+    dataset = tables.load_dataset(name, args.dataset_config_name)
+    dataset = {"train": dataset} if isinstance(dataset, datasets.Dataset) else dataset
     read = {}
     for split, aliases in HUB_SPLITS.items():
         alias = next((alias for alias in aliases if alias in dataset), None)
         if alias is None:
             continue
         source = f"{name} ({alias})"
-        frame, declared = take_columns(source, dataset_table(source, dataset[alias]), wanted_columns(args, split))
+        frame, declared = take_columns(
+            source, tables.dataset_table(source, dataset[alias]), wanted_columns(args, split)
+        )
         if split == "test" and frame["label"].isna().all():
             logger.warning(
                 "%s has no labels (benchmarks keep them secret): a test split is made of training rows instead", source
@@ -129,15 +122,15 @@ def read_file(
     path, source = Path(path), str(path)
     suffix = Path(path.stem if path.suffix.lower() == ".gz" else path.name).suffix.lower()
     if os.path.isdir(path):
-        table = read_saved_dataset(path)
+        table = tables.read_saved_dataset(path)
     elif suffix == ".parquet":
-        table = parse_parquet(source, read_bytes(path))
+        table = tables.parse_parquet(source, tables.read_bytes(path))
     elif suffix in (".jsonl", ".ndjson", ".json"):
-        table = parse_json(source, decode_text(source, read_bytes(path)), suffix)
+        table = tables.parse_json(source, tables.decode_text(source, tables.read_bytes(path)), suffix)
     else:
         usual = {field: columns[field] for field in USUAL_COLUMNS if field in columns}
-        text = decode_text(source, read_bytes(path))
-        table = parse_csv(
+        text = tables.decode_text(source, tables.read_bytes(path))
+        table = tables.parse_csv(
             source, text, suffix, file_format, lambda row: all(match_column(row, *item) for item in usual.items())
         )
     return take_columns(source, table, columns)

@@ -93,31 +93,19 @@ def parse_csv(
         raise RecipeError(f"delimiter is {delimiter!r}: give a single ASCII character, as in --delimiter ';'")
     quoted = {"minimal": True, "none": False, "auto": delimiter != "\t"}[file_format.csv_quoting]
     content = text.encode("utf-8")
+    # A blank line is an empty value in a file of one column, and nothing at all elsewhere.
+    options = {"delimiter": delimiter, "newlines_in_values": quoted, "ignore_empty_lines": delimiter in first_line}
+    parse = pa.csv.ParseOptions(quote_char='"' if quoted else False, **options)
+    nulls = {"null_values": [""], "strings_can_be_null": True, "quoted_strings_can_be_null": False}
+    convert = pa.csv.ConvertOptions(default_column_type=pa.string(), **nulls)
 
-    def read(column_names: Sequence[str] | None) -> pa.Table:
-        options = pa.csv.ReadOptions(
-            column_names=column_names,
-            use_threads=False,  # with several, errors do not name their row
-            block_size=max(len(content), 1),  # one block, so that a text of any length fits
-        )
-        parse = pa.csv.ParseOptions(
-            delimiter=delimiter,
-            quote_char='"' if quoted else False,
-            newlines_in_values=quoted,
-            # A blank line is an empty value in a file of one column, and nothing at all elsewhere.
-            ignore_empty_lines=delimiter in first_line,
-        )
-        convert = pa.csv.ConvertOptions(
-            null_values=[""],
-            strings_can_be_null=True,
-            quoted_strings_can_be_null=False,
-            default_column_type=pa.string(),
-        )
+    def read(names: Sequence[str] | None = None) -> pa.Table:
+        # One thread, so that errors name their row, and one block, so that a text of any length fits.
+        options = pa.csv.ReadOptions(column_names=names, use_threads=False, block_size=max(len(content), 1))
         return pa.csv.read_csv(pa.BufferReader(content), options, parse, convert)
 
     try:
-        table = read(None)
-        names = file_format.column_names
+        table, names = read(), file_format.column_names
         if not names or is_header([clean_name(name) for name in table.column_names]):
             return arrow_table(source, table, first_row=2)
         if len(names) != table.num_columns:
@@ -194,28 +182,15 @@ def is_saved_dataset(path: Path) -> bool:
     return (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
 
 
-def load_saved_dataset(path: Path) -> datasets.Dataset | datasets.DatasetDict:
-    try:
-        return datasets.load_from_disk(str(path))
-    except Exception as error:  # missing files, broken JSON and Arrow each raise their own
-        raise RecipeError(
-            f"{path}: the saved dataset cannot be loaded ({one_line(error)[:200]}): save it again with save_to_disk"
-        ) from error
-
-
-def load_dataset(name: str, configuration: str | None) -> Mapping[str, datasets.Dataset]:
-    """Load the splits of a hub dataset, a folder of files, or one that save_to_disk wrote."""
-    if is_saved_dataset(Path(name)):
-        dataset = load_saved_dataset(Path(name))
-        return {"train": dataset} if isinstance(dataset, datasets.Dataset) else dataset
-    verbosity = hub_logging.get_verbosity()
+def load_dataset(name: str, configuration: str | None = None) -> datasets.DatasetDict | datasets.Dataset:
+    """Load a dataset of the hub, of a folder of files, or one that save_to_disk wrote."""
+    is_saved, verbosity = is_saved_dataset(Path(name)), hub_logging.get_verbosity()
     hub_logging.set_verbosity_error()  # no word on each retry: the error below says it once
     try:
-        return datasets.load_dataset(name, configuration)
+        return datasets.load_from_disk(name) if is_saved else datasets.load_dataset(name, configuration)
     except Exception as error:  # the hub, the network, the builder and the file formats each raise their own
-        raise RecipeError(
-            f"dataset {name!r} cannot be loaded: {one_line(error)}: check the name, or give --train_file"
-        ) from error
+        fix = "save it again with save_to_disk" if is_saved else "check the name, or give --train_file"
+        raise RecipeError(f"dataset {name!r} cannot be loaded ({one_line(error)[:200]}): {fix}") from error
     finally:
         hub_logging.set_verbosity(verbosity)
 
@@ -224,7 +199,7 @@ def read_saved_dataset(path: Path) -> Table:
     """Read one Dataset; a DatasetDict is for dataset_name."""
     if not is_saved_dataset(path):
         raise RecipeError(f"{path}: is a folder that `datasets` did not save: give a file, or --dataset_name {path}")
-    dataset = load_saved_dataset(path)
+    dataset = load_dataset(str(path))
     if isinstance(dataset, datasets.DatasetDict):
         splits = ", ".join(str(path / split) for split in dataset)
         raise RecipeError(f"{path}: holds several splits: give it as --dataset_name, or one of them: {splits}")

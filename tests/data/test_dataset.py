@@ -179,7 +179,7 @@ def test_saved_datasets_are_data(tmp_path):
         assert splits.label_names == ["sport", "medicine"]
         assert sum(splits.summary["texts"].values()) == 40
     (tmp_path / "both" / "train" / "state.json").write_text("{")
-    with pytest.raises(RecipeError, match=r"both: the saved dataset cannot be loaded"):
+    with pytest.raises(RecipeError, match=r"both' cannot be loaded"):
         load_splits(DataArguments(dataset_name=str(tmp_path / "both")))
 
 
