@@ -118,7 +118,7 @@ def check_columns(split: str, dataset: "datasets.Dataset") -> None:
         if column not in dataset.column_names:
             shown = ", ".join(dataset.column_names)
             raise RecipeError(f"{split}: no column {column!r} among {shown}: rename one with rename_column")
-        for row, value in enumerate(dataset[column]):
+        for row, value in enumerate(dataset[column][:]):
             if not isinstance(value, kind) or (kind is int and value < 0):
                 fix = "give strings" if kind is str else "give ids from 0 up, or names by class_encode_column('label')"
                 raise RecipeError(

@@ -1,4 +1,4 @@
-"""What the tests of the data room share."""
+"""Helpers of the data room's tests."""
 
 from unittest.mock import patch
 

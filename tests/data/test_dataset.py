@@ -72,7 +72,7 @@ def test_bad_rows_are_named(tmp_path, name, content, message):
         load(tmp_path, content, name)
 
 
-def test_a_label_that_training_never_saw(tmp_path):
+def test_a_test_label_unknown_to_training_is_refused(tmp_path):
     (tmp_path / "test.csv").write_text(csv(["a", "b", "c"], start=100))
     with pytest.raises(
         RecipeError, match=r"test\.csv: row 4 has a label that the training data lacks, such as 'c'.*'a', 'b'"
@@ -106,7 +106,7 @@ def test_a_hub_dataset_keeps_its_own_label_names(tmp_path):
     )
 
 
-def test_files_stand_in_for_a_hub_datasets_splits(tmp_path):
+def test_files_replace_a_hub_datasets_splits(tmp_path):
     folder = tmp_path / "hub"
     folder.mkdir()
     make_texts(60, ["sport", "medicine"]).to_csv(folder / "train.csv", index=False)

@@ -29,7 +29,7 @@ from recipe.errors import RecipeError
         ("Spam", ["Spam", " Spam "]),
     ],
 )
-def test_one_name_a_value(name, values):
+def test_each_value_has_one_name(name, values):
     assert [canonical_name(value) for value in values] == [name] * len(values)
 
 
@@ -82,7 +82,7 @@ def write_labels(folder, labels, name):
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet"])
-def test_fractions_are_regression_unless_they_stand_beside_names(tmp_path, name):
+def test_fractions_are_refused_as_regression_unless_beside_names(tmp_path, name):
     path = write_labels(tmp_path, [1.0, 0.5, 2.0, 0.25] * 10, name)
     with pytest.raises(RecipeError, match=rf"{name}: rows .*\(20 in all\) have a fractional label \(regression\)"):
         load_splits(DataArguments(train_file=path))
@@ -136,7 +136,7 @@ def test_merged_labels_take_the_heads_spelling(tmp_path, caplog):
     assert load_splits(DataArguments(train_file=path), ["True", "False"]).label_names == ["True", "False"]
 
 
-def test_a_test_label_in_another_spelling_is_an_error_with_a_way_out(tmp_path):
+def test_a_test_label_in_another_spelling_is_refused_with_a_fix(tmp_path):
     files = {"train_file": write_labels(tmp_path, ["spam", "ham"] * 20, "a.csv")}
     (tmp_path / "test.csv").write_text("text,label\nx,ham\ny,Spam\n")
     files["test_file"] = tmp_path / "test.csv"

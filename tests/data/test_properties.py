@@ -1,4 +1,4 @@
-"""What holds for any texts, labels, groups, times and fractions: no row lost, none in two splits, ids that stay."""
+"""Properties of any texts, labels, groups, times and fractions: no row lost, none in two splits, stable label ids."""
 
 import gzip
 import json

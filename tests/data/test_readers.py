@@ -93,7 +93,7 @@ def test_odd_texts_just_work(tmp_path):
         ("a.jsonl", b"[1, 2]\n", "line 1 is a JSON list, not an object"),
     ],
 )
-def test_broken_files_are_named_with_the_place(tmp_path, name, content, message):
+def test_broken_files_are_refused_with_the_place(tmp_path, name, content, message):
     with pytest.raises(RecipeError, match=message) as error:
         read(tmp_path, name, content)
     assert name in str(error.value)
@@ -217,12 +217,12 @@ def test_a_header_may_have_spaces_and_a_byte_order_mark(tmp_path, name):
         assert read_file(path, {"text": f"{column} ", "label": "label"})[0]["text"].tolist() == ["hello"]
 
 
-def test_joined_files_may_hold_a_mark_in_the_middle(tmp_path):
+def test_joined_files_may_hold_a_byte_order_mark_in_the_middle(tmp_path):
     line = "\ufeff" + '{"text": "a", "label": "x"}\n'
     assert [row[0] for row in read(tmp_path, "a.jsonl", line * 2)] == ["a", "a"]
 
 
-def test_names_that_are_one_without_their_spaces(tmp_path):
+def test_column_names_that_differ_only_by_spaces_are_refused(tmp_path):
     for name, content in {
         "a.jsonl": '{"text": "a", " text": "b", "label": 1}',
         "a.csv": "text,text ,label\na,b,c\n",
@@ -265,13 +265,13 @@ def test_a_first_row_with_a_comma_in_quotes_is_a_row(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "nul\0"])
-def test_a_path_that_cannot_be_is_said(name, tmp_path):
+def test_an_impossible_path_is_refused(name, tmp_path):
     with pytest.raises(RecipeError, match="cannot be read"):
         read_file(tmp_path / f"{name}.csv")
     assert expand_paths([str(tmp_path / name)], "train_file") == [str(tmp_path / name)]  # refused when it is read
 
 
-def test_times_that_python_cannot_hold_are_said(tmp_path):
+def test_times_out_of_range_are_refused(tmp_path):
     cells = {"text": ["a"], "label": pa.array([253402300800000], pa.timestamp("ms"))}
     pa.parquet.write_table(pa.table(cells), tmp_path / "x.parquet")
     with pytest.raises(RecipeError, match="column 'label' cannot be read"):

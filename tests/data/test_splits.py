@@ -40,7 +40,7 @@ def test_copies_stay_out_of_other_splits(tmp_path, caplog):
     assert sum(map(len, kept.values())) == 90
 
 
-def test_a_given_test_file_stays_whole(tmp_path):
+def test_a_given_test_file_stays_complete(tmp_path):
     frame = make_texts(60, ["sport", "medicine"])
     test = pd.concat([frame[:10], frame[:2]])
     files = {"train_file": write(tmp_path, frame), "test_file": write(tmp_path, test, "test.csv")}
@@ -60,7 +60,7 @@ def test_validation_gives_up_what_the_test_holds(tmp_path):
     assert splits["train"]["text"][:] == frame["text"][30:].tolist()
 
 
-def test_labels_that_a_split_lacks_are_said(tmp_path, caplog):
+def test_labels_missing_from_a_split_are_reported(tmp_path, caplog):
     rare = pd.concat([make_texts(100, ["sport"]), make_texts(3, ["medicine"], seed=1)])
     splits = load_splits(DataArguments(train_file=write(tmp_path, rare)))
     assert splits["train"]["label"][:].count(1) > 0
@@ -87,7 +87,7 @@ def test_undersampling_and_limits(tmp_path):
     assert [len(part) for part in texts_of(splits)] == [30, 5, 7]
 
 
-def test_too_few_rows_are_said(tmp_path):
+def test_too_few_rows_are_refused(tmp_path):
     rare = pd.concat([make_texts(30, ["sport"]), make_texts(1, ["medicine"], seed=1)])
     with pytest.raises(RecipeError, match=r"label 'medicine' has too few rows to split \(1\): it needs at least 3"):
         load_splits(DataArguments(train_file=write(tmp_path, rare)))
@@ -136,7 +136,7 @@ def test_groups_of_odd_sizes(sizes, train):
     assert len(made["test"]) >= len(made["validation"])
 
 
-def test_a_group_stands_in_one_split(tmp_path):
+def test_a_group_is_in_one_split(tmp_path):
     frame = make_texts(300, ["sport", "medicine", "technology"])
     frame["author"] = [f"author {i * i % 53}" for i in frame.index]
     path = write(tmp_path, frame)
@@ -220,12 +220,12 @@ def test_iso_dates_of_several_forms_and_zones_are_ordered(tmp_path):
     ],
 )
 @pytest.mark.parametrize("others", [[1704067200, 5, 7.5], ["2024-01-01", "2024-02-01", "2023"]])
-def test_times_that_cannot_be_read_are_named(tmp_path, when, message, others):
+def test_unreadable_times_are_refused_with_their_row(tmp_path, when, message, others):
     with pytest.raises(RecipeError, match=rf"a\.jsonl: {message}"):
         timed(tmp_path, [*others[:2], when, *others * 10])
 
 
-def test_of_copies_the_earliest_stays(tmp_path):
+def test_the_earliest_of_copies_stays(tmp_path):
     frame = make_texts(40, ["sport", "medicine"]).assign(when=range(40))
     copies = frame[30:].assign(when=range(-10, 0))
     path = write(tmp_path, pd.concat([frame, copies]))
