@@ -3,14 +3,16 @@
 import logging
 import os
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from transformers import TrainingArguments
 
-from recipe.data.readers import FileFormat
 from recipe.distributed import check_launch
 from recipe.errors import RecipeError
+
+if TYPE_CHECKING:
+    from recipe.data.tables import FileFormat
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +62,8 @@ class DataArguments:
     dataset_config_name: str | None = option(None, "Its configuration, where it has several.")
     train_file: list[str] | None = option(
         None,
-        "Files or globs: CSV, TSV, JSON lines (each also .gz), Parquet, or folders that save_to_disk wrote for a Dataset;"
-        " stand in for dataset_name.",
+        "Files or globs: CSV, TSV, JSON lines or arrays, Parquet (each also .gz), or folders that save_to_disk wrote for"
+        " a Dataset; used in place of dataset_name.",
     )
     validation_file: list[str] | None = option(None, "The same; without it, rows are split off the training file.")
     test_file: list[str] | None = option(None, "The same; without it, rows are split off the training file.")
@@ -72,7 +74,7 @@ class DataArguments:
         None, "Column of the labels; found by its name if not given (label, category ...)."
     )
     text_pair_column: str | None = option(None, "A second column of texts, joined onto the first (sentence pairs).")
-    text_pair_separator: str = option("\n", "What stands between the two; \\n is a line's end.")
+    text_pair_separator: str = option("\n", "Put between the two texts; \\n is a line break.")
     normalize_labels: bool = option(False, "Merge labels that differ only by case or spaces (casefolded, one space).")
     column_names: list[str] | None = option(None, "Names of the columns, used where a file has no header row.")
     delimiter: str | None = option(None, "Between columns; by default tab for .tsv, else what the first line shows.")
@@ -99,11 +101,11 @@ class DataArguments:
         "stratified keeps the label shares; shuffled is one pandas shuffle cut in three, as tutorials do; time trains on"
         " the earliest rows and tests on the latest.",
     )
-    group_column: str | None = option(None, "Column of groups (authors ...) that may not stand in two splits.")
+    group_column: str | None = option(None, "Column of groups (authors ...), none of which may be in two splits.")
     time_column: str | None = option(None, "Column of times for split_method time: numbers, or ISO 8601 dates.")
     split_seed: int = option(42, "Seed of splits and samples, apart from `seed`, so that seeds can be compared.")
     remove_duplicates: bool = option(True, "Keep exact copies of a text out of other splits.")
-    drop_conflicts: bool = option(False, "Drop every training text that stands there with different labels.")
+    drop_conflicts: bool = option(False, "Drop every training text that occurs with different labels.")
     undersample: Literal["none", "train", "all"] = option(
         "none",
         "Cut every label to the rarest one's rows: in the training split, or in all of the training file's rows.",
@@ -114,7 +116,9 @@ class DataArguments:
     max_predict_samples: int | None = option(None, "Test on this many texts at most, drawn at random.")
 
     @property
-    def file_format(self) -> FileFormat:
+    def file_format(self) -> "FileFormat":
+        from recipe.data.tables import FileFormat  # reads files: not imported for `--help`
+
         names = tuple(self.column_names) if self.column_names else None
         return FileFormat(self.delimiter, self.csv_quoting, names)
 
