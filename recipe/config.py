@@ -13,8 +13,6 @@ from transformers import HfArgumentParser, TrainingArguments
 from recipe.arguments import DataArguments, ModelArguments, RecipeTrainingArguments
 from recipe.errors import OneLineErrors, RecipeError, one_line
 
-CONFIG_FILE = "run_config.yaml"  # the resolved config, in a run's output_dir
-
 # Saved with a run even where they are the library's defaults, which may change.
 ALWAYS_SAVED = ("learning_rate", "lr_scheduler_type", "warmup_steps", "max_grad_norm", "optim", "seed")
 ALWAYS_SAVED += ("per_device_train_batch_size", *RecipeTrainingArguments.__annotations__)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from recipe.arguments import DataArguments
-from recipe.atomic import save_whole, write_json
+from recipe.atomic import write_files, write_json
 from recipe.data.labels import canonical_name, order_labels, spell_labels, warn_of_spellings
 from recipe.data.leakage import drop_conflicts, find_conflicts, remove_duplicates, report_conflicts
 from recipe.data.readers import SPLITS, read_files, read_splits
@@ -180,7 +180,7 @@ def save_splits(splits: Mapping[str, datasets.Dataset], run_dir: str | os.PathLi
         for split, dataset in splits.items():
             dataset.to_parquet(folder / f"{split}.parquet")
 
-    save_whole(Path(run_dir) / SPLITS_FOLDER, write)
+    write_files(Path(run_dir) / SPLITS_FOLDER, write)
     write_json(Path(run_dir) / SUMMARY_FILE, getattr(splits, "summary", {}))
 
 

@@ -3,13 +3,16 @@
 A run's folder holds `trained_on.npy`; a run that starts from that model adds its own texts.
 """
 
+import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from recipe.atomic import save_whole
+from recipe.atomic import write_files
+
+logger = logging.getLogger(__name__)
 
 TRAINED_ON_FILE = "trained_on.npy"
 
@@ -33,9 +36,20 @@ def read_trained_on(model_dir: str | os.PathLike) -> np.ndarray:
 def save_trained_on(run_dir: str | os.PathLike, texts: Iterable[str], base_model: str | os.PathLike) -> None:
     """Write the hashes of the training texts, and those of the model that training started from."""
     hashes = np.union1d(hash_texts(texts), read_trained_on(base_model))
-    save_whole(Path(run_dir), lambda folder: np.save(folder / TRAINED_ON_FILE, hashes))
+    write_files(Path(run_dir), lambda folder: np.save(folder / TRAINED_ON_FILE, hashes))
 
 
 def count_trained_on(texts: Iterable[str], model_dir: str | os.PathLike) -> int:
     """Return how many of the texts the model was trained on."""
     return int(np.isin(hash_texts(texts), read_trained_on(model_dir)).sum())
+
+
+def warn_of_trained_texts(texts: Sequence[str], model_dir: str | os.PathLike) -> None:
+    """Log a warning if a test is on texts that the model was trained on."""
+    count = count_trained_on(texts, model_dir)
+    if count:
+        logger.warning(
+            "%d of the %d test texts were trained on before, by %s or the model it started from, so the test figures are too"
+            " good: keep them in --train_file and give others as --test_file",
+            count, len(texts), model_dir,
+        )  # fmt: skip

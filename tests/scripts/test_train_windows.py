@@ -8,18 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import NANO, WORDS, fields_of, make_texts, run_training
+from conftest import NANO, WORDS, make_texts, run_training, train_on
 from safetensors.torch import load_file
 from sklearn.metrics import log_loss
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from recipe.config import parse_arguments
-from recipe.data.dataset import load_splits
+from recipe.data.dataset import load_saved_splits
 from recipe.data.windows import Windows
 from recipe.errors import RecipeError
 from recipe.inference.text_classifier import TextClassifier
-from recipe.training.preparing import prepare_run
-from recipe.training.run import make_trainer
 
 FILLER = ["the", "a", "of", "to", "in", "it", "is", "was", "for", "on"]
 
@@ -43,9 +40,9 @@ def late(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def windowed(late, tmp_path_factory):
-    """A run with windows of 16 tokens over texts of about 50, and what its log said."""
+    """A run with windows of 16 tokens over texts of about 50."""
     folder = tmp_path_factory.mktemp("windowed") / "run"
-    run_training(late, folder, "--window", "16", "--num_train_epochs", "2")
+    train_on(NANO, late, folder, "--window", "16", "--num_train_epochs", "2")
     return folder
 
 
@@ -79,11 +76,11 @@ def probabilities_by_hand(folder, text, size, overlap):
 )  # fmt: skip
 def test_windows_that_do_not_fit_are_refused(fields, message, late, tmp_path):
     with pytest.raises(RecipeError, match=message):
-        prepare_run(*parse_arguments([*fields_of(NANO, late, tmp_path / "x"), *fields]))
+        run_training(late, tmp_path / "x", *fields)
 
 
 def test_words_beyond_the_first_window_are_read(late, windowed, tmp_path):
-    truncated = run_training(late, tmp_path / "truncated", "--max_length", "16", "--num_train_epochs", "2")
+    truncated = train_on(NANO, late, tmp_path / "truncated", "--max_length", "16", "--num_train_epochs", "2")
     figures = json.loads((windowed / "test_results.json").read_text())
     assert truncated["test_accuracy"] < 0.75
     assert figures["test_accuracy"] > 0.95
@@ -97,13 +94,12 @@ def test_words_beyond_the_first_window_are_read(late, windowed, tmp_path):
     ).mean() > 0.95
 
 
-def test_the_figures_are_those_of_windows_cut_by_hand(windowed):
-    """The test split made again, each window through transformers' model; and Trainer's validation says what ours says."""
-    _, data_args, _ = parse_arguments(["--config", str(windowed / "run_config.yaml")])
-    frame = load_splits(data_args).test
-    expected = np.array([probabilities_by_hand(windowed, text, 16, 4) for text in frame["text"]])
+def test_figures_are_those_of_windows_cut_by_hand(windowed):
+    """Each window of the test split through transformers' model; and Trainer's validation says what ours says."""
+    test = load_saved_splits(windowed)["test"]
+    expected = np.array([probabilities_by_hand(windowed, text, 16, 4) for text in test["text"]])
     figures = json.loads((windowed / "test_results.json").read_text())
-    assert figures["test_loss"] == pytest.approx(log_loss(frame["label"], expected), abs=1e-5)
+    assert figures["test_loss"] == pytest.approx(log_loss(list(test["label"]), expected), abs=1e-5)
     log = json.loads((windowed / "trainer_state.json").read_text())["log_history"]
     best = min(entry["eval_loss"] for entry in log if "eval_loss" in entry)
     validation = json.loads((windowed / "eval_results.json").read_text())
@@ -113,7 +109,7 @@ def test_the_figures_are_those_of_windows_cut_by_hand(windowed):
     np.testing.assert_allclose(TextClassifier.from_pretrained(windowed).predict(odd)[1], expected, atol=1e-6)
 
 
-def test_a_saved_folder_is_stock_and_remembers_its_windows(windowed):
+def test_saved_folder_is_stock_and_remembers_its_windows(windowed):
     config = json.loads((windowed / "config.json").read_text())
     assert config["architectures"] == ["GPT2ForSequenceClassification"]
     assert (config["window"], config["window_overlap"]) == (16, 4)
@@ -155,14 +151,14 @@ def test_max_length_cuts_first_and_is_remembered(late, tmp_path, side):
     assert figures["test_tokens_seen"] == 40 * 30 < figures["test_tokens"]
 
 
-def test_a_max_length_over_the_positions_is_taken_with_windows(late, tmp_path):
-    argv = [*fields_of(NANO, late, tmp_path / "x"), "--window", "512", "--max_length", "2000"]
-    run = prepare_run(*parse_arguments(argv))
-    assert run.windows == Windows(512, 128, 2000)
-    assert run.tokenizer.model_max_length == 512  # what pipeline() cuts to
+def test_max_length_may_exceed_the_positions_with_windows(late, tmp_path):
+    run_training(late, tmp_path / "x", "--window", "512", "--max_length", "2000", "--max_steps", "1")
+    classifier = TextClassifier.from_pretrained(tmp_path / "x")
+    assert classifier.windows == Windows(512, 128, 2000)
+    assert classifier.tokenizer.model_max_length == 512  # what pipeline() cuts to
 
 
-def test_the_cached_trunk_gives_the_plain_paths_model_with_windows(late, tmp_path):
+def test_cached_and_plain_path_give_the_same_model_with_windows(late, tmp_path):
     few = ["--max_train_samples", "48", "--max_eval_samples", "10", "--max_predict_samples", "10"]
     for name, choice in (("plain", "off"), ("fast", "on")):
         cache = ["--feature_cache", choice, "--feature_cache_dir", str(tmp_path / "cache")]
@@ -173,14 +169,3 @@ def test_the_cached_trunk_gives_the_plain_paths_model_with_windows(late, tmp_pat
     weights = [load_file(tmp_path / name / "model.safetensors")["score.weight"] for name in ("plain", "fast")]
     assert not torch.equal(weights[0], torch.zeros_like(weights[0]))
     torch.testing.assert_close(*weights, atol=1e-4, rtol=0)
-
-
-def test_balanced_weights_count_windows(late, tmp_path):
-    argv = [*fields_of(NANO, late, tmp_path / "x"), "--window", "16", "--class_weight", "balanced"]
-    arguments = parse_arguments([*argv, "--feature_cache", "off"])
-    run = prepare_run(*arguments)
-    trainer = make_trainer(run, arguments[0], arguments[2])
-    counts = np.bincount(trainer.train_dataset["labels"][:])
-    assert counts.sum() > len(run.splits.train)
-    expected = torch.tensor(counts.sum() / (2 * counts), dtype=torch.float32)
-    torch.testing.assert_close(run.model.class_weights, expected)
