@@ -178,7 +178,9 @@ def save_splits(splits: Mapping[str, datasets.Dataset], run_dir: str | os.PathLi
 
     def write(folder: Path) -> None:
         for split, dataset in splits.items():
-            dataset.to_parquet(folder / f"{split}.parquet")
+            texts = dataset.select_columns(["text", "label"])
+            table = texts.with_format("arrow")[:].cast(texts.features.arrow_schema)  # which notes the label names
+            pa.parquet.write_table(table, folder / f"{split}.parquet")
 
     write_files(Path(run_dir) / SPLITS_FOLDER, write)
     write_json(Path(run_dir) / SUMMARY_FILE, getattr(splits, "summary", {}))

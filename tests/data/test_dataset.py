@@ -284,6 +284,16 @@ def test_saved_splits_read_back_the_same(tmp_path):
         load_saved_splits(tmp_path / "run")
 
 
+def test_any_dataset_dict_can_be_saved(tmp_path):
+    rows = datasets.Dataset.from_dict({"id": [1, 2, 3], "text": ["a", "b", "c"], "label": ["x", "y", "x"]})
+    part = rows.class_encode_column("label").select([2, 0])
+    own = datasets.DatasetDict(dict.fromkeys(("train", "validation", "test"), part))
+    save_splits(own, tmp_path)
+    again = load_saved_splits(tmp_path)
+    assert same_texts(own, again)
+    assert (again["test"]["text"][:], again.label_names, again.summary) == (["c", "a"], ["x", "y"], {})
+
+
 def test_same_texts_sees_every_change(tmp_path):
     splits = load(tmp_path, csv(["a", "b"] * 30))
     names = splits.label_names[::-1]
