@@ -135,9 +135,9 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
             raise RecipeError(f"{name}: no weights that load: {describe_weights(name) or one_line(error)}") from error
         check_loaded_weights(name, info, ignore_mismatched_sizes)
         if has_other_labels(base_config, id2label) and not info["mismatched_keys"]:  # right size, wrong labels
-            for name, parameter in model.score.named_parameters():
+            for key, parameter in model.score.named_parameters():
                 nn.init.normal_(parameter, std=model.config.initializer_range if parameter.dim() > 1 else 0)
-                info["mismatched_keys"] = {(f"score.{name}", parameter.shape, parameter.shape)}
+                info["mismatched_keys"] = {(f"score.{key}", parameter.shape, parameter.shape)}
         model.head_is_fresh = bool(info["mismatched_keys"]) or any(k != "score.bias" for k in info["missing_keys"])
         if model.config.pad_token_id is None:
             model.config.pad_token_id = model.config.eos_token_id
