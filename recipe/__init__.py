@@ -1,8 +1,45 @@
-"""A recipe for turning GPT-2 into a text classifier: freeze all but the tail, read the last token."""
+"""A recipe for turning GPT-2 into a text classifier: a frozen trunk, a trainable tail, a stock checkpoint.
 
-from recipe.model.classifier import GPT2LastTokenClassifier
-from recipe.model.export import to_stock
-from recipe.model.freezing import freeze_except, last_blocks
+The rooms, in the order in which a run enters them:
+    data        texts and labels in, tokenized splits out
+    model       the classifier: GPT-2 with a head on its last token, what is frozen, the stock checkpoint
+    training    RecipeTrainer, the cache of the trunk's output, callbacks, resuming
+    evaluation  metrics, intervals, baselines, calibration, thresholds, the report
+    inference   a saved classifier applied to texts
+Beside them: arguments.py and config.py (every option, from YAML and the command line), errors.py, atomic.py (files
+written completely or not at all), distributed.py. scripts/train.py puts them together.
+"""
 
-__all__ = ["GPT2LastTokenClassifier", "freeze_except", "last_blocks", "to_stock"]
+from importlib import import_module
+from typing import Any
+
 __version__ = "0.1.0"
+
+# The public names and their modules, imported when first used: `import recipe` costs nothing.
+MODULES = {
+    "load_splits": "data.dataset",
+    "load_tokenizer": "data.tokenization",
+    "tokenize": "data.tokenization",
+    "GPT2LastTokenClassifier": "model.classifier",
+    "freeze_except": "model.freezing",
+    "last_blocks": "model.freezing",
+    "to_stock": "model.export",
+    "RecipeTrainer": "training.trainer",
+    "compute_metrics": "evaluation.metrics",
+    "evaluate_saved": "evaluation.report",
+    "TextClassifier": "inference.text_classifier",
+    "RecipeError": "errors",
+}
+__all__ = list(MODULES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"recipe.{MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *MODULES})

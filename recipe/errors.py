@@ -1,4 +1,4 @@
-"""What a user did wrong, said in one line, and the exit code that goes with it."""
+"""Errors of the user: one line that names the fix, and exit code 2; the parser of the scripts."""
 
 import argparse
 import os
@@ -6,22 +6,20 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from tqdm import tqdm
-
 
 class RecipeError(ValueError):
-    """Bad input: the message says what is wrong, where, and how to mend it, in one line."""
+    """Bad input: the message says what is wrong, where, and how to fix it, in one line."""
 
 
 class OneLineErrors:
-    """For argument parsers: argparse prints a page of usage before its error, this raises the error alone."""
+    """Mixin for argument parsers: raise the error alone, without the page of usage that argparse prints first."""
 
     def error(self, message: str) -> NoReturn:
         raise RecipeError(message)
 
 
 class OneLineParser(OneLineErrors, argparse.ArgumentParser):
-    """The parser of a script: its description is the script's docstring, printed as it stands."""
+    """The parser of a script, whose docstring is the description, printed unchanged."""
 
     def __init__(self, description: str | None):
         super().__init__(
@@ -30,27 +28,29 @@ class OneLineParser(OneLineErrors, argparse.ArgumentParser):
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of an error's message, for messages of other libraries that run over many."""
+    """Return the first line of an error's message: those of other libraries may have many."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
 def shorten(text: str, width: int = 70) -> str:
-    """A text on one line of a report."""
+    """Return a text on one line of a report."""
     line = " ".join(text.split())
     return line if len(line) <= width else line[: width - 3] + "..."
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Runs a script's `main`: a RecipeError ends it with one line on stderr and exit code 2, no traceback."""
+    """Run a script's `main`; a RecipeError ends it with one line on stderr and exit code 2, no traceback."""
     for stream in (sys.stdout, sys.stderr):  # a text may hold what the screen's encoding does not
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
         main()
     except RecipeError as error:
+        from tqdm import tqdm
+
         tqdm.write(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # on a line of its own, beside a bar
         sys.exit(2)
-    except BrokenPipeError:  # `... | head`: the reader has seen enough
+    except BrokenPipeError:  # `... | head`: the reader has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

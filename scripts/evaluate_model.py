@@ -1,40 +1,33 @@
-"""Measure a saved model on labelled texts, beside the majority class and TF-IDF + logistic regression.
+"""Evaluate a saved model on texts with labels, beside the majority class and TF-IDF + logistic regression.
 
-The test split of the run itself, made again from its run_config.yaml (start it where training was started):
+The test split of the run itself, which is saved in its folder:
     python scripts/evaluate_model.py --model_dir runs/quickstart
 
-Your own labelled files (as in training), the figures as JSON, and a picture (needs the extra `plots`):
+Your own files (read as in training), the figures as JSON, and a picture (needs the extra `plots`):
     python scripts/evaluate_model.py --model_dir runs/quickstart --test_file more.csv --output_file figures.json --plot_file figures.png
 
-Probabilities that can be relied on: a temperature from the validation texts, folded into a new folder's model:
+Reliable probabilities: fit a temperature to the validation texts, and fold it into a new folder's model:
     python scripts/evaluate_model.py --model_dir runs/quickstart --calibrate --output_dir runs/calibrated
 """
 
 import argparse
+import functools
 import logging
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
-from accelerate import PartialState
-
-from recipe.atomic import write_json
-from recipe.config import CONFIG_FILE, SUMMARY_FILE
-from recipe.data.labelled import LabelledTexts
-from recipe.data.readers import FileFormat
-from recipe.data.trained_on import SEEN_FILE
 from recipe.errors import OneLineParser, RecipeError, run_script
-from recipe.evaluation.adjusting import calibrate_head, store_threshold
-from recipe.evaluation.measure import measure
-from recipe.evaluation.measurement import Measurement
-from recipe.evaluation.plots import PLOT_FORMATS, require_matplotlib, save_plot
-from recipe.evaluation.report import print_confusion, print_report
-from recipe.evaluation.thresholds import parse_abstain_below, parse_threshold
-from recipe.inference.prediction_files import check_output_file
-from recipe.inference.text_classifier import TextClassifier
-from recipe.model.export import save_classifier
 
-logger = logging.getLogger("recipe.evaluate")
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from recipe.evaluation.report import Measurement
+    from recipe.inference.text_classifier import TextClassifier
+
+logger = logging.getLogger("recipe.evaluate_model")
+
+COPIED = ("run_config.yaml", "data_summary.json", "trained_on.npy", "splits")  # of the run, into a calibrated folder
 
 
 def parse_args() -> argparse.Namespace:
@@ -43,12 +36,12 @@ def parse_args() -> argparse.Namespace:
         "--model_dir", required=True, help="A folder that a run saved, or any GPT2ForSequenceClassification."
     )
     parser.add_argument(
-        "--test_file", nargs="+", help="Files or globs, as in training; the run's own test split if not given."
+        "--test_file", nargs="+", help="Files or globs, as in training; by default the run's own test split."
     )
     parser.add_argument(
-        "--validation_file", nargs="+", help="For --calibrate; the run's own validation split if not given."
+        "--validation_file", nargs="+", help="For --calibrate; by default the run's own validation split."
     )
-    parser.add_argument("--train_file", nargs="+", help="For the baselines; the run's own training split if not given.")
+    parser.add_argument("--train_file", nargs="+", help="For the baselines; by default the run's own training split.")
     parser.add_argument("--text_column", help="Column of the texts; found by its name if not given.")
     parser.add_argument("--label_column", help="Column of the labels; found by its name if not given.")
     parser.add_argument("--text_pair_column", help="Column of the second texts; the one the model was trained with.")
@@ -74,74 +67,145 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     check_outputs(args)
-    abstain_below, threshold = parse_abstain_below(args.abstain_below), parse_threshold(args.decision_threshold)
+    # Imported here, since --help and wrong options need none of it.
+    import numpy as np
+    from accelerate import PartialState
+
+    from recipe.data.texts import read_run_config
+    from recipe.evaluation.report import measure, print_confusion, print_report
+    from recipe.evaluation.thresholds import parse_probability
+    from recipe.inference.text_classifier import TextClassifier
+
+    abstain_below = args.abstain_below and parse_probability("abstain_below", args.abstain_below, one_allowed=True)
     classifier = TextClassifier.from_pretrained(args.model_dir, args.device)
-    names = tuple(args.column_names) if args.column_names else None
-    file_format = FileFormat(args.delimiter, args.csv_quoting, names)
-    columns = (args.text_column, args.label_column, args.text_pair_column)
-    texts = LabelledTexts(args.model_dir, classifier.label_names, *columns, file_format)
-    test = texts.test(args.test_file)
-    validation = texts.validation(args.validation_file, test) if args.calibrate else None
-    train = None if args.no_baselines else training_texts(texts, args.train_file, test)
-    temperature = None
-    if validation is not None:
-        logits, owners = classifier.window_logits(validation["text"].tolist(), progress=True)
-        temperature = calibrate_head(classifier, logits, validation["label"].to_numpy(), owners)
-    if threshold is not None:
-        store_threshold(classifier, threshold)
+    load = functools.partial(load_split, args, classifier.label_names)
+    test, temperature = load("test"), None
+    warn_of_trained_texts(test, args.model_dir)
+    train = None if args.no_baselines else load_training_texts(load, args.train_file, set(test["text"]))
+    if args.calibrate:
+        from recipe.evaluation.calibration import calibrate_head
+
+        validation = load("validation")
+        warn_of_validation_texts(test, validation)
+        logits, text_index = classifier.window_logits(validation["text"][:], progress=True)
+        temperature = calibrate_head(classifier, logits, np.array(validation["label"]), text_index)
+    if args.decision_threshold is not None:
+        classifier.set_threshold(args.decision_threshold)
     measured = measure(classifier, test, True, temperature, abstain_below)
     if not PartialState().is_main_process:  # under `accelerate launch` the processes divide the texts, one reports
         return
     if train is not None:
-        measured.add_baselines(train[0], test["text"].tolist(), class_weight=train[1])
+        class_weight = "none" if args.train_file else read_run_config(args.model_dir).get("class_weight", "none")
+        measured.add_baselines(train, test["text"][:], class_weight)
     print(f"{' '.join(args.test_file or ['Test split of the run'])}, {len(test)} texts:")
     print_report(measured)
     print_confusion(measured)
     write_results(args, classifier, measured)
 
 
-def write_results(args: argparse.Namespace, classifier: TextClassifier, measured: Measurement) -> None:
-    if args.output_file:
-        write_json(args.output_file, measured.report("test"))
-    if args.plot_file:
-        save_plot(args.plot_file, measured, f"{args.model_dir} on {' '.join(args.test_file or ['its test split'])}")
-    if args.output_dir:
-        config = Path(args.model_dir) / CONFIG_FILE
-        run_config = config.read_text(encoding="utf-8") if config.is_file() else None
-        save_classifier(classifier.model, classifier.tokenizer, args.output_dir, run_config)
-        for name in (SUMMARY_FILE, SEEN_FILE):
-            if (Path(args.model_dir) / name).is_file():
-                shutil.copy(Path(args.model_dir) / name, args.output_dir)
-        print(f"\nSaved to {args.output_dir}")
+def load_split(args: argparse.Namespace, label_names: list[str], name: str) -> "Dataset":
+    """Return the texts and label ids of the option `NAME_file`, or of the run's own split.
 
+    Raises:
+        RecipeError: no such file or split, or labels that the model does not know.
+    """
+    from recipe.data.dataset import load_saved_splits, load_texts_for_model
+    from recipe.data.tables import FileFormat
 
-def training_texts(
-    texts: LabelledTexts, files: list[str] | None, test: pd.DataFrame
-) -> tuple[pd.DataFrame, str] | None:
-    """As `LabelledTexts.train`; None, which is said, where the run's own are not found."""
+    field = f"{name}_file"
+    if (files := getattr(args, field)) is not None:
+        columns = (args.text_column, args.label_column, args.text_pair_column)
+        names = tuple(args.column_names) if args.column_names else None
+        file_format = FileFormat(args.delimiter, args.csv_quoting, names)
+        return load_texts_for_model(files, field, label_names, args.model_dir, *columns, file_format)
     try:
-        return texts.train(files, test)
+        return load_saved_splits(args.model_dir)[name]
+    except RecipeError as error:
+        raise RecipeError(f"no {name} texts: {error}; or give --{field} FILE") from error
+
+
+def load_training_texts(load: functools.partial, files: list[str] | None, test_texts: set[str]) -> "Dataset | None":
+    """Return the texts to fit baselines to, of files without those of the test; None if the run's own are not found."""
+    try:
+        train = load("train")
     except RecipeError as error:
         if files is not None:
             raise
-        logger.warning("no baselines: %s; or give --train_file FILE", error)
+        logger.warning("no baselines: %s", error)
         return None
+    if files is None:
+        return train
+    kept = [row for row, text in enumerate(train["text"]) if text not in test_texts]
+    if not kept:
+        raise RecipeError(f"{', '.join(files)}: every text is also a test text: give the file of the training texts")
+    if len(kept) < len(train):
+        logger.warning("%s: %d texts that the test holds are left out", ", ".join(files), len(train) - len(kept))
+    return train.select(kept)
+
+
+def warn_of_trained_texts(test: "Dataset", model_dir: str) -> None:
+    """Warn of test texts that the model, or one that its training started from, was trained on."""
+    from recipe.data.trained_on import count_trained_on
+
+    trained = count_trained_on(test["text"], model_dir)
+    if trained:
+        logger.warning("%d of the %d test texts were trained on, so every figure below is too good", trained, len(test))
+
+
+def warn_of_validation_texts(test: "Dataset", validation: "Dataset") -> None:
+    known = set(validation["text"])
+    both = sum(text in known for text in test["text"])
+    if both:
+        logger.warning(
+            "%d of the %d test texts are validation texts too, so figures after calibration are too good",
+            both,
+            len(test),
+        )
+
+
+def write_results(args: argparse.Namespace, classifier: "TextClassifier", measured: "Measurement") -> None:
+    """Write the files that the options ask for: figures, picture, calibrated model."""
+    if args.output_file:
+        from recipe.atomic import write_json
+
+        write_json(args.output_file, measured.report("test"))
+    if args.plot_file:
+        from recipe.evaluation.plots import save_plot
+
+        save_plot(args.plot_file, measured, f"{args.model_dir} on {' '.join(args.test_file or ['its test split'])}")
+    if args.output_dir:
+        from recipe.model.export import save_classifier
+
+        save_classifier(classifier.model, classifier.tokenizer, args.output_dir)
+        for path in (Path(args.model_dir) / name for name in COPIED):
+            if path.is_dir():
+                shutil.copytree(path, args.output_dir / path.name)
+            elif path.is_file():
+                shutil.copy(path, args.output_dir)
+        print(f"\nSaved to {args.output_dir}")
 
 
 def check_outputs(args: argparse.Namespace) -> None:
-    """Before any work, so that none is lost."""
+    """Refuse outputs that cannot be written before any work, so that none is lost."""
+    from recipe.inference.prediction_files import check_output_file
+
     if args.output_file:
         check_output_file(args.output_file, args.overwrite_output_file, (".json",))
     if args.plot_file:
+        from recipe.evaluation.plots import PLOT_FORMATS, require_matplotlib
+
         check_output_file(args.plot_file, args.overwrite_output_file, PLOT_FORMATS, "plot_file")
         require_matplotlib()
     if args.output_dir and not args.calibrate:
         raise RecipeError("output_dir is for the calibrated model: pass --calibrate too, or leave it out")
     if args.validation_file and not args.calibrate:
-        raise RecipeError("validation_file is what a temperature is fitted to: pass --calibrate too, or leave it out")
-    folder = args.output_dir
-    if folder and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RecipeError(f"output_dir {folder} is not empty: give a new folder")
+        raise RecipeError("validation_file is for fitting a temperature: pass --calibrate too, or leave it out")
+    if (
+        args.output_dir
+        and args.output_dir.exists()
+        and not (args.output_dir.is_dir() and not any(args.output_dir.iterdir()))
+    ):
+        raise RecipeError(f"output_dir {args.output_dir} is not empty: give a new folder")
 
 
 if __name__ == "__main__":

@@ -1,28 +1,25 @@
-"""Look inside: the architecture before and after, what trains, and which token the head reads.
+"""Look inside a model: the architecture before and after, the trainable parameters, and the token that the head reads.
 
 python scripts/inspect_model.py --model_name_or_path recipe/assets/gpt2-nano --text "Do you have time"
 python scripts/inspect_model.py --model_name_or_path openai-community/gpt2 --num_labels 3 --trainable head
 """
 
 import argparse
+from typing import TYPE_CHECKING
 
-import torch
-from transformers import GPT2LMHeadModel, PreTrainedTokenizerBase, set_seed
-
-from recipe.data.tokenization import encode_texts, load_tokenizer
 from recipe.errors import OneLineParser, RecipeError, run_script
-from recipe.model.classifier import GPT2LastTokenClassifier
-from recipe.model.freezing import freeze_except, trainable_patterns
-from recipe.model.loading import labels_of_head, load_config
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from recipe.model.classifier import GPT2LastTokenClassifier
 
 
 def parse_args() -> argparse.Namespace:
     parser = OneLineParser(__doc__)
     parser.add_argument("--model_name_or_path", default="openai-community/gpt2", help="A GPT-2: a folder or a hub id.")
     parser.add_argument("--model_revision", default="main", help="Branch, tag or commit of a hub model.")
-    parser.add_argument(
-        "--num_labels", type=int, help="Labels of a fresh head (2); a head that is there keeps its own."
-    )
+    parser.add_argument("--num_labels", type=int, help="Labels of a fresh head (2); a classifier keeps its own.")
     parser.add_argument("--trainable", nargs="+", default=["last_blocks:1"], help="As in training.")
     parser.add_argument("--text", default="Do you have time", help="A sample text.")
     parser.add_argument("--seed", type=int, default=42, help="Seed of a fresh head.")
@@ -31,6 +28,15 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    # Imported here, since --help and wrong options need none of it.
+    import torch
+    from transformers import GPT2LMHeadModel, set_seed
+
+    from recipe.data.tokenization import load_tokenizer
+    from recipe.model.classifier import GPT2LastTokenClassifier
+    from recipe.model.freezing import freeze_except, trainable_patterns
+    from recipe.model.loading import labels_of_head, load_config
+
     if args.num_labels is not None and args.num_labels < 2:
         raise RecipeError(f"num_labels is {args.num_labels}: a classifier needs at least 2 labels")
     config = load_config(args.model_name_or_path, args.model_revision)
@@ -56,8 +62,13 @@ def main() -> None:
 
 
 def print_tokens(
-    model: GPT2LastTokenClassifier, tokenizer: PreTrainedTokenizerBase, text: str, label_names: list[str] | None
+    model: "GPT2LastTokenClassifier", tokenizer: "PreTrainedTokenizerBase", text: str, label_names: list[str] | None
 ) -> None:
+    """Print the logits of every token of a text, and the row that the classifier takes."""
+    import torch
+
+    from recipe.data.tokenization import encode_texts
+
     ids = encode_texts(tokenizer, [text])[0][0]
     input_ids = torch.tensor([ids])
     logits = model.token_logits(input_ids)

@@ -7,7 +7,7 @@ Input is CSV, TSV, JSON lines (each also .gz), Parquet or a saved Dataset (see -
 by its ending: the text, its label and a probability for every label, one row for each row that came in, in the same
 order. Under `accelerate launch` the processes divide the texts, and one of them writes.
 
-Texts that the model is unsure of can be left to people; their labels stay empty (null in JSON lines):
+Unsure predictions can be left out; their labels stay empty (null in JSON lines), for people to fill in:
     python scripts/predict.py --model_dir runs/quickstart --input_file messages.csv --output_file sure.csv --abstain_below 0.9
 """
 
@@ -15,14 +15,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from accelerate import PartialState
-
-from recipe.data.readers import FileFormat, clean_text
-from recipe.data.sources import pair_fields_of, read_texts
 from recipe.errors import OneLineParser, run_script
-from recipe.evaluation.thresholds import is_unsure, parse_abstain_below, parse_threshold
-from recipe.inference.prediction_files import check_output_file, write_predictions
-from recipe.inference.text_classifier import TextClassifier
 
 
 def parse_args() -> argparse.Namespace:
@@ -51,24 +44,23 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    abstain_below, threshold = parse_abstain_below(args.abstain_below), parse_threshold(args.decision_threshold)
+    # Imported here, since --help and wrong options need none of it.
+    from accelerate import PartialState
+
+    from recipe.inference.prediction_files import check_output_file, write_predictions
+    from recipe.inference.text_classifier import TextClassifier
+
     if args.output_file:
         check_output_file(args.output_file, args.overwrite_output_file)
-    pair = pair_fields_of(args.model_dir)
-    if args.text:
-        texts = [clean_text(text) for text in args.text]
-        if pair["text_pair_column"]:
-            separator = pair["text_pair_separator"]
-            print(f"note: the model reads pairs: give both texts in one, with {separator!r} between", file=sys.stderr)
-    else:
-        if args.text_pair_column is not None:
-            pair["text_pair_column"] = args.text_pair_column
-        names = tuple(args.column_names) if args.column_names else None
-        file_format = FileFormat(args.delimiter, args.csv_quoting, names)
-        texts = read_texts(args.input_file, args.text_column, file_format, **pair)
+    abstain_below = None
+    if args.abstain_below is not None:
+        from recipe.evaluation.thresholds import is_unsure, parse_probability
+
+        abstain_below = parse_probability("abstain_below", args.abstain_below, one_allowed=True)
+    texts = read_texts(args)
     classifier = TextClassifier.from_pretrained(args.model_dir, args.device, args.window)
-    if threshold is not None:
-        classifier.set_threshold(threshold)
+    if args.decision_threshold is not None:
+        classifier.set_threshold(args.decision_threshold)
     labels, probabilities = classifier.predict(texts, progress=args.input_file is not None)
     if not PartialState().is_main_process:
         return
@@ -80,6 +72,26 @@ def main() -> None:
             file=sys.stderr,
         )
     write_predictions(args.output_file, texts, labels, probabilities, classifier.label_names)
+
+
+def read_texts(args: argparse.Namespace) -> list[str]:
+    """Return the texts of --text or --input_file, pairs joined as in training."""
+    from recipe.data.texts import clean_text, pair_fields_of
+
+    pair = pair_fields_of(args.model_dir)
+    if args.text:
+        if pair["text_pair_column"]:
+            separator = pair["text_pair_separator"]
+            print(f"note: the model reads pairs: give both texts in one, with {separator!r} between", file=sys.stderr)
+        return [clean_text(text) for text in args.text]
+    from recipe.data import readers  # pandas and others, which --text does without
+    from recipe.data.tables import FileFormat
+
+    if args.text_pair_column is not None:
+        pair["text_pair_column"] = args.text_pair_column
+    names = tuple(args.column_names) if args.column_names else None
+    file_format = FileFormat(args.delimiter, args.csv_quoting, names)
+    return readers.read_texts(args.input_file, args.text_column, file_format, **pair)
 
 
 if __name__ == "__main__":

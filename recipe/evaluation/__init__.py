@@ -1,4 +1,4 @@
-"""Is the classifier good, and how sure is that: metrics, intervals, baselines, calibration, thresholds.
+"""Evaluation: how good a classifier is, and how sure that is (metrics, intervals, baselines, calibration, thresholds).
 
 Optional for training: nothing in the model or training rooms imports it.
 """

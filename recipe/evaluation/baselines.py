@@ -1,11 +1,10 @@
-"""What a classifier costs nothing to beat, and what a laptop fits in a second: the measure of GPT-2's worth."""
+"""Baselines (optional): the majority class, and TF-IDF with logistic regression, which fits in a second on a laptop."""
 
 import logging
 import time
 import warnings
 
 import numpy as np
-import pandas as pd
 from sklearn.dummy import DummyClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -14,32 +13,30 @@ from sklearn.pipeline import Pipeline, make_pipeline
 
 logger = logging.getLogger(__name__)
 
-TITLES = {"majority": "majority class", "tfidf": "TF-IDF + logistic regression"}  # by rising strength
 SLOW = 10  # seconds
 
 
-def baseline_predictions(train: pd.DataFrame, texts: list[str], class_weight: str = "none") -> dict[str, np.ndarray]:
-    """Fits the baselines to the training texts and has them label others.
+def baseline_predictions(
+    train_texts: list[str], train_labels: np.ndarray, texts: list[str], class_weight: str = "none"
+) -> dict[str, np.ndarray]:
+    """Fit the baselines to the texts and labels (ids, int [N]) of training, and label other texts.
 
     Args:
-        train: `text` and `label` (ids), the rows that the model was trained on.
-        texts: what to label.
-        class_weight: `none` or `balanced`, as the model's own loss was weighed.
+        class_weight: `none` or `balanced`, as in the model's own loss.
 
     Returns:
-        label ids, int64 [N], by the names in TITLES; without `tfidf` where the training texts hold no word or one label.
+        Label ids, int64, of `majority` and `tfidf`; without `tfidf` where the training texts hold no word or one label.
     """
-    labels = train["label"].to_numpy()
-    majority = DummyClassifier(strategy="most_frequent").fit(labels, labels)
+    majority = DummyClassifier(strategy="most_frequent").fit(train_labels, train_labels)
     predictions = {"majority": majority.predict(texts)}
-    tfidf = fit_tfidf(train["text"], labels, class_weight)
+    tfidf = fit_tfidf(train_texts, train_labels, class_weight)
     if tfidf is not None:
         predictions["tfidf"] = tfidf.predict(texts)
     return predictions
 
 
-def fit_tfidf(texts: pd.Series, labels: np.ndarray, class_weight: str) -> Pipeline | None:
-    """TF-IDF of words and logistic regression, both with scikit-learn's defaults, which are what people try first.
+def fit_tfidf(texts: list[str], labels: np.ndarray, class_weight: str) -> Pipeline | None:
+    """Fit TF-IDF of words and logistic regression, both with scikit-learn's defaults, which are what people try first.
 
     So: lower-cased words of two or more letters, l2-normed rows, an l2 penalty of C = 1, lbfgs with up to 100 steps.
     Only `class_weight` follows the run, so that both optimize the same thing.
@@ -52,7 +49,7 @@ def fit_tfidf(texts: pd.Series, labels: np.ndarray, class_weight: str) -> Pipeli
     model = make_pipeline(TfidfVectorizer(), LogisticRegression(class_weight=weights))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # what its last step gives is as good a baseline
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the last step's weights are as good a baseline
             model.fit(texts, labels)
     except ValueError as error:
         if "empty vocabulary" not in str(error):
@@ -61,5 +58,5 @@ def fit_tfidf(texts: pd.Series, labels: np.ndarray, class_weight: str) -> Pipeli
         return None
     seconds = time.perf_counter() - start
     if seconds > SLOW:
-        logger.info("TF-IDF baseline: %.0f s for %d texts (--baselines false spares them)", seconds, len(texts))
+        logger.info("TF-IDF baseline: %.0f s for %d texts (--baselines false skips it)", seconds, len(texts))
     return model

@@ -1,68 +1,140 @@
-"""Whether a model is as sure as it is right: the calibration error, and the temperature that mends it."""
+"""Calibration (optional): what validation texts decide after training, the temperature of the head and a threshold."""
 
-from dataclasses import dataclass
+import logging
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from scipy.optimize import minimize_scalar
+from scipy.special import softmax
 from torch import nn
 
-from recipe.data.windows import average_windows
+from recipe.errors import RecipeError
 from recipe.evaluation.metrics import cross_entropy
+from recipe.evaluation.thresholds import TUNE, after_temperature, check_two_labels, tune_threshold
+from recipe.inference.text_classifier import TextClassifier, text_logits
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+    from recipe.model.classifier import GPT2LastTokenClassifier
+
+logger = logging.getLogger(__name__)
 
 TEMPERATURES = (0.1, 10.0)  # the range that is searched; trained networks lie between 0.5 and 5
-MIN_TEXTS = 50  # fewer, and the likelihood says little about how often the model errs
+MIN_TEXTS = 50  # with fewer, the likelihood says little about how often the model errs
 
 
-@dataclass
-class Temperature:
-    """What the logits are divided by, and what there is to say about it."""
+def check_threshold(threshold: str | float | None, validation: "Dataset") -> None:
+    """Raise RecipeError, before training, for a threshold that does not fit the labels, or cannot be tuned."""
+    if threshold is not None:
+        check_two_labels(threshold, validation.features["label"].names)
+    if threshold == TUNE and len(set(validation["label"])) < 2:
+        raise RecipeError(
+            "decision_threshold is tune, but all validation texts have the same label: give more of them, or a number"
+        )
 
-    value: float
-    remark: str
 
+def fit_to_validation(
+    model: "GPT2LastTokenClassifier",
+    tokenizer: "PreTrainedTokenizerBase",
+    validation: "Dataset",
+    calibrate: bool = False,
+    decision_threshold: str | float | None = None,
+    device: str | torch.device | None = None,
+) -> float | None:
+    """Calibrate the model and set its decision threshold, as far as asked for; both become part of the model.
 
-def fit_temperature(logits: np.ndarray, labels: np.ndarray, owners: np.ndarray | None = None) -> Temperature:
-    """The temperature that minimizes the cross entropy of logits / T (Guo et al., 2017, "On Calibration of Modern
-    Neural Networks").
-
-    T is searched from 0.1 to 10. Where all texts are right the cross entropy falls for ever as T does, and fewer than 50
-    texts say little about errors: in both cases T is at least 1, so that nothing makes the model surer than it was.
+    Every process of a run calls this.
 
     Args:
-        logits: float [W, num_labels], of windows of texts (or of whole ones) that the model was not trained on.
+        validation: `text` and `label` (ids).
+        decision_threshold: a number, "tune", or None, which takes the likeliest label, whatever an earlier run chose.
+
+    Returns:
+        The temperature that the head was divided by, or None without calibrate.
+    """
+    old = getattr(model.config, "decision_threshold", None)
+    if old is not None:
+        logger.warning("the decision threshold of %.4g was tuned to the model before this training: not kept", old)
+        model.config.decision_threshold = None
+    if not calibrate and decision_threshold is None:
+        return None
+    classifier, temperature = TextClassifier(model, tokenizer, device), None
+    if calibrate or decision_threshold == TUNE:
+        labels, (logits, text_index) = np.array(validation["label"]), classifier.window_logits(validation["text"][:])
+    if calibrate:
+        temperature = calibrate_head(classifier, logits, labels, text_index)
+        logits = logits / temperature
+    if decision_threshold == TUNE:
+        decision_threshold = tune_threshold(softmax(text_logits(logits, text_index), axis=-1)[:, 1], labels)
+    classifier.set_threshold(decision_threshold)
+    if decision_threshold is not None:
+        logger.info(
+            "Decision threshold: the label %r is predicted where its probability is at least %.4g;"
+            " predict.py and evaluate_model.py follow it, pipeline() does not know it and takes 0.5",
+            classifier.label_names[1], decision_threshold,
+        )  # fmt: skip
+    return temperature
+
+
+def calibrate_head(
+    classifier: TextClassifier, logits: np.ndarray, labels: np.ndarray, text_index: np.ndarray | None = None
+) -> float:
+    """Fit the temperature to the classifier's logits (see fit_temperature), divide the head by it, and return it.
+
+    A decision threshold moves along, so that labels stay the same (see fold_temperature).
+    """
+    temperature, remark = fit_temperature(logits, labels, text_index)
+    logger.info("Temperature %.4g, fitted to %d validation texts", temperature, len(labels))
+    if remark:
+        logger.warning("Temperature %.4g: %s", temperature, remark)
+    fold_temperature(classifier.model.score, temperature)
+    if classifier.decision_threshold is not None:
+        classifier.set_threshold(after_temperature(classifier.decision_threshold, temperature))
+    return temperature
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray, text_index: np.ndarray | None = None) -> tuple[float, str]:
+    """Return the temperature T with the least cross entropy of logits / T, and a remark to show, mostly "".
+
+    By Guo et al. (2017), "On Calibration of Modern Neural Networks". T is searched from 0.1 to 10. Where all texts are
+    right the cross entropy falls for ever as T does, and fewer than 50 texts say little about errors: in both cases T is
+    at least 1, so that nothing makes the model more confident than it was.
+
+    Args:
+        logits: float [W, num_labels], of windows (or texts) that the model was not trained on.
         labels: int [N], of the texts.
-        owners: int [W], the text that each window is of; None: each row is a text. The temperature divides the logits of
-            each window, and what is minimized is the cross entropy of the texts' mean probabilities.
+        text_index: int [W], the text that each window is of; None: each row is a text. The temperature divides the
+            logits of each window, and the cross entropy is that of the texts' mean probabilities.
     """
 
     def cooled(temperature: float) -> np.ndarray:
-        return average_windows(logits.astype(np.float64) / temperature, owners)
+        return text_logits(logits.astype(np.float64) / temperature, text_index)
 
     faultless, few = bool((cooled(1).argmax(axis=-1) == labels).all()), len(labels) < MIN_TEXTS
     low, high = (1.0 if faultless or few else TEMPERATURES[0]), TEMPERATURES[1]
-    # Over log T, where the scale is even. Of whole texts the cross entropy is convex in 1 / T, so it has one minimum.
+    # Over log T, where the scale is even. Of uncut texts the cross entropy is convex in 1 / T, so it has one minimum.
     bounds = (np.log(low), np.log(high))
     found = minimize_scalar(lambda log_t: cross_entropy(cooled(np.exp(log_t)), labels), bounds=bounds,
                             method="bounded", options={"xatol": 1e-8})  # fmt: skip
     value = float(np.exp(found.x))
     at_bound = next((bound for bound in (low, high) if abs(np.log(value / bound)) < 1e-4), None)
-    if at_bound is not None:
-        value = at_bound  # the search only comes near
     reasons = []
     if faultless or few:
-        what = f"all {len(labels)} texts are right" if faultless else f"{len(labels)} texts are few"
-        reasons.append(f"{what}, so it is kept from falling below 1")
+        reason = f"all {len(labels)} texts are right" if faultless else f"{len(labels)} texts are few"
+        reasons.append(f"{reason}, so it is kept from falling below 1")
     if at_bound is not None and not (at_bound == low == 1.0):
         reasons.append(f"the best one lies outside {low:g} ... {high:g}: look at the model before relying on it")
-    return Temperature(value, "; ".join(reasons))
+    return at_bound or value, "; ".join(reasons)  # the search only comes near a bound
 
 
 @torch.no_grad()
 def fold_temperature(score: nn.Linear, temperature: float) -> None:
-    """Divides the head, and with it every logit, by the temperature: labels stay, and the checkpoint stays stock.
+    """Divide the head, and with it every logit, by the temperature: labels stay, and so does the stock checkpoint.
 
-    The label of a text of several windows may change where these disagree: their mean weighs the surer ones less.
+    The label of a text of several windows may change where these disagree: their mean weighs the confident ones less.
     """
     score.weight.div_(temperature)
     if score.bias is not None:

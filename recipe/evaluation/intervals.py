@@ -1,15 +1,15 @@
-"""How sure a figure is: an interval for an accuracy, and a paired test of two classifiers on the same texts."""
+"""Uncertainty: Wilson's interval of an accuracy, McNemar's test of two classifiers, the calibration error."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import binomtest
 
-SIGNIFICANCE = 0.05  # the field's custom: below it a difference is called one
+SIGNIFICANCE = 0.05  # the usual level
 
 
 def wilson_interval(right: int, total: int) -> tuple[float, float]:
-    """The 95 % interval (low, high) of the share right / total, by Wilson (1927).
+    """Return the 95 % interval (low, high) of the share right / total, by Wilson (1927).
 
     Unlike the normal approximation it stays within 0 and 1, and keeps its coverage for few texts and shares near 1.
     """
@@ -21,7 +21,7 @@ def wilson_interval(right: int, total: int) -> tuple[float, float]:
 class PairedComparison:
     """McNemar's test of a model against a baseline on the same texts.
 
-    `gains` are texts that the model alone has right, `losses` those that the baseline alone has right.
+    `gains` are texts that only the model has right, `losses` those that only the baseline has right.
     """
 
     gains: int
@@ -36,14 +36,13 @@ class PairedComparison:
 
 
 def compare_paired(model_right: np.ndarray, baseline_right: np.ndarray) -> PairedComparison:
-    """McNemar's exact test (1947): were both equally good, each text that only one has right would be a coin's toss.
+    """Run McNemar's exact test (1947): were both equally good, each text that only one has right would be a coin toss.
 
     Args:
-        model_right: bool [N], which texts the model has right.
-        baseline_right: bool [N], the same of the baseline.
+        model_right, baseline_right: bool [N], which texts each has right.
 
     Returns:
-        counts and the two-sided p-value; p is 1 where the two never differ.
+        Counts and the two-sided p-value, which is 1 where the two never differ.
     """
     gains = int((model_right & ~baseline_right).sum())
     losses = int((~model_right & baseline_right).sum())
@@ -53,24 +52,24 @@ def compare_paired(model_right: np.ndarray, baseline_right: np.ndarray) -> Paire
 
 @dataclass
 class Reliability:
-    """Texts by how sure the model is: each array has one entry a bin that holds texts, by rising confidence."""
+    """Texts by the model's confidence: arrays with one entry for each bin that holds texts, by rising confidence."""
 
     counts: np.ndarray  # int64
     accuracy: np.ndarray  # float64, share of the bin's texts whose top label is right
     confidence: np.ndarray  # float64, mean of their top probabilities
 
     @property
-    def expected_calibration_error(self) -> float:
-        """Mean over texts of the gap between their bin's confidence and accuracy (Naeini et al., 2015)."""
+    def ece(self) -> float:
+        """The expected calibration error: the mean over texts of their bin's |accuracy - confidence| (Naeini et al., 2015)."""
         return float(np.average(np.abs(self.accuracy - self.confidence), weights=self.counts))
 
 
 def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> Reliability:
-    """Sorts texts by top probability into bins of equal width, (0, 1/15], (1/15, 2/15] ... as Guo et al. (2017) do.
+    """Sort texts by top probability into bins of equal width, (0, 1/15], (1/15, 2/15] ... as Guo et al. (2017) do.
 
     Args:
         probabilities: float [N, num_labels].
-        labels: int [N]. A decision threshold plays no part: what is judged is the top label and its probability.
+        labels: int [N]. They are compared with the top label, whatever the decision threshold.
     """
     confidences, right = probabilities.max(axis=-1), probabilities.argmax(axis=-1) == labels
     indices = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidences)

@@ -1,4 +1,4 @@
-"""A model's figures as one picture: confusions, reliability, and the model beside its baselines."""
+"""Plots (optional): confusion matrix, reliability, and the model's accuracy beside its baselines', in one picture."""
 
 import warnings
 from pathlib import Path
@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import softmax
-from sklearn.metrics import confusion_matrix
 
-from recipe.atomic import save_whole
+from recipe.atomic import write_files
 from recipe.errors import RecipeError, shorten
-from recipe.evaluation.baselines import TITLES
 from recipe.evaluation.intervals import Reliability, reliability
-from recipe.evaluation.measurement import Measurement
+from recipe.evaluation.report import TITLES, Measurement
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,6 +22,7 @@ BLUE, GREY = "#2b6cb0", "#8a8f98"
 
 
 def require_matplotlib() -> None:
+    """Raise RecipeError if matplotlib, an extra, is not installed."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -31,8 +30,8 @@ def require_matplotlib() -> None:
 
 
 def save_plot(path: Path, measured: Measurement, title: str) -> None:
-    """Draws the three panels into a .png, .svg or .pdf file, whole or not at all."""
-    from matplotlib.figure import Figure  # an extra; and no pyplot, which would look for a screen
+    """Draw the three panels into a .png, .svg or .pdf file, which is written completely or not at all."""
+    from matplotlib.figure import Figure  # not pyplot, which would look for a screen
 
     side = float(np.clip(3 + 0.3 * len(measured.label_names), 5.5, 16))  # inches of the matrix, by its labels
     figure = Figure(figsize=(side + 5.5, side + 0.5), dpi=120, layout="constrained")
@@ -44,44 +43,40 @@ def save_plot(path: Path, measured: Measurement, title: str) -> None:
     draw_accuracies(figure.add_subplot(grid[1, 1]), measured)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a script that the font lacks
-        save_whole(path.parent, lambda folder: figure.savefig(folder / path.name))
+        write_files(path.parent, lambda folder: figure.savefig(folder / path.name))
 
 
 def draw_confusion(axes: "Axes", measured: Measurement, side: float) -> None:
-    """Counts, each row shaded by its shares."""
-    names = [middle_cut(name) for name in measured.label_names]
-    matrix = confusion_matrix(measured.labels, measured.predictions, labels=range(len(names)))
+    """Draw the counts, each row shaded by its shares, into a square of `side` inches."""
+    names, matrix = [cut_middle(name) for name in measured.label_names], measured.confusion
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     cell = 72 * (side - 2) / len(names)  # points
     font = float(np.clip(cell * 0.45, 3, 10))
-    short = max(map(len, names)) * font * 0.6 < cell  # a name fits over its column
-    rotation = {} if short else {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+    fits = max(map(len, names)) * font * 0.6 < cell  # a name over its column
+    rotation = {} if fits else {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
     axes.set_xticks(range(len(names)), labels=names, fontsize=font, parse_math=False, **rotation)
     axes.set_yticks(range(len(names)), labels=names, fontsize=font, parse_math=False)
     axes.set(xlabel="predicted", ylabel="true", title="Confusion matrix")
     if len(names) <= COUNTED:
-        digits = len(str(matrix.max()))
-        size = float(np.clip(cell / (0.75 * digits), 3, 11))
+        size = float(np.clip(cell / (0.75 * len(str(matrix.max()))), 3, 11))
         for (row, column), count in np.ndenumerate(matrix):
             if count:
                 color = "white" if shares[row, column] > 0.5 else "black"
                 axes.text(column, row, count, ha="center", va="center", fontsize=size, color=color)
 
 
-def middle_cut(name: str) -> str:
-    """A long name without its middle: names that begin alike often end differently."""
+def cut_middle(name: str) -> str:
+    """Return a long name without its middle: names that begin alike often end differently."""
     return name if len(name) <= NAME else f"{name[: NAME - 9]}...{name[-6:]}"
 
 
 def draw_reliability(axes: "Axes", measured: Measurement) -> None:
-    """Accuracy by confidence: on the diagonal, a model is as often right as it says."""
-    after = reliability(measured.probabilities, measured.labels)
+    """Draw accuracy by confidence: on the diagonal, a model is right as often as it is confident."""
+    after, name = reliability(measured.probabilities, measured.labels), ""
     axes.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle=":")
-    axes.bar(
-        after.confidence, after.counts / after.counts.sum(), width=0.03, color=BLUE, alpha=0.2, label="share of texts"
-    )
-    name = ""
+    shares = after.counts / after.counts.sum()
+    axes.bar(after.confidence, shares, width=0.03, color=BLUE, alpha=0.2, label="share of texts")
     if measured.temperature is not None:
         before = reliability(softmax(measured.uncalibrated_logits, axis=-1), measured.labels)
         draw_curve(axes, before, "before calibration, ", GREY)
@@ -94,23 +89,21 @@ def draw_reliability(axes: "Axes", measured: Measurement) -> None:
 
 
 def draw_curve(axes: "Axes", curve: Reliability, name: str, color: str) -> None:
-    """A dot a bin, its area by the texts in it: a bin of few texts says little, however far off it lies."""
-    label = f"{name}ECE {curve.expected_calibration_error:.3f}"
+    """Draw a dot for each bin, its area by the number of texts: a bin of few texts says little, however far off."""
+    label = f"{name}ECE {curve.ece:.3f}"
     axes.plot(curve.confidence, curve.accuracy, "o-", color=color, markersize=2, linewidth=0.8, alpha=0.5, label=label)
     axes.scatter(curve.confidence, curve.accuracy, s=250 * curve.counts / curve.counts.sum(), color=color)
 
 
 def draw_accuracies(axes: "Axes", measured: Measurement) -> None:
-    """Accuracies with their 95 % intervals, the model on top."""
-    rows = {TITLES[name]: measured.baselines[name].figures for name in TITLES if name in measured.baselines}
+    """Draw accuracies with their 95 % intervals, the model on top."""
+    rows = {TITLES[name]: measured.baselines[name][0] for name in TITLES if name in measured.baselines}
     rows["GPT-2"] = measured.scores
     for height, (title, figures) in enumerate(rows.items()):
         accuracy, low, high = (figures[name] for name in ("accuracy", "accuracy_low", "accuracy_high"))
-        color = BLUE if title == "GPT-2" else GREY
+        color, offset = BLUE if title == "GPT-2" else GREY, {"textcoords": "offset points", "ha": "center"}
         axes.errorbar(accuracy, height, xerr=[[accuracy - low], [high - accuracy]], fmt="o", color=color, capsize=3)
-        axes.annotate(
-            f"{accuracy:.3f}", (accuracy, height), (0, 6), textcoords="offset points", ha="center", fontsize=8
-        )
+        axes.annotate(f"{accuracy:.3f}", (accuracy, height), (0, 6), fontsize=8, **offset)
     axes.set_yticks(range(len(rows)), labels=[title.replace(" + ", " +\n") for title in rows], fontsize=8)
     axes.set_ylim(-0.5, len(rows) - 0.3)
     axes.margins(x=0.12)

@@ -1,30 +1,167 @@
-"""Figures as people read them: a few aligned lines."""
+"""The report: a classifier measured on texts with labels, as figures, as results files, and as people read it."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import torch
+from accelerate import PartialState
+from scipy.special import softmax
 from sklearn.metrics import classification_report, confusion_matrix
 
+from recipe.atomic import write_json
+from recipe.data.tokenization import Coverage
 from recipe.errors import shorten
-from recipe.evaluation.baselines import TITLES
-from recipe.evaluation.intervals import PairedComparison
-from recipe.evaluation.measurement import Measurement
+from recipe.evaluation.intervals import PairedComparison, compare_paired
+from recipe.evaluation.metrics import classification_metrics, label_metrics
+from recipe.inference.text_classifier import TextClassifier, decide, text_logits
 
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+TITLES = {"majority": "majority class", "tfidf": "TF-IDF + logistic regression"}  # baselines, by rising strength
 EXAMPLES = 6  # texts shown after the test
 WIDE = 12  # labels: a matrix of more does not fit on a screen
 CELL = 10  # characters of a label's name over a column
 
 
+@dataclass
+class Measurement:
+    """A model's answers to N texts with labels, and all figures computed from them."""
+
+    label_names: list[str]
+    labels: np.ndarray  # int64 [N]
+    logits: np.ndarray  # float [W, num_labels], the model's own, a row a window
+    text_index: np.ndarray | None = None  # int [W], the text that each window is of; None: each row is a text
+    threshold: float | None = None  # of the decision between two labels
+    temperature: float | None = None  # what the head was divided by, if it was calibrated
+    abstain_below: float | None = None
+    coverage: Coverage | None = None
+    baselines: dict[str, tuple[dict[str, float], PairedComparison]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        logits = text_logits(self.logits, self.text_index)
+        self.probabilities = softmax(logits, axis=-1)
+        self.predictions = decide(self.probabilities, self.threshold)
+        self.confusion = confusion_matrix(self.labels, self.predictions, labels=range(len(self.label_names)))
+        self.scores: dict[str, float | None]
+        self.scores = classification_metrics(logits, self.labels, self.label_names, self.threshold)
+        if self.temperature is not None:
+            before = classification_metrics(self.uncalibrated_logits, self.labels, self.label_names)
+            self.scores |= {f"{name}_uncalibrated": before[name] for name in ("ece", "loss")}
+        if self.abstain_below is not None:
+            self.scores |= self.answered_scores(self.abstain_below)
+
+    @property
+    def uncalibrated_logits(self) -> np.ndarray:
+        return text_logits(self.logits.astype(np.float64) * (self.temperature or 1), self.text_index)
+
+    def answered_scores(self, abstain_below: float) -> dict[str, float | None]:
+        """Return how many texts are answered when the unsure ones are not, and how well (None where none is)."""
+        from recipe.evaluation.thresholds import is_unsure
+
+        answered = ~is_unsure(self.probabilities, abstain_below)
+        scores = label_metrics(self.predictions[answered], self.labels[answered]) if answered.any() else {}
+        names = ("accuracy", "accuracy_low", "accuracy_high")
+        coverage = {"coverage": float(answered.mean()), "answered": int(answered.sum())}
+        return {**coverage, **{f"answered_{name}": scores.get(name) for name in names}}
+
+    def add_baselines(self, train: "Dataset", texts: list[str], class_weight: str = "none") -> None:
+        """Fit the baselines to the training texts (`text`, `label` as ids), and measure them on the same N texts."""
+        from recipe.evaluation.baselines import baseline_predictions
+
+        predicted = baseline_predictions(train["text"][:], np.array(train["label"]), texts, class_weight)
+        for name, predictions in predicted.items():
+            comparison = compare_paired(self.predictions == self.labels, predictions == self.labels)
+            self.baselines[name] = label_metrics(predictions, self.labels), comparison
+
+    def results(self, prefix: str) -> dict[str, float | None]:
+        """Return every figure under a flat name with `prefix_` before it, for a results file."""
+        flat = {**self.scores, "samples": len(self.labels), **(self.coverage.figures() if self.coverage else {})}
+        for name, (figures, comparison) in self.baselines.items():
+            flat |= {f"{name}_{figure}": value for figure, value in figures.items()}
+            flat |= {f"mcnemar_p_{name}": comparison.p_value}
+            flat |= {f"gains_over_{name}": comparison.gains, f"losses_to_{name}": comparison.losses}
+        settings = {"temperature": self.temperature, "decision_threshold": self.threshold}
+        settings = {name: value for name, value in settings.items() if value is not None}
+        return {**{f"{prefix}_{name}": value for name, value in flat.items()}, **settings}
+
+    def report(self, prefix: str) -> dict[str, Any]:
+        """Return `results`, the labels, and the confusion matrix: a row a true label, a column a predicted one."""
+        matrix = {"label_names": self.label_names, f"{prefix}_confusion_matrix": self.confusion.tolist()}
+        return {**self.results(prefix), **matrix}
+
+
+def measure(
+    classifier: TextClassifier,
+    split: "Dataset",
+    progress: bool = False,
+    temperature: float | None = None,
+    abstain_below: float | None = None,
+) -> Measurement:
+    """Classify the split's `text` and compare with its `label` (ids); every process of a run calls this."""
+    texts = split["text"][:]
+    logits, text_index = classifier.window_logits(texts, progress)
+    return Measurement(
+        classifier.label_names,
+        np.array(split["label"]),
+        logits,
+        text_index,
+        classifier.decision_threshold,
+        temperature,
+        abstain_below,
+        classifier.coverage(texts),
+    )
+
+
+def evaluate_saved(
+    model_dir: str | Path,
+    splits: "DatasetDict",
+    device: str | torch.device | None = None,
+    baselines: bool = True,
+    class_weight: str = "none",
+    temperature: float | None = None,
+    progress: bool = True,
+) -> dict[str, float]:
+    """Load a saved model, measure it on validation and test, write eval_results.json and test_results.json, and print.
+
+    Every process of a run calls this; the main one writes and prints.
+
+    Args:
+        splits: train (for the baselines), validation and test, each with `text` and `label` (ids).
+        class_weight: `none` or `balanced`, of the baselines.
+        temperature: what the head was divided by, if it was calibrated.
+
+    Returns:
+        The test figures, `test_` before each name (in the main process with those of the baselines).
+    """
+    folder, is_main = Path(model_dir), PartialState().is_main_process
+    classifier = TextClassifier.from_pretrained(folder, device)
+    validation, test = (measure(classifier, splits[name], progress, temperature) for name in ("validation", "test"))
+    if baselines and is_main:
+        test.add_baselines(splits["train"], splits["test"]["text"][:], class_weight)
+    results = test.results("test")
+    if is_main:
+        write_json(folder / "eval_results.json", validation.results("eval"))
+        write_json(folder / "test_results.json", results)
+        print(f"\nTest set, {len(test.labels)} texts, measured on the saved model:")
+        print_report(test)
+        print_examples(splits["test"], test)
+    return results
+
+
 def print_report(measured: Measurement) -> None:
-    """Each label's scores, the model beside its baselines, and what calibration, threshold and abstaining did."""
-    ids, names = range(len(measured.label_names)), measured.label_names
+    """Print the scores of each label, the model beside its baselines, and the effect of calibration and threshold."""
+    ids, names, scores = range(len(measured.label_names)), measured.label_names, measured.scores
     labels, predictions = measured.labels, measured.predictions
     print(classification_report(labels, predictions, labels=ids, target_names=names, digits=3, zero_division=0))
     absent = sorted(set(ids) - set(labels) - set(predictions))
     if absent:
         shown = ", ".join(repr(names[i]) for i in absent[:WIDE])
-        print(f"No text is or was said to be {shown}: macro F1 below counts the other labels.\n")
+        print(f"No text has the label {shown} or was given it: macro F1 below counts the other labels.\n")
     print_table(measured)
-    scores = measured.scores
     if measured.temperature is not None:
         print(
             f"Temperature {measured.temperature:.4g}: calibration error {scores['ece_uncalibrated']:.4f} -> {scores['ece']:.4f},"
@@ -36,25 +173,34 @@ def print_report(measured: Measurement) -> None:
             f" accuracy {scores['accuracy_at_0.5']:.4f} and macro F1 {scores['macro_f1_at_0.5']:.4f}"
         )
     if measured.abstain_below is not None:
-        print_answered(measured)
+        answered = f"{scores['answered']} of {len(labels)} texts answered ({scores['coverage']:.1%})"
+        if scores["answered"]:
+            low, high = scores["answered_accuracy_low"], scores["answered_accuracy_high"]
+            answered += f", accuracy on these {scores['answered_accuracy']:.4f} ({low:.3f} - {high:.3f})"
+        print(f"Abstaining below {measured.abstain_below:g}: {answered}")
     print(", ".join(f"test_{name} {scores[name]:.4f}" for name in ("accuracy", "macro_f1", "loss", "ece")))
 
 
 def print_table(measured: Measurement) -> None:
-    rows = {"GPT-2": (measured.scores, "")}
-    for name in reversed([name for name in TITLES if name in measured.baselines]):
-        baseline = measured.baselines[name]
-        rows[TITLES[name]] = baseline.figures, p_value(baseline.comparison)
-    width = max(map(len, rows))
-    p_title = "McNemar's p" if measured.baselines else ""
+    """Print the model and its baselines, the strongest first, and the verdict on that one."""
+    baselines = [name for name in reversed(TITLES) if name in measured.baselines]
+    width = max(len(TITLES[name]) for name in (*baselines, "majority"))
+    p_title = "McNemar's p" if baselines else ""
     print(f"{'':<{width}}  accuracy  95 % interval   macro F1  {p_title}".rstrip())
-    for title, (figures, p) in rows.items():
-        low, high = figures["accuracy_low"], figures["accuracy_high"]
-        interval = f"{low:.3f} - {high:.3f}"
+    rows = [("GPT-2", measured.scores, "")]
+    rows += [
+        (TITLES[name], figures, p_value(test)) for name in baselines for figures, test in [measured.baselines[name]]
+    ]
+    for title, figures, p in rows:
+        interval = f"{figures['accuracy_low']:.3f} - {figures['accuracy_high']:.3f}"
         print(f"{title:<{width}}  {figures['accuracy']:8.3f}  {interval}  {figures['macro_f1']:8.3f}  {p:>11}".rstrip())
-    if measured.baselines:
-        strongest = [name for name in TITLES if name in measured.baselines][-1]
-        print(f"\n{verdict(measured.baselines[strongest].comparison, TITLES[strongest])}")
+    if baselines:
+        title, test = TITLES[baselines[0]], measured.baselines[baselines[0]][1]
+        p = p_value(test) if test.p_value < 1e-4 else f"= {p_value(test)}"
+        print(
+            f"\nGPT-2 is right on {count(test.gains)} that {title} gets wrong,"
+            f" and wrong on {count(test.losses)} that it gets right (p {p}): {test.verdict}"
+        )
     print()
 
 
@@ -62,53 +208,33 @@ def p_value(comparison: PairedComparison) -> str:
     return "< 0.0001" if comparison.p_value < 1e-4 else f"{comparison.p_value:.4f}"
 
 
-def verdict(comparison: PairedComparison, title: str) -> str:
-    p = p_value(comparison)
-    return (
-        f"GPT-2 is right on {count(comparison.gains)} that {title} gets wrong, and wrong on {count(comparison.losses)} that it gets"
-        f" right (p {p if p.startswith('<') else '= ' + p}): {comparison.verdict}"
-    )
-
-
 def count(texts: int) -> str:
     return f"{texts} text" if texts == 1 else f"{texts} texts"
 
 
-def print_answered(measured: Measurement) -> None:
-    scores = measured.scores
-    share = f"Abstaining below {measured.abstain_below:g}: {scores['answered']} of {len(measured.labels)} texts"
-    share += f" answered ({scores['coverage']:.1%})"
-    if scores["answered"]:
-        low, high = scores["answered_accuracy_low"], scores["answered_accuracy_high"]
-        share += f", accuracy on these {scores['answered_accuracy']:.4f} ({low:.3f} - {high:.3f})"
-    print(share)
-
-
 def print_confusion(measured: Measurement) -> None:
-    """The confusion matrix; of many labels, the most frequent mistakes."""
-    names = measured.label_names
-    matrix = confusion_matrix(measured.labels, measured.predictions, labels=range(len(names)))
+    """Print the confusion matrix; of many labels, the most frequent mistakes."""
+    names, matrix = measured.label_names, measured.confusion
     if len(names) <= WIDE:
         width = max(map(len, names))
-        print(f"\nConfusion matrix (rows: what a text is; columns: what the model says)\n{'':<{width}}", end="")
+        print(f"\nConfusion matrix (rows: true labels; columns: predicted ones)\n{'':<{width}}", end="")
         print("".join(f"{shorten(name, CELL):>{CELL + 2}}" for name in names))
         for name, row in zip(names, matrix, strict=True):
-            print(f"{name:<{width}}" + "".join(f"{count:>{CELL + 2}}" for count in row))
+            print(f"{name:<{width}}" + "".join(f"{texts:>{CELL + 2}}" for texts in row))
         return
-    np.fill_diagonal(matrix, 0)
-    worst = np.argsort(matrix, axis=None)[::-1][:WIDE]
-    pairs = [divmod(int(i), len(names)) for i in worst if matrix.flat[i]]
-    print("\nMost frequent mistakes" if pairs else "\nNo mistakes")
-    for true, predicted in pairs:
+    mistakes = matrix * (1 - np.eye(len(names), dtype=int))
+    worst = [divmod(int(i), len(names)) for i in np.argsort(mistakes, axis=None)[::-1][:WIDE] if mistakes.flat[i]]
+    print("\nMost frequent mistakes" if worst else "\nNo mistakes")
+    for true, predicted in worst:
         print(f"{matrix[true, predicted]:>7}  {names[true]} taken for {names[predicted]}")
 
 
-def print_examples(test: pd.DataFrame, measured: Measurement) -> None:
-    """As many of each label as there is room for, mistakes among them shown as such."""
+def print_examples(test: "Dataset", measured: Measurement) -> None:
+    """Print a few texts, as many of each label as fit, with mistakes marked."""
     names = measured.label_names
     print("\nSome of its texts:")
-    frame = test.assign(prediction=measured.predictions)
-    shown = frame.groupby("label").head(max(1, EXAMPLES // len(names))).head(EXAMPLES)
-    for text, label, prediction in shown[["text", "label", "prediction"]].itertuples(index=False):
+    rows = pd.DataFrame({"text": test["text"][:], "label": measured.labels, "prediction": measured.predictions})
+    shown = rows.groupby("label").head(max(1, EXAMPLES // len(names))).head(EXAMPLES)
+    for text, label, prediction in shown.itertuples(index=False):
         mark = "" if label == prediction else f"  <- is {names[label]}"
         print(f"  {names[prediction]:<12} {shorten(text)}{mark}")

@@ -1,1 +1,1 @@
-"""A saved classifier applied to new texts, and the files that its predictions are written to."""
+"""Inference: a saved classifier applied to texts, and the files that its predictions are written to."""

@@ -1,15 +1,16 @@
-"""Predictions out: CSV or JSON lines, whole or not at all."""
+"""Prediction files: CSV or JSON lines, written completely or not at all."""
 
 import csv
+import io
+import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
-from recipe.atomic import save_whole
+from recipe.atomic import write_text
 from recipe.errors import RecipeError
 
 FORMATS = (".csv", ".jsonl", ".ndjson", ".json")
@@ -18,7 +19,7 @@ FORMATS = (".csv", ".jsonl", ".ndjson", ".json")
 def check_output_file(
     path: Path, overwrite: bool, formats: Sequence[str] = FORMATS, field: str = "output_file"
 ) -> None:
-    """Before any work: a known ending, a folder that is there, and no file of the user's in the way."""
+    """Raise RecipeError, before any work, for an unknown ending, a folder that cannot be written to, or an existing file."""
     if path.suffix.lower() not in formats:
         raise RecipeError(f"{field} {path}: unknown ending {path.suffix!r}: take one of {', '.join(formats)}")
     if not path.parent.is_dir():
@@ -36,24 +37,24 @@ def write_predictions(
     probabilities: np.ndarray,
     label_names: Sequence[str],
 ) -> None:
-    """Writes text, label and probability_X for each label X, a row a text; to the screen (JSON lines) if path is None.
+    """Write text, label and probability_X for each label X, a row a text; to the screen (JSON lines) if path is None.
 
     Args:
         labels: None where the model abstains: an empty cell, or null.
-        probabilities: float [N, num_labels], in the order of label_names.
+        probabilities: float [N, num_labels], by label id; written to 8 decimals.
     """
-    columns = {f"probability_{name}": probabilities[:, i] for i, name in enumerate(label_names)}
-    frame = pd.DataFrame({"text": list(texts), "label": list(labels), **columns})
-    if path is None:
-        sys.stdout.write(as_json_lines(frame))
-        return
-    if path.suffix.lower() == ".csv":
+    columns = ["text", "label", *(f"probability_{name}" for name in label_names)]
+    rows = [
+        [text, label, *row] for text, label, row in zip(texts, labels, probabilities.round(8).tolist(), strict=True)
+    ]
+    content = io.StringIO()
+    if path is not None and path.suffix.lower() == ".csv":
         # All texts quoted: a lone carriage return in one would end its row for most readers.
-        content = frame.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+        csv.writer(content, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC).writerows([columns, *rows])
     else:
-        content = as_json_lines(frame)
-    save_whole(path.parent, lambda folder: (folder / path.name).write_text(content, encoding="utf-8", newline=""))
-
-
-def as_json_lines(frame: pd.DataFrame) -> str:
-    return frame.to_json(orient="records", lines=True, force_ascii=False, double_precision=8)
+        for row in rows:
+            print(json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False), file=content)
+    if path is None:
+        sys.stdout.write(content.getvalue())
+    else:
+        write_text(path, content.getvalue())

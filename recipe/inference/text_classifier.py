@@ -1,4 +1,4 @@
-"""A saved classifier applied to texts: batches of like lengths inside, the caller's order outside."""
+"""Inference engine: a saved classifier applied to texts, in batches of similar lengths, results in the texts' order."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -6,25 +6,22 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import PartialState
-from scipy.special import softmax
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from recipe.data.tokenization import batch_tokens, batches_by_length, encode_texts, length_limit, load_tokenizer
-from recipe.data.windows import Coverage, average_windows, choose_windows
+from recipe.data.tokenization import Coverage, batch_tokens, batches_by_length, encode_texts, load_tokenizer
 from recipe.distributed import gather_in_order
 from recipe.errors import RecipeError, one_line
-from recipe.evaluation.thresholds import check_two_labels, decide, parse_threshold
 from recipe.model.classifier import GPT2LastTokenClassifier
 
 ENCODE_TEXTS = 2048  # texts tokenized at once
 
 
 class TextClassifier:
-    """A model, its tokenizer and the device it runs on.
+    """A model, its tokenizer, and the device they run on.
 
-    `windows` are the model's own, unless `window` is given (0: none); longer texts are truncated where there are none.
-    `decision_threshold`, read from the model's config, is None where the likeliest label is given.
+    Where several processes run, all of them make the same calls: they divide the texts, and each gets all results.
+    `label_names` are the labels by id; `windows` says how long texts are cut, None that they are truncated.
     """
 
     def __init__(
@@ -34,64 +31,96 @@ class TextClassifier:
         device: str | torch.device | None = None,
         window: int | None = None,
     ):
-        self.windows = choose_windows(model.config, window)
+        self.windows = None
+        if getattr(model.config, "window", None) if window is None else window:
+            from recipe.data.windows import choose_windows
+
+            self.windows = choose_windows(model.config, window)
         try:
             self.device = torch.device(device or PartialState(cpu=not torch.cuda.is_available()).device)
             self.model = model.to(self.device).eval()
         except (RuntimeError, AssertionError) as error:
             raise RecipeError(f"device {str(device)!r} cannot be used here: {one_line(error)}: take cpu") from error
         self.tokenizer = tokenizer
+        self.max_length = tokenizer.model_max_length if self.windows is None else self.windows.limit
         self.label_names = [model.config.id2label[i] for i in range(model.config.num_labels)]
-        self.set_threshold(getattr(model.config, "decision_threshold", None))
+        if self.decision_threshold is not None:
+            self.set_threshold(self.decision_threshold)  # config.json may have been edited
 
     @classmethod
     def from_pretrained(
         cls, model_dir: str | Path, device: str | torch.device | None = None, window: int | None = None
     ) -> "TextClassifier":
-        """Loads a folder that a run saved, or any stock GPT2ForSequenceClassification folder or hub id.
+        """Load a folder that a run saved, or any stock GPT2ForSequenceClassification folder or hub id.
+
+        Args:
+            device: by default the process's GPU, else the CPU.
+            window: tokens of a window; by default as in training, 0 for none.
 
         Raises:
-            RecipeError (a ValueError): no such folder, not a GPT-2, no trained head in it, or a window that does not fit.
+            RecipeError: no such folder, not a GPT-2, no trained head in it, or a window that does not fit.
         """
         model, info = GPT2LastTokenClassifier.from_pretrained(model_dir, output_loading_info=True)
         if "score.weight" in info["missing_keys"]:
             raise RecipeError(f"{model_dir}: this GPT-2 has no classification head: train one with scripts/train.py")
         return cls(model, load_tokenizer(str(model_dir), model.config), device, window)
 
+    @property
+    def decision_threshold(self) -> float | None:
+        """The probability from which on label 1 of two is predicted; None takes the likeliest label."""
+        return getattr(self.model.config, "decision_threshold", None)
+
     def set_threshold(self, threshold: float | None) -> None:
-        """Sets the probability from which on label 1 of two is given; None gives the likeliest label.
+        """Set the decision threshold in the model's config, with which it is saved.
 
         Raises:
             RecipeError: no number between 0 and 1, or more than two labels.
         """
-        self.decision_threshold = parse_threshold(threshold)
-        check_two_labels(self.decision_threshold, self.label_names)
+        if threshold is not None:
+            from recipe.evaluation.thresholds import check_two_labels, parse_probability
+
+            threshold = parse_probability("decision_threshold", threshold)
+            check_two_labels(threshold, self.label_names)
+        self.model.config.decision_threshold = threshold
 
     def predict(self, texts: Sequence[str], progress: bool = False) -> tuple[list[str], np.ndarray]:
-        """The label of each text, and its probability of every label: float64 [N, num_labels], in `label_names`' order.
+        """Return the label of each text, and its probability of every label: float64 [N, num_labels], by label id.
 
         Where a text is cut into windows, the mean of their probabilities.
         """
-        probabilities = softmax(average_windows(*self.window_logits_in_shares(texts, progress)), axis=-1)
+        probabilities = torch.from_numpy(self.logits(texts, progress)).softmax(dim=-1).numpy()
         return [self.label_names[i] for i in decide(probabilities, self.decision_threshold)], probabilities
 
     def logits(self, texts: Sequence[str], progress: bool = False) -> np.ndarray:
-        """float64 [N, num_labels], in the order of the texts, which may be empty, long, or any Unicode.
+        """Return float64 [N, num_labels], in the order of the texts, which may be empty, long, or any Unicode.
 
-        They are the model's own, in float32's precision; only for a text of several windows the logarithm of the windows'
-        mean probabilities.
+        They are the model's own, in float32's precision; only for a text of several windows the logarithm of the
+        windows' mean probabilities.
         """
-        return average_windows(*self.window_logits(texts, progress))
+        return text_logits(*self.window_logits(texts, progress))
+
+    def window_logits(self, texts: Sequence[str], progress: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the model's logits, float32 [W, num_labels], a row a window, and text_index, int [W], ascending.
+
+        text_index says which text each window is of; without windows a row is a text, and it is None.
+        """
+        state = PartialState()
+        with state.split_between_processes(list(texts)) as share:
+            input_ids, text_index = self.encode(share), None
+            if self.windows is not None:
+                cut = [self.windows.cut(ids) for ids in input_ids]
+                text_index = np.repeat(np.arange(len(cut)), [len(windows) for windows in cut])
+                input_ids = [window for windows in cut for window in windows]
+            logits = self._classify(input_ids, progress and state.is_main_process)
+        parts = gather_in_order([(logits, text_index, len(share))])
+        if text_index is not None:
+            starts = np.cumsum([0] + [texts for *_, texts in parts])
+            text_index = np.concatenate([index + start for (_, index, _), start in zip(parts, starts, strict=False)])
+        return np.concatenate([logits for logits, *_ in parts]), text_index
 
     @torch.inference_mode()
-    def window_logits(self, texts: Sequence[str], progress: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """The model's logits, float32 [W, num_labels], a row a window, and the text that each is of, int [W], ascending.
-
-        Without windows, a text is one.
-        """
-        by_text = [[ids] if self.windows is None else self.windows.cut(ids) for ids in self.encode(texts)]
-        input_ids = [window for of_text in by_text for window in of_text]
-        owners = np.repeat(np.arange(len(by_text)), [len(of_text) for of_text in by_text])
+    def _classify(self, input_ids: list[list[int]], progress: bool) -> np.ndarray:
+        """Return logits, float32 [rows, num_labels], of token ids that fit the model."""
         logits = np.empty((len(input_ids), len(self.label_names)), dtype=np.float32)
         unit = " texts" if self.windows is None else " windows"
         with tqdm(total=len(input_ids), desc="Classifying", unit=unit, disable=not progress) as bar:
@@ -100,25 +129,37 @@ class TextClassifier:
                 output = self.model(**batch.to(self.device))
                 logits[indices] = output.logits.float().cpu().numpy()
                 bar.update(len(indices))
-        return logits, owners
-
-    def window_logits_in_shares(self, texts: Sequence[str], progress: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """As `window_logits`, but the processes of a run, or of `accelerate launch`, divide the texts; each gets all rows."""
-        state = PartialState()
-        with state.split_between_processes(list(texts)) as share:
-            logits, owners = self.window_logits(share, progress and state.is_main_process)
-        counts = np.concatenate(gather_in_order([np.bincount(owners, minlength=len(share))]))
-        return np.concatenate(gather_in_order([logits])), np.repeat(np.arange(len(texts)), counts)
+        return logits
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, cut where texts are cut, but not into windows yet."""
-        return [ids for input_ids, _ in self.encoded_batches(texts) for ids in input_ids]
+        """Return the token ids of each text, truncated where texts are, but not cut into windows."""
+        return [ids for input_ids, _ in self._encoded_batches(texts) for ids in input_ids]
 
     def coverage(self, texts: Sequence[str]) -> Coverage:
-        """How many tokens the texts have, and how many of them the model sees."""
-        lengths = [length for _, uncut in self.encoded_batches(texts) for length in uncut]
-        return Coverage.of(lengths, length_limit(self.tokenizer, self.windows))
+        """Count the tokens of the texts, and how many of them the model sees."""
+        lengths = [length for _, uncut in self._encoded_batches(texts) for length in uncut]
+        return Coverage.of(lengths, self.max_length)
 
-    def encoded_batches(self, texts: Sequence[str]) -> Iterator[tuple[list[list[int]], list[int]]]:
+    def _encoded_batches(self, texts: Sequence[str]) -> Iterator[tuple[list[list[int]], list[int]]]:
         for start in range(0, len(texts), ENCODE_TEXTS):
-            yield encode_texts(self.tokenizer, list(texts[start : start + ENCODE_TEXTS]), self.windows)
+            yield encode_texts(self.tokenizer, list(texts[start : start + ENCODE_TEXTS]), self.max_length)
+
+
+def text_logits(logits: np.ndarray, text_index: np.ndarray | None) -> np.ndarray:
+    """Return window_logits' result as float64 [N, num_labels], one row a text (see average_windows)."""
+    if text_index is None:
+        return logits.astype(np.float64)
+    from recipe.data.windows import average_windows
+
+    return average_windows(logits, text_index)
+
+
+def decide(probabilities: np.ndarray, threshold: float | None = None) -> np.ndarray:
+    """Return predicted label ids, int64 [N]: the likeliest, or, with a threshold, 1 where its probability reaches that.
+
+    Args:
+        probabilities: float [N, num_labels]; with a threshold, num_labels is 2.
+    """
+    if threshold is None:
+        return probabilities.argmax(axis=-1)
+    return (probabilities[:, 1] >= threshold).astype(np.int64)
