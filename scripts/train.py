@@ -103,9 +103,11 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     # 9. The stock checkpoint, which every Hugging Face tool loads, and its figures, computed from the saved folder.
     trainer.save_model()
     counts = {"trainable_parameters": report.trainable, "total_parameters": report.total}
+    counts |= {f"train_{name}": value for name, value in tokenized.coverage["train"].figures().items()}
     trainer.save_metrics("train", {**trained.metrics, "train_samples": len(splits["train"]), **counts}, combined=False)
     trainer.save_state()
-    save_trained_on(training_args.output_dir, splits["train"]["text"], name)
+    if trainer.is_world_process_zero():
+        save_trained_on(training_args.output_dir, splits["train"]["text"], name)
     results = evaluate_saved(
         training_args.output_dir,
         splits,
@@ -116,7 +118,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         progress=not training_args.disable_tqdm,
     )
     run.finish()
-    print(f"\nSaved to {training_args.output_dir}")
+    if trainer.is_world_process_zero():
+        print(f"\nSaved to {training_args.output_dir}")
     return results
 
 

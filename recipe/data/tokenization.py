@@ -89,7 +89,7 @@ def tokenize(
 
     Returns:
         For each split, one row a text: `input_ids` and `attention_mask` (lists of int), `labels` (int), `length` and
-        `uncut_length` (int, tokens of the text).
+        `uncut_length` (int, tokens of the text). Its attribute `coverage` holds the Coverage of each split.
 
     Raises:
         RecipeError: a split without these columns, or rows without a text or a label.
@@ -102,14 +102,16 @@ def tokenize(
         columns = {"input_ids": input_ids, "attention_mask": masks, "labels": batch["label"]}
         return {**columns, "length": lengths, "uncut_length": uncut}
 
-    tokenized, limit = {}, min(max_length or tokenizer.model_max_length, NO_LIMIT)
+    tokenized, limit = datasets.DatasetDict(), min(max_length or tokenizer.model_max_length, NO_LIMIT)
+    tokenized.coverage = {}
     for split, dataset in splits.items():
         check_columns(split, dataset)
         tokenized[split] = dataset.map(
             encode, batched=True, remove_columns=dataset.column_names, desc=f"Tokenizing {split}"
         )
-        log_coverage(split, Coverage.of(tokenized[split]["uncut_length"][:], limit), limit, tokenizer.truncation_side)
-    return datasets.DatasetDict(tokenized)
+        tokenized.coverage[split] = Coverage.of(tokenized[split]["uncut_length"][:], limit)
+        log_coverage(split, tokenized.coverage[split], limit, tokenizer.truncation_side)
+    return tokenized
 
 
 def check_columns(split: str, dataset: "datasets.Dataset") -> None:

@@ -141,7 +141,8 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
         model.head_is_fresh = bool(info["mismatched_keys"]) or any(k != "score.bias" for k in info["missing_keys"])
         if model.config.pad_token_id is None:
             model.config.pad_token_id = model.config.eos_token_id
-        logger.info("%s", describe_head(name, base_config, model.config, info))
+        if id2label is not None:  # to be trained: whose head it starts from matters
+            logger.info("%s", describe_head(name, base_config, model.config, info))
         return (model, info) if want_info else model
 
     @property
