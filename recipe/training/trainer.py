@@ -17,7 +17,7 @@ from recipe.distributed import on_main_process, wait_for_everyone
 from recipe.errors import RecipeError, one_line
 from recipe.model.classifier import GPT2LastTokenClassifier
 from recipe.model.export import save_classifier
-from recipe.training.cache_policy import CachePolicy, count_reads
+from recipe.training.cache_policy import CachePolicy, count_reads, keep_freed_memory
 from recipe.training.callbacks import StopOnSigterm
 from recipe.training.checkpoints import mark_complete, remove_marker
 from recipe.training.feature_cache import (
@@ -25,7 +25,6 @@ from recipe.training.feature_cache import (
     FeatureCollator,
     TrunkFeatures,
     cache_features,
-    keep_freed_memory,
     token_sequences,
     trunk_key,
 )
