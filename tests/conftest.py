@@ -43,15 +43,15 @@ WORDS = {
 }
 
 
-def make_texts(count: int, labels: list[str], seed: int = 0) -> pd.DataFrame:
-    """Texts whose words tell their label; lengths differ, none is a copy."""
+def make_texts(count: int, labels: list[str], seed: int = 0, words: dict[str, str] | None = None) -> pd.DataFrame:
+    """Texts whose words tell their label; lengths differ, none is a copy. `words` names a label's list in WORDS."""
     rng = random.Random(seed)
     rows = []
     for i in range(count):
         label = labels[i % len(labels)]
-        words = [*rng.choices(WORDS[label], k=rng.randint(3, 25)), "the", "a", "of"]
-        rng.shuffle(words)
-        rows.append({"text": f"{' '.join(words)} {i}", "label": label})
+        chosen = [*rng.choices(WORDS[(words or {}).get(label, label)], k=rng.randint(3, 25)), "the", "a", "of"]
+        rng.shuffle(chosen)
+        rows.append({"text": f"{' '.join(chosen)} {i}", "label": label})
     return pd.DataFrame(rows)
 
 
