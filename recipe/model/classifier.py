@@ -1,6 +1,5 @@
 """GPT-2 with a classification head on the last non-pad token, cut into a frozen trunk and a trainable tail."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,6 @@ from recipe.model.loading import (
     quiet_loading,
 )
 from recipe.model.tail import last_token_block, pool
-
-logger = logging.getLogger(__name__)
 
 POOLINGS = ("last", "first", "mean")
 
@@ -95,7 +92,7 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
     ) -> "GPT2LastTokenClassifier":
         """Load any GPT-2, saved as GPT2Model, GPT2LMHeadModel or GPT2ForSequenceClassification, in float32.
 
-        A classifier's head is kept where it fits; elsewhere the head is a fresh one.
+        A classifier's head is kept where it fits; elsewhere the head is a fresh one (`about_head` says which, in words).
 
         Args:
             pretrained_model_name_or_path: a folder or a hub id; safetensors weights only.
@@ -141,8 +138,7 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
         model.head_is_fresh = bool(info["mismatched_keys"]) or any(k != "score.bias" for k in info["missing_keys"])
         if model.config.pad_token_id is None:
             model.config.pad_token_id = model.config.eos_token_id
-        if id2label is not None:  # to be trained: whose head it starts from matters
-            logger.info("%s", describe_head(name, base_config, model.config, info))
+        model.about_head = describe_head(name, base_config, model.config, info)
         return (model, info) if want_info else model
 
     @property
