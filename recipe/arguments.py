@@ -9,7 +9,7 @@ import torch
 from transformers import TrainingArguments
 
 from recipe.distributed import check_launch
-from recipe.errors import RecipeError
+from recipe.errors import RecipeError, parse_probability
 
 if TYPE_CHECKING:
     from recipe.data.tables import FileFormat
@@ -194,7 +194,10 @@ class RecipeTrainingArguments(TrainingArguments):
         if metric not in METRICS:
             raise RecipeError(f"metric_for_best_model is {metric!r}: take one of {', '.join(METRICS)}")
         if self.decision_threshold not in (None, "tune"):
-            self.decision_threshold = as_probability("decision_threshold", self.decision_threshold)
+            try:
+                self.decision_threshold = parse_probability("decision_threshold", self.decision_threshold)
+            except RecipeError as error:
+                raise RecipeError(str(error).replace("take a number", "take tune, or a number")) from error
         if self.push_to_hub:
             raise RecipeError("push_to_hub is not supported: train first, then publish OUTPUT_DIR with `hf upload`")
         # `accelerate launch --cpu` says so in the environment only, and bf16 without a GPU wants it said.
@@ -203,14 +206,3 @@ class RecipeTrainingArguments(TrainingArguments):
         check_launch(self.use_cpu)
         self.dataloader_pin_memory = self.dataloader_pin_memory and not self.use_cpu
         super().__post_init__()
-
-
-def as_probability(name: str, value: str | float) -> float:
-    """Return the number, or raise RecipeError if it is none between 0 and 1."""
-    try:
-        number = float(value)
-    except ValueError:
-        number = -1.0
-    if not 0 < number < 1:  # nor NaN
-        raise RecipeError(f"{name} is {value!r}: take tune, or a number between 0 and 1, such as 0.3")
-    return number

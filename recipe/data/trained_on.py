@@ -49,7 +49,7 @@ def warn_of_trained_texts(texts: Sequence[str], model_dir: str | os.PathLike) ->
     count = count_trained_on(texts, model_dir)
     if count:
         logger.warning(
-            "%d of the %d test texts were trained on before, by %s or the model it started from, so the test figures are too"
-            " good: keep them in --train_file and give others as --test_file",
+            "%d of the %d test texts were trained on, by %s or the model it started from, so the test figures are too good:"
+            " give others as --test_file",
             count, len(texts), model_dir,
         )  # fmt: skip

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from recipe.data.tokenization import Coverage, batch_tokens, batches_by_length, encode_texts, load_tokenizer
 from recipe.distributed import gather_in_order
-from recipe.errors import RecipeError, one_line
+from recipe.errors import RecipeError, one_line, parse_probability
 from recipe.model.classifier import GPT2LastTokenClassifier
 
 ENCODE_TEXTS = 2048  # texts tokenized at once
@@ -77,8 +77,6 @@ class TextClassifier:
             RecipeError: no number between 0 and 1, or more than two labels.
         """
         if threshold is not None:
-            from recipe.evaluation.thresholds import check_two_labels, parse_probability
-
             threshold = parse_probability("decision_threshold", threshold)
             check_two_labels(threshold, self.label_names)
         self.model.config.decision_threshold = threshold
@@ -143,6 +141,15 @@ class TextClassifier:
     def _encoded_batches(self, texts: Sequence[str]) -> Iterator[tuple[list[list[int]], list[int]]]:
         for start in range(0, len(texts), ENCODE_TEXTS):
             yield encode_texts(self.tokenizer, list(texts[start : start + ENCODE_TEXTS]), self.max_length)
+
+
+def check_two_labels(threshold: str | float, label_names: Sequence[str]) -> None:
+    """Raise RecipeError for a threshold between more than two labels."""
+    if len(label_names) != 2:
+        raise RecipeError(
+            f"decision_threshold is {threshold}, but there are {len(label_names)} labels: a threshold decides between two;"
+            " leave it out"
+        )
 
 
 def text_logits(logits: np.ndarray, text_index: np.ndarray | None) -> np.ndarray:

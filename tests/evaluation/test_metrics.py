@@ -55,6 +55,6 @@ def test_one_text(label):
     assert scores["ece"] == pytest.approx(1 / (1 + np.exp(-6 if label else 6)))
 
 
-def test_trainer_gets_the_headline():
+def test_trainer_gets_three_figures():
     scores = compute_metrics(EvalPrediction(predictions=LOGITS, label_ids=LABELS))
     assert list(scores) == ["accuracy", "macro_f1", "loss"]

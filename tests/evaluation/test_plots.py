@@ -1,12 +1,11 @@
 import sys
 
 import numpy as np
-import pandas as pd
 import pytest
+from datasets import Dataset
 from PIL import Image
 
 from recipe.errors import RecipeError
-from recipe.evaluation.measurement import Measurement
 from recipe.evaluation.plots import (
     PLOT_FORMATS,
     draw_accuracies,
@@ -15,6 +14,7 @@ from recipe.evaluation.plots import (
     require_matplotlib,
     save_plot,
 )
+from recipe.evaluation.report import Measurement
 
 figures = pytest.importorskip("matplotlib.figure")
 
@@ -31,7 +31,7 @@ def measured(num_labels, texts, **kwargs):
 def test_a_picture_of_twenty_labels(tmp_path, suffix):
     scores = measured(20, 400, temperature=1.5)
     words = [f"word{label}" for label in scores.labels]
-    scores.add_baselines(pd.DataFrame({"text": words, "label": scores.labels}), words, "none")
+    scores.add_baselines(Dataset.from_dict({"text": words, "label": scores.labels}), words, "none")
     save_plot(tmp_path / f"x{suffix}", scores, "a model of $many$ labels")
     assert [path.name for path in tmp_path.iterdir()] == [f"x{suffix}"]
     content = (tmp_path / f"x{suffix}").read_bytes()
@@ -48,9 +48,9 @@ def test_one_text_without_baselines(tmp_path, num_labels):
     assert (tmp_path / "x.png").stat().st_size > 5000
 
 
-def test_what_is_drawn():
+def test_counts_curves_and_accuracies_are_drawn():
     scores = measured(3, 200, temperature=2.0)
-    scores.add_baselines(pd.DataFrame({"text": ["some words"] * 3, "label": [0, 1, 2]}), ["some"] * 200, "none")
+    scores.add_baselines(Dataset.from_dict({"text": ["some words"] * 3, "label": [0, 1, 2]}), ["some"] * 200, "none")
     axes = figures.Figure().subplots(1, 3)
     draw_confusion(axes[0], scores, side=6)
     counts = [int(text.get_text()) for text in axes[0].texts]

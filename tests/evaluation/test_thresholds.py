@@ -2,19 +2,22 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from recipe.errors import RecipeError
+from recipe.errors import RecipeError, parse_probability
 from recipe.evaluation.thresholds import (
-    check_two_labels,
-    decide,
+    after_temperature,
     is_unsure,
-    parse_abstain_below,
-    parse_threshold,
     tune_threshold,
 )
+from recipe.inference.text_classifier import check_two_labels, decide
 
 
 def macro_f1(labels, probabilities, threshold):
     return f1_score(labels, probabilities >= threshold, average="macro", zero_division=0)
+
+
+def test_a_threshold_between_neighbouring_floats_is_still_one():
+    nearly_one = np.nextafter(1, 0)
+    assert tune_threshold(np.array([nearly_one, 1.0, 0.2]), np.array([0, 1, 0])) < 1
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -50,38 +53,37 @@ def test_certain_probabilities_still_give_a_threshold(probabilities):
     assert 0 < tune_threshold(np.array(probabilities), np.array([0, 1])) < 1
 
 
-def test_the_second_label_is_given_from_the_threshold_on():
-    second = np.array([0.2, 0.3, 0.30001, 0.7])
-    pairs = np.stack([1 - second, second], axis=1)
-    assert decide(pairs).tolist() == [0, 0, 0, 1]
-    assert decide(pairs, 0.3).tolist() == [0, 1, 1, 1]
-    assert decide(pairs, 0.9).tolist() == [0, 0, 0, 0]
-    assert decide(np.empty((0, 2)), 0.3).tolist() == []
-
-
 def test_the_unsure_are_those_whose_top_probability_is_under_the_bound():
     probabilities = np.array([[0.9, 0.05, 0.05], [0.89, 0.11, 0.0], [0.3, 0.3, 0.4]])
     assert is_unsure(probabilities, 0.9).tolist() == [False, True, True]
-    assert is_unsure(probabilities, None).tolist() == [False, False, False]
     assert is_unsure(np.empty((0, 3)), 0.9).tolist() == []
 
 
-@pytest.mark.parametrize("value", ["0", "1", "-0.5", "nan", "much", "tune", ""])
-def test_what_is_no_threshold_is_refused(value):
+@pytest.mark.parametrize("value", ["0", "1", "-0.5", "nan", "much", "tune", "", None])
+def test_other_values_than_probabilities_are_refused(value):
     with pytest.raises(RecipeError, match=r"decision_threshold is .*: take a number between 0 and 1"):
-        parse_threshold(value)
+        parse_probability("decision_threshold", value)
 
 
-def test_thresholds_as_users_write_them():
-    assert parse_threshold("0.3") == parse_threshold(0.3) == 0.3
-    assert parse_threshold("tune", tunable=True) == "tune"
-    assert parse_threshold(None) is None
-    with pytest.raises(RecipeError, match="take tune, or a number between 0 and 1"):
-        parse_threshold("tuned", tunable=True)
-    assert (parse_abstain_below("1"), parse_abstain_below(None)) == (1, None)
+def test_one_is_a_bound_but_no_threshold():
+    assert parse_probability("decision_threshold", "0.3") == 0.3
+    assert parse_probability("abstain_below", "1", one_allowed=True) == 1
     for value in ("0", "1.1", "nan", "x"):
-        with pytest.raises(RecipeError, match="abstain_below is"):
-            parse_abstain_below(value)
-    check_two_labels(None, ["a", "b", "c"])
+        with pytest.raises(RecipeError, match=r"abstain_below is .*: take a number above 0, up to 1"):
+            parse_probability("abstain_below", value, one_allowed=True)
+
+
+def test_a_threshold_decides_between_two_labels():
+    check_two_labels(0.3, ["a", "b"])
     with pytest.raises(RecipeError, match="there are 3 labels: a threshold decides between two"):
         check_two_labels("tune", ["a", "b", "c"])
+
+
+@pytest.mark.parametrize("threshold", [0.08, 0.5, 0.93])
+def test_a_threshold_moves_along_with_a_temperature(threshold):
+    logits = np.random.default_rng(0).normal(size=(1000, 2)) * 3
+    probabilities = [1 / (1 + np.exp(-np.diff(x, axis=1))) for x in (logits, logits / 2.7)]
+    pairs = [np.hstack([1 - p, p]) for p in probabilities]
+    moved = after_temperature(threshold, 2.7)
+    np.testing.assert_array_equal(decide(pairs[0], threshold), decide(pairs[1], moved))
+    assert (moved == threshold) == (threshold == 0.5)

@@ -1,15 +1,16 @@
 import numpy as np
-import pandas as pd
 import pytest
+from datasets import Dataset
 from sklearn.metrics import confusion_matrix
 
-from recipe.evaluation.measurement import Measurement
-from recipe.evaluation.report import print_confusion, print_report
+from recipe.evaluation.report import Measurement, print_confusion, print_report
 
 # Three texts right, the second one wrong; top probabilities 0.88, 0.73, 0.95, 0.62.
 LOGITS = np.array([[2.0, 0.0], [0.0, 1.0], [0.0, 3.0], [0.5, 0.0]], dtype=np.float32)
 LABELS = np.array([0, 0, 1, 0])
-TRAIN = pd.DataFrame({"text": ["see you later", "see you soon", "win cash now", "cash prize"], "label": [0, 0, 1, 1]})
+TRAIN = Dataset.from_dict(
+    {"text": ["see you later", "see you soon", "win cash now", "cash prize"], "label": [0, 0, 1, 1]}
+)
 TEXTS = ["see you", "you", "cash", "win"]
 
 
@@ -51,7 +52,7 @@ def test_abstaining():
     assert (none["test_answered"], none["test_coverage"], none["test_answered_accuracy"]) == (0, 0, None)
 
 
-def test_the_report_says_what_matters(capsys):
+def test_the_report_shows_every_part(capsys):
     measured = measurement(threshold=0.9, temperature=2.0, abstain_below=0.8)
     measured.add_baselines(TRAIN, TEXTS, "none")
     print_report(measured)
@@ -70,9 +71,9 @@ def test_the_report_says_what_matters(capsys):
     assert len({line.index("0.") for line in out.splitlines() if line.startswith(("TF-IDF", "majority"))}) == 1
 
 
-def test_without_words_the_majority_is_what_is_compared_with(capsys):
+def test_without_words_the_model_is_compared_with_the_majority(capsys):
     measured = measurement()
-    measured.add_baselines(TRAIN.assign(text=""), TEXTS, "none")
+    measured.add_baselines(Dataset.from_dict({"text": [""] * 4, "label": TRAIN["label"]}), TEXTS, "none")
     print_report(measured)
     assert "that majority class gets wrong" in capsys.readouterr().out
     assert "test_tfidf_accuracy" not in measured.results("test")

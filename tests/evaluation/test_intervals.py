@@ -58,9 +58,9 @@ def test_the_calibration_error_by_hand():
     """Two texts in the bin of 0.9, one right; one in that of 0.6, right: 2/3 |0.5 - 0.9| + 1/3 |1 - 0.6|."""
     probabilities = np.array([[0.9, 0.1], [0.1, 0.9], [0.4, 0.6]])
     labels = np.array([0, 0, 1])
-    assert reliability(probabilities, labels).expected_calibration_error == pytest.approx(0.4)
+    assert reliability(probabilities, labels).ece == pytest.approx(0.4)
 
 
 @pytest.mark.parametrize(("labels", "error"), [([0], 0.0), ([1], 1.0)])
 def test_one_text_and_certainty(labels, error):
-    assert reliability(np.array([[1.0, 0.0]]), np.array(labels)).expected_calibration_error == error
+    assert reliability(np.array([[1.0, 0.0]]), np.array(labels)).ece == error
