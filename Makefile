@@ -19,7 +19,7 @@ ifdef UV
 else
 	$(PYTHON) -m venv .venv
 	@# One line a package in place of pip's pages; its errors stay.
-	@set -o pipefail 2>/dev/null; $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off $(INSTALL) \
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off $(INSTALL) \
 		| awk '/^Collecting / { printf "  %s\n", $$2; fflush() } /^Installing collected/ { print "  unpacking"; fflush() } /^Successfully/ { print "  done" }'; \
 		$(BIN)/python -c 'import recipe, torch, transformers, pytest, ruff' || { echo "The installation failed: see the error above"; exit 1; }
 endif
