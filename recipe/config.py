@@ -3,9 +3,15 @@
 import dataclasses
 import difflib
 import json
+import sys
 from enum import Enum
 from pathlib import Path
 from typing import Any
+
+if {"-h", "--help"} & set(
+    sys.argv
+):  # transformers imports peft where it finds it: 2 s that printing the options can spare
+    sys.modules.setdefault("peft", None)
 
 import yaml
 from transformers import HfArgumentParser, TrainingArguments

@@ -9,7 +9,14 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from recipe.data.tokenization import Coverage, batch_tokens, batches_by_length, encode_texts, load_tokenizer
+from recipe.data.tokenization import (
+    Coverage,
+    PaddingCollator,
+    batch_tokens,
+    batches_by_length,
+    encode_texts,
+    load_tokenizer,
+)
 from recipe.distributed import gather_in_order
 from recipe.errors import RecipeError, one_line, parse_probability
 from recipe.model.classifier import GPT2LastTokenClassifier
@@ -41,7 +48,7 @@ class TextClassifier:
             self.model = model.to(self.device).eval()
         except (RuntimeError, AssertionError) as error:
             raise RecipeError(f"device {str(device)!r} cannot be used here: {one_line(error)}: take cpu") from error
-        self.tokenizer = tokenizer
+        self.tokenizer, self.collate = tokenizer, PaddingCollator(tokenizer)
         self.max_length = tokenizer.model_max_length if self.windows is None else self.windows.limit
         self.label_names = [model.config.id2label[i] for i in range(model.config.num_labels)]
         if self.decision_threshold is not None:
@@ -123,8 +130,8 @@ class TextClassifier:
         unit = " texts" if self.windows is None else " windows"
         with tqdm(total=len(input_ids), desc="Classifying", unit=unit, disable=not progress) as bar:
             for indices in batches_by_length([len(ids) for ids in input_ids], batch_tokens(self.device)):
-                batch = self.tokenizer.pad({"input_ids": [input_ids[i] for i in indices]}, return_tensors="pt")
-                output = self.model(**batch.to(self.device))
+                batch = self.collate([{"input_ids": input_ids[i]} for i in indices])
+                output = self.model(**{name: tensor.to(self.device) for name, tensor in batch.items()})
                 logits[indices] = output.logits.float().cpu().numpy()
                 bar.update(len(indices))
         return logits
