@@ -3,16 +3,13 @@
 import logging
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from transformers import TrainingArguments
 
 from recipe.distributed import check_launch
 from recipe.errors import RecipeError, parse_probability
-
-if TYPE_CHECKING:
-    from recipe.data.tables import FileFormat
 
 logger = logging.getLogger(__name__)
 
@@ -114,13 +111,6 @@ class DataArguments:
     max_train_samples: int | None = option(None, "Train on this many texts at most, drawn at random.")
     max_eval_samples: int | None = option(None, "Validate on this many texts at most, drawn at random.")
     max_predict_samples: int | None = option(None, "Test on this many texts at most, drawn at random.")
-
-    @property
-    def file_format(self) -> "FileFormat":
-        from recipe.data.tables import FileFormat  # reads files: not imported for `--help`
-
-        names = tuple(self.column_names) if self.column_names else None
-        return FileFormat(self.delimiter, self.csv_quoting, names)
 
     def __post_init__(self) -> None:
         for name in ("train_file", "validation_file", "test_file"):

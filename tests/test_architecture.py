@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from recipe import MODULES
+
 # What a room may import, beside itself. `top` is the modules directly in recipe/.
 ARROWS = {
     "top": {"top"},
@@ -37,45 +39,58 @@ def room_of(module: str) -> str:
     return module.split(".")[0] if "." in module or module in ARROWS else "top"
 
 
-def imports_of(path: Path, everywhere: bool = False) -> set[str]:
-    """Modules of recipe that a file imports: at its top level, or also within functions; types alone do not count."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    nodes = list(ast.walk(tree)) if everywhere else tree.body
-    found = set()
-    for node in nodes:
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("recipe"):
-            found.add(node.module.removeprefix("recipe").lstrip("."))
-        if isinstance(node, ast.Import):
-            found |= {name.name.removeprefix("recipe.") for name in node.names if name.name.startswith("recipe.")}
-    for node in ast.walk(tree):  # what stands under `if TYPE_CHECKING:` is never run
+def imports_of(path: Path, package: Path, everywhere: bool = False) -> set[str]:
+    """Modules and rooms of recipe that a file imports: when it is imported, or also within functions. Types do not count."""
+    todo, found = list(ast.parse(path.read_text(encoding="utf-8")).body), set()
+    parents = ["recipe", *path.relative_to(package).parent.parts]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) and not everywhere:
+            continue
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
-            found -= {
-                n.module.removeprefix("recipe").lstrip(".")
-                for n in node.body
-                if isinstance(n, ast.ImportFrom) and n.module
-            }
-    return found - {""}
+            todo += node.orelse
+            continue
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            start = parents[: len(parents) + 1 - node.level] if node.level else []
+            origin = ".".join([*start, *([node.module] if node.module else [])])
+            # `from recipe.data import windows` imports a module, `from recipe import load_splits` a public name.
+            names = {MODULES.get(name.name, name.name) if origin == "recipe" else name.name for name in node.names}
+            found |= {origin} | {f"{origin}.{name}" for name in names}
+        todo += ast.iter_child_nodes(node)
+    names = {name.removeprefix("recipe.") for name in found if name.startswith("recipe.")}
+    return {name for name in names if is_module(package / name.replace(".", "/"))}
+
+
+def is_module(path: Path) -> bool:
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
 
 
 def faults(package: Path) -> list[str]:
     """Return everything that is wrong with the shape of a package."""
-    modules = {module_name(path, package): path for path in package.rglob("*.py") if path.name != "__init__.py"}
+    paths = {
+        module_name(path, package): path
+        for path in package.rglob("*.py")
+        if path.parent != package or path.stem != "__init__"
+    }
+    imports = {module: imports_of(path, package) for module, path in paths.items()}
     found = []
-    for module, path in modules.items():
-        for imported in imports_of(path, everywhere=True):
+    for module, path in paths.items():
+        for imported in imports_of(path, package, everywhere=True):
             if room_of(imported) not in ARROWS[room_of(module)] | {room_of(module)}:
                 found.append(f"{module} imports {imported}, against the arrows")
         if module not in OPTIONAL:
-            found += [f"{module}, of the core, imports the optional {name}" for name in imports_of(path) & OPTIONAL]
+            found += [f"{module}, of the core, imports the optional {name}" for name in imports[module] & OPTIONAL]
         if len(path.read_text(encoding="utf-8").splitlines()) > MAX_LINES:
             found.append(f"{module} has over {MAX_LINES} lines")
-    graph = {module: imports_of(path) & modules.keys() for module, path in modules.items()}
-    found += [f"{module} imports itself through others" for module in graph if module in reachable(graph, module)]
+        if path.stem == "__init__" and ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) is None:
+            found.append(f"{module} has no __init__ that says what it is for")
+    found += [f"{module} imports itself through others" for module in imports if module in reachable(imports, module)]
     if len(list(package.glob("*.py"))) > MAX_TOP:
         found.append(f"over {MAX_TOP} files directly in the package")
-    for folder in {path.parent for path in modules.values()}:
-        init = folder / "__init__.py"
-        if not init.is_file() or ast.get_docstring(ast.parse(init.read_text(encoding="utf-8"))) is None:
+    for folder in {path.parent for path in paths.values()}:
+        if not (folder / "__init__.py").is_file():
             found.append(f"{folder.name} has no __init__ that says what it is for")
     return found
 
@@ -86,7 +101,7 @@ def reachable(graph: dict[str, set[str]], start: str) -> set[str]:
         module = todo.pop()
         if module not in seen:
             seen.add(module)
-            todo += graph[module]
+            todo += graph.get(module, ())
     return seen
 
 
@@ -122,6 +137,16 @@ def sound(tmp_path):
         ("errors.py", "import recipe.data.readers\n", "errors imports data.readers, against the arrows"),
         ("training/trainer.py", "def f():\n    from recipe.evaluation.plots import p\n", "against the arrows"),
         ("data/readers.py", "from recipe.data.windows import g\n", "data.readers, of the core, imports the optional"),
+        ("data/readers.py", "from recipe.data import windows\n", "data.readers, of the core, imports the optional"),
+        (
+            "data/readers.py",
+            "try:\n    import recipe.data.windows\nexcept OSError:\n    pass\n",
+            "imports the optional",
+        ),
+        ("model/tail.py", "from recipe import training\n", "model.tail imports training, against the arrows"),
+        ("model/tail.py", "from recipe import RecipeTrainer\n", "model.tail imports training.trainer, against"),
+        ("model/tail.py", "from ..training.trainer import T\n", "model.tail imports training.trainer, against"),
+        ("data/__init__.py", '"""A."""\nimport recipe.training.trainer\n', "data imports training.trainer, against"),
         ("errors.py", "x = 1\n" * 301, "errors has over 300 lines"),
         ("data/__init__.py", "", "data has no __init__ that says what it is for"),
     ],

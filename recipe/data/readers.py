@@ -33,10 +33,12 @@ def read_splits(args: DataArguments) -> tuple[dict[str, pd.DataFrame], list[str]
 
     The frames hold `text`, `label`, `row`, `source` and, where asked for, `group` and `time`; labels are strings.
     """
+    names = tuple(args.column_names) if args.column_names else None
+    file_format = FileFormat(args.delimiter, args.csv_quoting, names)
     read = {} if args.train_file else read_dataset_splits(args)
     for split in SPLITS:
         if paths := getattr(args, f"{split}_file"):
-            read[split] = read_files(paths, f"{split}_file", wanted_columns(args, split), args.file_format)
+            read[split] = read_files(paths, f"{split}_file", wanted_columns(args, split), file_format)
     frames = {split: join_pairs(frame, args.text_pair_separator) for split, (frame, _) in read.items()}
     return frames, read["train"][1]
 
