@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 
 # The public names and their modules, imported when first used: `import recipe` costs nothing.
 MODULES = {
+    "DataArguments": "arguments",
     "load_splits": "data.dataset",
     "load_tokenizer": "data.tokenization",
     "tokenize": "data.tokenization",

@@ -8,9 +8,8 @@ from typing import Any, Literal
 import torch
 from transformers import TrainingArguments
 
-from recipe.data.readers import FileFormat
 from recipe.distributed import check_launch
-from recipe.errors import RecipeError
+from recipe.errors import RecipeError, parse_probability
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +59,8 @@ class DataArguments:
     dataset_config_name: str | None = option(None, "Its configuration, where it has several.")
     train_file: list[str] | None = option(
         None,
-        "Files or globs: CSV, TSV, JSON lines (each also .gz), Parquet, or folders that save_to_disk wrote for a Dataset;"
-        " stand in for dataset_name.",
+        "Files or globs: CSV, TSV, JSON lines or arrays, Parquet (each also .gz), or folders that save_to_disk wrote for"
+        " a Dataset; used in place of dataset_name.",
     )
     validation_file: list[str] | None = option(None, "The same; without it, rows are split off the training file.")
     test_file: list[str] | None = option(None, "The same; without it, rows are split off the training file.")
@@ -72,7 +71,7 @@ class DataArguments:
         None, "Column of the labels; found by its name if not given (label, category ...)."
     )
     text_pair_column: str | None = option(None, "A second column of texts, joined onto the first (sentence pairs).")
-    text_pair_separator: str = option("\n", "What stands between the two; \\n is a line's end.")
+    text_pair_separator: str = option("\n", "Put between the two texts; \\n is a line break.")
     normalize_labels: bool = option(False, "Merge labels that differ only by case or spaces (casefolded, one space).")
     column_names: list[str] | None = option(None, "Names of the columns, used where a file has no header row.")
     delimiter: str | None = option(None, "Between columns; by default tab for .tsv, else what the first line shows.")
@@ -99,11 +98,11 @@ class DataArguments:
         "stratified keeps the label shares; shuffled is one pandas shuffle cut in three, as tutorials do; time trains on"
         " the earliest rows and tests on the latest.",
     )
-    group_column: str | None = option(None, "Column of groups (authors ...) that may not stand in two splits.")
+    group_column: str | None = option(None, "Column of groups (authors ...), none of which may be in two splits.")
     time_column: str | None = option(None, "Column of times for split_method time: numbers, or ISO 8601 dates.")
     split_seed: int = option(42, "Seed of splits and samples, apart from `seed`, so that seeds can be compared.")
     remove_duplicates: bool = option(True, "Keep exact copies of a text out of other splits.")
-    drop_conflicts: bool = option(False, "Drop every training text that stands there with different labels.")
+    drop_conflicts: bool = option(False, "Drop every training text that occurs with different labels.")
     undersample: Literal["none", "train", "all"] = option(
         "none",
         "Cut every label to the rarest one's rows: in the training split, or in all of the training file's rows.",
@@ -112,11 +111,6 @@ class DataArguments:
     max_train_samples: int | None = option(None, "Train on this many texts at most, drawn at random.")
     max_eval_samples: int | None = option(None, "Validate on this many texts at most, drawn at random.")
     max_predict_samples: int | None = option(None, "Test on this many texts at most, drawn at random.")
-
-    @property
-    def file_format(self) -> FileFormat:
-        names = tuple(self.column_names) if self.column_names else None
-        return FileFormat(self.delimiter, self.csv_quoting, names)
 
     def __post_init__(self) -> None:
         for name in ("train_file", "validation_file", "test_file"):
@@ -190,7 +184,10 @@ class RecipeTrainingArguments(TrainingArguments):
         if metric not in METRICS:
             raise RecipeError(f"metric_for_best_model is {metric!r}: take one of {', '.join(METRICS)}")
         if self.decision_threshold not in (None, "tune"):
-            self.decision_threshold = as_probability("decision_threshold", self.decision_threshold)
+            try:
+                self.decision_threshold = parse_probability("decision_threshold", self.decision_threshold)
+            except RecipeError as error:
+                raise RecipeError(str(error).replace("take a number", "take tune, or a number")) from error
         if self.push_to_hub:
             raise RecipeError("push_to_hub is not supported: train first, then publish OUTPUT_DIR with `hf upload`")
         # `accelerate launch --cpu` says so in the environment only, and bf16 without a GPU wants it said.
@@ -199,14 +196,3 @@ class RecipeTrainingArguments(TrainingArguments):
         check_launch(self.use_cpu)
         self.dataloader_pin_memory = self.dataloader_pin_memory and not self.use_cpu
         super().__post_init__()
-
-
-def as_probability(name: str, value: str | float) -> float:
-    """Return the number, or raise RecipeError if it is none between 0 and 1."""
-    try:
-        number = float(value)
-    except ValueError:
-        number = -1.0
-    if not 0 < number < 1:  # nor NaN
-        raise RecipeError(f"{name} is {value!r}: take tune, or a number between 0 and 1, such as 0.3")
-    return number

@@ -3,17 +3,21 @@
 import dataclasses
 import difflib
 import json
+import sys
 from enum import Enum
 from pathlib import Path
 from typing import Any
+
+if {"-h", "--help"} & set(
+    sys.argv
+):  # transformers imports peft where it finds it: 2 s that printing the options can spare
+    sys.modules.setdefault("peft", None)
 
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from recipe.arguments import DataArguments, ModelArguments, RecipeTrainingArguments
 from recipe.errors import OneLineErrors, RecipeError, one_line
-
-CONFIG_FILE = "run_config.yaml"  # the resolved config, in a run's output_dir
 
 # Saved with a run even where they are the library's defaults, which may change.
 ALWAYS_SAVED = ("learning_rate", "lr_scheduler_type", "warmup_steps", "max_grad_norm", "optim", "seed")

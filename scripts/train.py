@@ -53,11 +53,10 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     check_threshold(training_args.decision_threshold, splits["validation"])
     warn_of_trained_texts(splits["test"]["text"], name)
 
-    # 4. Tokens. Long texts are truncated to max_length, or read in overlapping windows.
+    # 4. The tokenizer. Long texts are truncated to max_length, or read in overlapping windows.
     windows = choose_windows(config, data_args.window, data_args.window_overlap, data_args.max_length)
     max_length = data_args.max_length if windows is None else None
     tokenizer = load_tokenizer(name, config, max_length, data_args.truncation_side, revision)
-    tokenized = tokenize(splits, tokenizer) if windows is None else tokenize_windows(splits, tokenizer, windows)
 
     # 5. The model: pretrained GPT-2 and a head. For another head, subclass it: see examples/own_head.py.
     set_seed(training_args.seed)
@@ -73,9 +72,12 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
     # 6. What trains: everything else is frozen. For LoRA instead, see examples/lora.py.
     report = freeze_except(model, trainable_patterns(model.config, model_args.trainable))
-    logger.info("%s\n\n%s", summary_table(splits.summary), report)
+    logger.info("%s\n\n%s\n\n%s", summary_table(splits.summary), report, model.about_head)
 
-    # 7. Training. Other metrics, losses and callbacks go in here: see examples/own_metric.py and own_loss.py.
+    # 7. Tokens: one row a text, or a window.
+    tokenized = tokenize(splits, tokenizer) if windows is None else tokenize_windows(splits, tokenizer, windows)
+
+    # 8. Training. Other metrics, losses and callbacks go in here: see examples/own_metric.py and own_loss.py.
     balanced = data_args.class_weight == "balanced"
     validation, patience = tokenized["validation"], training_args.early_stopping_patience
     trainer = RecipeTrainer(
@@ -95,17 +97,19 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     run.start(splits)
     trained = trainer.train(resume_from_checkpoint=run.checkpoint)
 
-    # 8. What validation decides after training: a temperature, a threshold (where asked for).
+    # 9. What validation decides after training: a temperature, a threshold (where asked for).
     temperature = fit_to_validation(
         model, tokenizer, splits["validation"], training_args.calibrate, training_args.decision_threshold
     )
 
-    # 9. The stock checkpoint, which every Hugging Face tool loads, and its figures, computed from the saved folder.
+    # 10. The stock checkpoint, which every Hugging Face tool loads, and its figures, computed from the saved folder.
     trainer.save_model()
     counts = {"trainable_parameters": report.trainable, "total_parameters": report.total}
+    counts |= {f"train_{name}": value for name, value in tokenized.coverage["train"].figures().items()}
     trainer.save_metrics("train", {**trained.metrics, "train_samples": len(splits["train"]), **counts}, combined=False)
     trainer.save_state()
-    save_trained_on(training_args.output_dir, splits["train"]["text"], name)
+    if trainer.is_world_process_zero():
+        save_trained_on(training_args.output_dir, splits["train"]["text"], name)
     results = evaluate_saved(
         training_args.output_dir,
         splits,
@@ -116,7 +120,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         progress=not training_args.disable_tqdm,
     )
     run.finish()
-    print(f"\nSaved to {training_args.output_dir}")
+    if trainer.is_world_process_zero():
+        print(f"\nSaved to {training_args.output_dir}")
     return results
 
 

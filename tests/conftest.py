@@ -43,15 +43,15 @@ WORDS = {
 }
 
 
-def make_texts(count: int, labels: list[str], seed: int = 0) -> pd.DataFrame:
-    """Texts whose words tell their label; lengths differ, none is a copy."""
+def make_texts(count: int, labels: list[str], seed: int = 0, words: dict[str, str] | None = None) -> pd.DataFrame:
+    """Texts whose words tell their label; lengths differ, none is a copy. `words` names a label's list in WORDS."""
     rng = random.Random(seed)
     rows = []
     for i in range(count):
         label = labels[i % len(labels)]
-        words = [*rng.choices(WORDS[label], k=rng.randint(3, 25)), "the", "a", "of"]
-        rng.shuffle(words)
-        rows.append({"text": f"{' '.join(words)} {i}", "label": label})
+        chosen = [*rng.choices(WORDS[(words or {}).get(label, label)], k=rng.randint(3, 25)), "the", "a", "of"]
+        rng.shuffle(chosen)
+        rows.append({"text": f"{' '.join(chosen)} {i}", "label": label})
     return pd.DataFrame(rows)
 
 
@@ -106,9 +106,11 @@ def run_training(data: Path, output_dir: Path, *fields: str) -> dict[str, float]
 
 @functools.cache
 def train_script() -> ModuleType:
+    """scripts/train.py as a module."""
     spec = importlib.util.spec_from_file_location("train_script", ROOT / "scripts" / "train.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    module.setup_logging = lambda is_main_process: None  # pytest's caplog reads the loggers instead
     return module
 
 

@@ -1,10 +1,10 @@
 import pytest
 import xxhash
 
-from recipe.atomic import file_hash, save_whole, write_json
+from recipe.atomic import file_hash, write_files, write_json
 
 
-def test_save_whole_leaves_nothing_half_written(tmp_path):
+def test_write_files_leaves_nothing_half_written(tmp_path):
     (tmp_path / "old.json").write_text("old")
 
     def fail(folder):
@@ -12,7 +12,7 @@ def test_save_whole_leaves_nothing_half_written(tmp_path):
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        save_whole(tmp_path, fail)
+        write_files(tmp_path, fail)
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("old.json", "old")]
     write_json(tmp_path / "old.json", {"é": 1})
     assert (tmp_path / "old.json").read_text() == '{\n  "é": 1\n}\n'

@@ -1,4 +1,4 @@
-"""Labels by name: one spelling a value in every format, one order of ids whatever the files."""
+"""Labels: one spelling of each value in every file format, and ids that do not depend on the order of the rows."""
 
 import logging
 import re
@@ -14,41 +14,41 @@ SHOWN = 8  # labels, or groups of them, that a message names
 
 
 def canonical_name(value: Any) -> str:
-    """One spelling a value, whatever format holds it: 1, 1.0, "1.0" and "1 " are "1"; True, "TRUE" and "true" are "true".
+    """Return one spelling for a value, whatever format holds it: 1, 1.0, "1.0" and "1 " are "1"; True and "TRUE" "true".
 
-    By value alone, so that files agree which hold different rows. "01" is not how a number is written out, so it stays
-    a name; a fraction is as Python prints it.
+    It depends on the value alone, so that files with different rows agree. "01" is not how a number is written out, so
+    it stays a name; a fraction is as Python prints it.
     """
     if isinstance(value, (float, Decimal)):
-        return str(int(value)) if is_whole(value) else str(value)
+        return str(int(value)) if is_integer(value) else str(value)
     name = str(value).strip()
     if name.lower() in ("true", "false"):
         return name.lower()
     if re.fullmatch(r"-?(0|[1-9][0-9]*)\.0+|-0", name):
         return name.partition(".")[0].replace("-0", "0")
-    if re.fullmatch(r"-?[1-9](\.[0-9]+)?e\+[0-9]+", name) and is_whole(float(name)):
+    if re.fullmatch(r"-?[1-9](\.[0-9]+)?e\+[0-9]+", name) and is_integer(float(name)):
         return str(int(float(name)))  # how Python and pandas write out whole floats from 1e16 up
     return name
 
 
-def is_whole(number: float | Decimal) -> bool:
+def is_integer(number: float | Decimal) -> bool:
     return number == number and abs(number) != float("inf") and number == int(number)
 
 
 def is_fraction(name: str) -> bool:
-    """Whether a label's name is a number, but no whole one."""
-    return bool(NUMBER.fullmatch(name)) and not is_whole(float(name))
+    """Return whether a label's name is a number, but not an integer."""
+    return bool(NUMBER.fullmatch(name)) and not is_integer(float(name))
 
 
 def normal_form(name: str) -> str:
-    """What names share that differ only by case and spaces."""
+    """Return the name without differences of case and spaces."""
     return " ".join(name.casefold().split())
 
 
 def spell_labels(labels: pd.Series, of_head: list[str] | None, normalize: bool) -> pd.Series:
-    """Labels in the spelling of a checkpoint's head where it names them; with normalize, in their normal form elsewhere.
+    """Return labels as a checkpoint's head spells them, where it has them; others, with normalize, in normal form.
 
-    Without normalize, only what is one value counts as the head's label ("True" of the head is "true" of the data).
+    Without normalize, only equal values are the head's label ("True" of the head is "true" of the data).
     """
 
     def key(name: str) -> str:
@@ -61,9 +61,9 @@ def spell_labels(labels: pd.Series, of_head: list[str] | None, normalize: bool) 
 
 
 def warn_of_spellings(labels: pd.Series, of_head: list[str] | None) -> None:
-    """One warning over all labels that differ only by case and spaces, with the counts of each spelling.
+    """Warn once of all labels that differ only by case and spaces, with the counts of each spelling.
 
-    Another one where a checkpoint's head has the very labels but for their case or spaces.
+    Warn as well where a checkpoint's head has the same labels but for case or spaces.
     """
     counts = labels.value_counts()
     alike = [spellings for _, spellings in counts.groupby(counts.index.map(normal_form)) if len(spellings) > 1]
@@ -71,7 +71,7 @@ def warn_of_spellings(labels: pd.Series, of_head: list[str] | None) -> None:
         shown = ["/".join(f"{name!r} ({count:,})" for name, count in spellings.items()) for spellings in alike[:SHOWN]]
         more = f", and {len(alike) - SHOWN} more" if len(alike) > SHOWN else ""
         logger.warning(
-            "labels that differ only by case or spaces are labels apart: %s%s: --normalize_labels true merges them",
+            "labels that differ only by case or spaces count as different labels: %s%s: --normalize_labels true merges them",
             ", ".join(shown),
             more,
         )
@@ -85,12 +85,12 @@ def warn_of_spellings(labels: pd.Series, of_head: list[str] | None) -> None:
 
 
 def order_labels(labels: pd.Series, declared: list[str] | None, of_head: list[str] | None) -> list[str]:
-    """Labels by id, in an order that the files' own order does not change: numbers by value, names by alphabet.
+    """Return the labels by id, in an order that does not depend on the rows': numbers by value, names by alphabet.
 
     Args:
         labels: of the training rows.
-        declared: the names by id of a ClassLabel column, which are taken as they stand if they hold all the labels.
-        of_head: the names by id of a checkpoint's head, which are taken if they hold all the labels.
+        declared: the names by id of a ClassLabel column, taken unchanged if they hold all the labels.
+        of_head: the names by id of a checkpoint's head, taken if they hold all the labels.
     """
     found = set(labels)
     if of_head is not None and found <= set(of_head):

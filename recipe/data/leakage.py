@@ -1,4 +1,4 @@
-"""What would leak from training into validation or test: copies of a text, texts of one group; and texts of two labels."""
+"""Leakage: copies of a text in two splits are removed, texts with several labels reported or dropped."""
 
 import logging
 
@@ -10,26 +10,31 @@ from recipe.errors import RecipeError, shorten
 
 logger = logging.getLogger(__name__)
 
-LATER_FIRST = ("test", "validation", "train")  # a given test stays whole, training gives up the most
+LATER_FIRST = ("test", "validation", "train")  # a given test stays complete, training gives up the most
 SHOWN = 3  # conflicts that the log shows
 
+Frames = dict[str, pd.DataFrame]
 
-def held_by_later_splits(frames: dict[str, pd.DataFrame], column: str) -> dict[str, pd.Series]:
-    """bool of each row: whether validation holds what the test holds, or training what either of them holds."""
-    held, seen = {}, set()
+
+def held_by_later_splits(frames: Frames, column: str) -> dict[str, pd.Series]:
+    """Return for each row (bool) whether the test holds the value of a validation row, or either that of a training row."""
+    held, later = {}, set()
     for split in LATER_FIRST:
         if split in frames:
-            held[split] = frames[split][column].isin(seen)
-            seen.update(frames[split][column])
+            held[split] = frames[split][column].isin(later)
+            later.update(frames[split][column])
     return held
 
 
-def remove_duplicates(frames: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """Keeps exact copies of a text from standing in two splits: they would leak from training into the test.
+def remove_duplicates(frames: Frames) -> Frames:
+    """Remove exact copies of a text that would leak from training into validation or test.
 
-    A given test file stays whole; validation gives up what the test holds, training what either holds. Within the
+    A given test file stays complete; validation gives up what the test holds, training what either holds. Within the
     training rows the first copy stays (the earliest, where rows have a `time`), so that splits made from them share
     nothing.
+
+    Raises:
+        RecipeError: a split of which no text is left.
     """
     train, copies = frames["train"], held_by_later_splits(frames, "text")
     by_time = train.sort_values("time", kind="stable") if "time" in train else train
@@ -41,38 +46,20 @@ def remove_duplicates(frames: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame
             logger.info("%s: %d exact duplicates removed, %d texts left", source, rows.sum(), len(kept[split]))
         if kept[split].empty:
             raise RecipeError(
-                f"{source}: every text also stands in another split: pass --remove_duplicates false to allow it"
+                f"{source}: every text is also in another split: pass --remove_duplicates false to allow it"
             )
     return kept
 
 
-def give_up_groups(frames: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """Keeps a group from standing in two splits: validation gives up the test's groups, training those of both."""
-    shared = held_by_later_splits(frames, "group")
-    kept = {split: frame[~shared[split]] for split, frame in frames.items()}
-    for split, rows in shared.items():
-        if rows.any():
-            logger.info(
-                "%s: %d rows given up in %s, since their groups stand in a later split; %d rows left",
-                source_of(frames[split]), rows.sum(), split, len(kept[split]),
-            )  # fmt: skip
-        if kept[split].empty:
-            raise RecipeError(
-                f"{source_of(frames[split])}: every group of the {split} rows also stands in a later split: give rows of"
-                " other groups, or drop --group_column"
-            )
-    return kept
-
-
-def find_conflicts(frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """The rows, of all splits (column `split`), whose very text also stands there with another label."""
+def find_conflicts(frames: Frames) -> pd.DataFrame:
+    """Return the rows, of all splits (column `split`), whose very text also occurs with another label."""
     rows = pd.concat([frame.assign(split=split) for split, frame in frames.items()], ignore_index=True)
     repeated = rows[rows["text"].duplicated(keep=False)]
     return repeated[repeated.groupby("text")["label"].transform("nunique") > 1]
 
 
 def report_conflicts(conflicts: pd.DataFrame, args: DataArguments) -> None:
-    """One warning: how many texts there are, what becomes of them, and the first few with their labels and rows."""
+    """Log one warning: how many texts have several labels, what becomes of them, and the first few with their rows."""
     if conflicts.empty:
         return
     fate = "all of them are kept"
@@ -80,30 +67,24 @@ def report_conflicts(conflicts: pd.DataFrame, args: DataArguments) -> None:
         fate = f"the {'earliest' if args.split_method == 'time' else 'first'} one counts"
         if conflicts["split"].nunique() > 1:
             fate += ", after those of a given test or validation file"
-    mend = (
-        "their training rows are dropped" if args.drop_conflicts else f"{fate} (--drop_conflicts true drops them all)"
-    )
-    several_files = conflicts["source"].nunique() > 1
+    fate += " (--drop_conflicts true drops them all)"
+    if args.drop_conflicts:
+        fate = "their training rows are dropped"
+    show_source = conflicts["source"].nunique() > 1
     examples = []
-    for text, rows in conflicts.groupby("text", sort=False):
+    for text, rows in conflicts[conflicts["text"].isin(conflicts["text"].unique()[:SHOWN])].groupby("text", sort=False):
         places = [
-            f"{row.label!r} in {f'{row.source} ' if several_files else ''}row {row.row}"
+            f"{row.label!r} in {f'{row.source} ' if show_source else ''}row {row.row}"
             for row in rows.drop_duplicates("label").itertuples()
         ]
         examples.append(f"  {shorten(text, 60)!r}: {', '.join(places)}")
-        if len(examples) == SHOWN:
-            break
-    logger.warning(
-        "%s: texts that stand there with different labels: %d; %s, such as\n%s",
-        source_of(conflicts),
-        conflicts["text"].nunique(),
-        mend,
-        "\n".join(examples),
-    )
+    count = conflicts["text"].nunique()
+    message = "%s: texts that occur with different labels: %d; %s, such as\n%s"
+    logger.warning(message, source_of(conflicts), count, fate, "\n".join(examples))
 
 
-def drop_conflicts(frames: dict[str, pd.DataFrame], conflicts: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Training rows alone: given validation and test files are measured as they are."""
+def drop_conflicts(frames: Frames, conflicts: pd.DataFrame) -> Frames:
+    """Drop the conflicting training rows; given validation and test files are measured as they are."""
     train = frames["train"]
     kept = train[~train["text"].isin(conflicts["text"])]
     if kept.empty:

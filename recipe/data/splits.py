@@ -1,10 +1,8 @@
-"""Rows into training, validation and test: without leaks, with the label shares kept, seeded."""
+"""Splits: training rows into training, validation and test, seeded, with the label shares kept; and smaller samples."""
 
 import logging
 
-import numpy as np
 import pandas as pd
-from sklearn.model_selection import train_test_split
 
 from recipe.arguments import DataArguments
 from recipe.data.row_checks import source_of
@@ -12,19 +10,38 @@ from recipe.errors import RecipeError
 
 logger = logging.getLogger(__name__)
 
+Frames = dict[str, pd.DataFrame]
 
-def undersample(frame: pd.DataFrame, names: list[str], seed: int) -> pd.DataFrame:
-    """Cuts every label to as many rows as the rarest has, drawn by pandas' own sampling."""
-    by_label = [frame[frame["label"] == name] for name in names]
-    by_label = [rows for rows in by_label if len(rows)]
-    size = min(len(rows) for rows in by_label)
-    parts = [rows if len(rows) == size else rows.sample(size, random_state=seed) for rows in by_label]
+
+def undersample(frames: Frames, names: list[str], seed: int) -> Frames:
+    """Cut every label of the training rows to as many rows as the rarest has, drawn by pandas' own sampling."""
+    train = frames["train"]
+    by_label = [rows for name in names if len(rows := train[train["label"] == name])]
+    size = min(map(len, by_label))
     logger.info("undersampled to %d texts of each label", size)
-    return pd.concat(parts)
+    drawn = [rows if len(rows) == size else rows.sample(size, random_state=seed) for rows in by_label]
+    return {**frames, "train": pd.concat(drawn)}
 
 
-def make_missing_splits(frames: dict[str, pd.DataFrame], args: DataArguments) -> dict[str, pd.DataFrame]:
-    """Splits off the training rows what is not given, by `split_method`; each split in the file's order, save shuffled."""
+def draw_samples(frames: Frames, args: DataArguments) -> Frames:
+    """Cut each split to its limit (max_train_samples, ...), drawn at random."""
+    limits = {"train": args.max_train_samples, "validation": args.max_eval_samples, "test": args.max_predict_samples}
+    return {
+        split: frame
+        if limits[split] is None or limits[split] >= len(frame)
+        else frame.sample(limits[split], random_state=args.split_seed)
+        for split, frame in frames.items()
+    }
+
+
+def make_missing_splits(frames: Frames, args: DataArguments) -> Frames:
+    """Split the splits that were not given off the training rows, by `split_method`.
+
+    Each split keeps the file's order, except with `shuffled`.
+
+    Raises:
+        RecipeError: too few rows, or too few of a label or of groups.
+    """
     fractions = {"validation": args.validation_fraction, "test": args.test_fraction}
     missing = {split: fraction for split, fraction in fractions.items() if split not in frames}
     rows = frames["train"]
@@ -36,6 +53,8 @@ def make_missing_splits(frames: dict[str, pd.DataFrame], args: DataArguments) ->
         made = cut_in_order(rows.sort_values("time", kind="stable"), missing)
         made = {split: part.sort_index() for split, part in made.items()}
     elif args.group_column:
+        from recipe.data.group_and_time_splits import split_groups
+
         made = split_groups(rows, missing, args.split_seed)
     else:
         made = split_rows(rows, missing, args.split_seed)
@@ -45,8 +64,8 @@ def make_missing_splits(frames: dict[str, pd.DataFrame], args: DataArguments) ->
     return {**frames, **made}
 
 
-def cut_in_order(rows: pd.DataFrame, fractions: dict[str, float]) -> dict[str, pd.DataFrame]:
-    """Training first, then validation, and the last one takes what rounding leaves."""
+def cut_in_order(rows: pd.DataFrame, fractions: dict[str, float]) -> Frames:
+    """Cut training off first, then validation; the last split takes what rounding leaves."""
     end = int(len(rows) * (1 - sum(fractions.values())))
     made = {"train": rows[:end]}
     if "validation" in fractions:
@@ -57,72 +76,31 @@ def cut_in_order(rows: pd.DataFrame, fractions: dict[str, float]) -> dict[str, p
     return made
 
 
-def split_rows(rows: pd.DataFrame, fractions: dict[str, float], seed: int) -> dict[str, pd.DataFrame]:
-    """Each label with its share, row by row."""
-    check_enough_rows(rows, len(fractions))
+def split_rows(rows: pd.DataFrame, fractions: dict[str, float], seed: int) -> Frames:
+    """Split row by row, each label with its share as nearly as rows allow; each split in the file's order.
+
+    A label so rare that its share is under half a row may be absent from the smaller part.
+    """
+    from sklearn.model_selection import train_test_split
+
+    counts = rows["label"].value_counts()
+    if counts.min() < len(fractions) + 1:
+        raise RecipeError(
+            f"{source_of(rows)}: label {counts.idxmin()!r} has too few rows to split ({counts.min()}): it needs at least"
+            f" {len(fractions) + 1}; add rows, drop the label, or give --validation_file and --test_file"
+        )
     sizes = {split: int(len(rows) * fractions[split]) for split in ("test", "validation") if split in fractions}
     made = {}
     for split, size in sizes.items():
-        rows, made[split] = split_stratified(rows, size, seed)
+        size = min(
+            max(size, len(counts)), len(rows) - len(counts)
+        )  # scikit-learn wants room for each label on each side
+        try:
+            rows, off = train_test_split(rows, test_size=size, stratify=rows["label"], random_state=seed)
+        except ValueError as error:
+            raise RecipeError(
+                f"{source_of(rows)}: {len(rows)} rows of {len(counts)} labels are too few to split by these fractions:"
+                " add rows, lower the fractions, or give --validation_file and --test_file"
+            ) from error
+        rows, made[split] = rows.sort_index(), off.sort_index()
     return {"train": rows, **made}
-
-
-def check_enough_rows(rows: pd.DataFrame, splits_to_make: int) -> None:
-    counts = rows["label"].value_counts()
-    if counts.min() < splits_to_make + 1:
-        raise RecipeError(
-            f"{source_of(rows)}: label {counts.idxmin()!r} has too few rows to split ({counts.min()}): it needs at least"
-            f" {splits_to_make + 1}; add rows, drop the label, or give --validation_file and --test_file"
-        )
-
-
-def split_stratified(rows: pd.DataFrame, size: int, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(what stays, `size` rows split off), in the file's order, each label with its share as nearly as rows allow.
-
-    A label so rare that its share is under half a row may have none in the smaller part.
-    """
-    labels = rows["label"].nunique()
-    size = min(max(size, labels), len(rows) - labels)  # scikit-learn wants room for each label on either side
-    try:
-        stay, off = train_test_split(rows, test_size=size, stratify=rows["label"], random_state=seed)
-    except ValueError as error:
-        raise RecipeError(
-            f"{source_of(rows)}: {len(rows)} rows of {labels} labels are too few to split by these fractions:"
-            " add rows, lower the fractions, or give --validation_file and --test_file"
-        ) from error
-    return stay.sort_index(), off.sort_index()
-
-
-def split_groups(rows: pd.DataFrame, fractions: dict[str, float], seed: int) -> dict[str, pd.DataFrame]:
-    """Each group whole in one split, sizes and label shares as nearly as groups allow.
-
-    The greedy rule of scikit-learn's StratifiedGroupKFold, whose folds are all of one size, for splits of any fractions:
-    the largest groups first, each to the split whose label counts it brings nearest to what they should be
-    (by chi-square, sum (n - wanted)^2 / wanted). Groups of one size come in seeded order. No split stays empty.
-
-    Raises:
-        RecipeError: fewer groups than splits.
-    """
-    shares = {"train": 1 - sum(fractions.values()), **fractions}
-    table = rows.groupby(["group", "label"]).size().unstack(fill_value=0)
-    if len(table) < len(shares):
-        raise RecipeError(
-            f"{source_of(rows)}: {len(table)} groups are too few for {len(shares)} splits ({', '.join(shares)}):"
-            " add groups, give --validation_file and --test_file, or drop --group_column"
-        )
-    counts = table.to_numpy()
-    wanted = np.outer(list(shares.values()), counts.sum(axis=0))
-    order = np.random.default_rng(seed).permutation(len(counts))
-    order = order[np.argsort(-counts[order].sum(axis=1), kind="stable")]
-    filled, chosen = np.zeros_like(wanted), np.empty(len(counts), dtype=int)
-    for group in order:
-        distance = ((filled + counts[group] - wanted) ** 2 - (filled - wanted) ** 2) / wanted
-        chosen[group] = distance.sum(axis=1).argmin()
-        filled[chosen[group]] += counts[group]
-    for split in range(len(shares)):
-        sizes = np.bincount(chosen, minlength=len(shares))
-        if not sizes[split]:  # the smallest group of a split that keeps another one
-            chosen[next(group for group in reversed(order) if sizes[chosen[group]] > 1)] = split
-    split_of = dict(zip(table.index, chosen, strict=True))
-    parts = rows["group"].map(split_of)
-    return {split: rows[parts == i].sort_index() for i, split in enumerate(shares)}

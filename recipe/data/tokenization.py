@@ -1,20 +1,24 @@
-"""Texts into token ids: cut where they are too long, never empty, never with a special token that a user typed."""
+"""Tokenization: texts into token ids, cut where too long, never empty, never with a special token that a user typed."""
 
 import logging
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-import datasets
 import numpy as np
-import pandas as pd
 import torch
-from transformers import AutoTokenizer, GPT2Config, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, DataCollatorWithPadding, GPT2Config, PreTrainedTokenizerBase
 
+from recipe.data.texts import clean_text
 from recipe.errors import RecipeError, one_line
-from recipe.data.readers import clean_text
-from recipe.data.windows import Coverage, Windows
+
+if TYPE_CHECKING:
+    import datasets  # not imported here, so that classifying one text does not wait for it
 
 logger = logging.getLogger(__name__)
+
+NO_LIMIT = sys.maxsize  # as a max_length: no text is cut
 
 
 def load_tokenizer(
@@ -24,12 +28,12 @@ def load_tokenizer(
     truncation_side: str | None = None,
     revision: str = "main",
 ) -> PreTrainedTokenizerBase:
-    """The model's tokenizer: right padding with `<|endoftext|>`, and user text never becomes a special token.
+    """Load the model's tokenizer: right padding with `<|endoftext|>`, and user text never becomes a special token.
 
-    `model_max_length` is max_length, or what the model has positions for; `truncation_side` the tokenizer's own if None.
+    Its `model_max_length` is max_length, or the model's number of positions; `truncation_side` its own if None.
 
     Raises:
-        RecipeError: no tokenizer there, one for another vocabulary, or a max_length over the model's positions.
+        RecipeError: no tokenizer found, one for another vocabulary, or a max_length over the model's positions.
     """
     if max_length is not None and max_length > config.n_positions:
         raise RecipeError(
@@ -57,91 +61,134 @@ def load_tokenizer(
     return tokenizer
 
 
-def length_limit(tokenizer: PreTrainedTokenizerBase, windows: Windows | None) -> int | None:
-    """How many tokens of a text are kept: as many as the model takes at once, unless windows do away with that."""
-    return tokenizer.model_max_length if windows is None else windows.max_length
-
-
 def encode_texts(
-    tokenizer: PreTrainedTokenizerBase, texts: list[str], windows: Windows | None = None
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int | None = None
 ) -> tuple[list[list[int]], list[int]]:
-    """Token ids of each text, cut to `length_limit` on the truncation side, and how many each one has uncut.
+    """Return the token ids of each text, cut on the tokenizer's truncation side, and how many each one has uncut.
 
-    An empty text is one `<|endoftext|>`, so that every text has a last token. Cutting the windows is left to the caller.
+    An empty text is one `<|endoftext|>`, so that every text has a last token.
+
+    Args:
+        max_length: tokens that are kept; by default as many as the model takes at once (`model_max_length`).
     """
-    encoded = tokenizer([clean_text(text) for text in texts], verbose=False)["input_ids"]
+    encoded = tokenizer([clean_text(text) for text in texts], verbose=False)["input_ids"] if len(texts) else []
     encoded = [ids or [tokenizer.eos_token_id] for ids in encoded]
-    limit, side = length_limit(tokenizer, windows), tokenizer.truncation_side
-    kept = slice(limit) if limit is None or side == "right" else slice(-limit, None)
+    limit = min(max_length or tokenizer.model_max_length, NO_LIMIT)
+    kept = slice(-limit, None) if tokenizer.truncation_side == "left" else slice(limit)
     return [ids[kept] for ids in encoded], [len(ids) for ids in encoded]
 
 
-@dataclass(frozen=True)
-class TokenizedSplit:
-    """A split as Trainer takes it, and what Trainer's model need not know: whose window each row is.
+def tokenize(
+    splits: "Mapping[str, datasets.Dataset]", tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
+) -> "datasets.DatasetDict":
+    """Tokenize every split of a DatasetDict, and log how much of its texts the model will see.
 
-    `rows` has `input_ids`, `labels` and `length`; a row is a window, or, without windows, a text. `owners`, int [rows], is
-    the text of each, ascending from 0.
+    Args:
+        splits: with the columns `text` (string) and `label` (ClassLabel, or int from 0 up).
+        max_length: as in encode_texts.
+
+    Returns:
+        For each split, one row a text: `input_ids` and `attention_mask` (lists of int), `labels` (int), `length` and
+        `uncut_length` (int, tokens of the text). Its attribute `coverage` holds the Coverage of each split.
+
+    Raises:
+        RecipeError: a split without these columns, or rows without a text or a label.
     """
-
-    rows: datasets.Dataset
-    owners: np.ndarray
-    coverage: Coverage
-
-
-def tokenize_split(
-    frame: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, split: str, windows: Windows | None = None
-) -> TokenizedSplit:
-    """Tokenizes the texts, cuts them into windows if there are any, and says how much of them the model will see."""
+    import datasets
 
     def encode(batch: dict[str, list]) -> dict[str, list]:
-        input_ids, uncut = encode_texts(tokenizer, batch["text"], windows)
-        return {"input_ids": input_ids, "length": [len(ids) for ids in input_ids], "uncut": uncut}
+        input_ids, uncut = encode_texts(tokenizer, batch["text"], max_length)
+        masks, lengths = [[1] * len(ids) for ids in input_ids], [len(ids) for ids in input_ids]
+        columns = {"input_ids": input_ids, "attention_mask": masks, "labels": batch["label"]}
+        return {**columns, "length": lengths, "uncut_length": uncut}
 
-    texts = datasets.Dataset.from_dict({"text": frame["text"].tolist(), "labels": frame["label"].tolist()})
-    rows = texts.map(encode, batched=True, remove_columns="text", desc=f"Tokenizing {split}")
-    coverage = Coverage.of(rows["uncut"], length_limit(tokenizer, windows))
-    rows, owners = rows.remove_columns("uncut"), np.arange(len(rows))
-    if windows is not None:
-        rows = rows.map(
-            cut_rows,
-            batched=True,
-            with_indices=True,
-            fn_kwargs={"windows": windows},
-            remove_columns=rows.column_names,
-            desc=f"Cutting {split}",
+    tokenized, limit = datasets.DatasetDict(), min(max_length or tokenizer.model_max_length, NO_LIMIT)
+    tokenized.coverage = {}
+    for split, dataset in splits.items():
+        check_columns(split, dataset)
+        tokenized[split] = dataset.map(
+            encode, batched=True, remove_columns=dataset.column_names, desc=f"Tokenizing {split}"
         )
-        rows, owners = rows.remove_columns("owner"), np.array(rows["owner"])
-        logger.info("%s: %d texts in %d %s", split, len(frame), len(rows), windows)
-    log_coverage(split, coverage, tokenizer, windows)
-    return TokenizedSplit(rows, owners, coverage)
+        tokenized.coverage[split] = Coverage.of(tokenized[split]["uncut_length"][:], limit)
+        log_coverage(split, tokenized.coverage[split], limit, tokenizer.truncation_side)
+    return tokenized
 
 
-def cut_rows(batch: dict[str, list], indices: list[int], windows: Windows) -> dict[str, list]:
-    """Texts into windows, each with its text's label."""
-    cut = [windows.cut(ids) for ids in batch["input_ids"]]
-    counts = [len(of_text) for of_text in cut]
-    return {
-        "input_ids": [window for of_text in cut for window in of_text],
-        "labels": np.repeat(batch["labels"], counts),
-        "length": [len(window) for of_text in cut for window in of_text],
-        "owner": np.repeat(indices, counts),
-    }
+def check_columns(split: str, dataset: "datasets.Dataset") -> None:
+    """Refuse a split without the columns `text` and `label`, or with rows that lack one of them."""
+    for column, kind in (("text", str), ("label", int)):
+        if column not in dataset.column_names:
+            shown = ", ".join(dataset.column_names)
+            raise RecipeError(f"{split}: no column {column!r} among {shown}: rename one with rename_column")
+        for row, value in enumerate(dataset[column][:]):
+            if not isinstance(value, kind) or (kind is int and value < 0):
+                fix = "give strings" if kind is str else "give ids from 0 up, or names by class_encode_column('label')"
+                raise RecipeError(
+                    f"{split}: row {row} has the {column} {str(value)[:40]!r}: {fix}, or filter the row out"
+                )
 
 
-def log_coverage(
-    split: str, coverage: Coverage, tokenizer: PreTrainedTokenizerBase, windows: Windows | None = None
-) -> None:
-    """One line a split; a warning where something is cut."""
+class PaddingCollator:
+    """Batches padded on the right: as DataCollatorWithPadding gives them, in a tenth of its time.
+
+    That matters where a step on cached rows takes a few milliseconds. Rows with other columns go the usual way.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        self.tokenizer, self.usual = tokenizer, DataCollatorWithPadding(tokenizer)
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Return input_ids and attention_mask, int64 [B, T], and labels, int64 [B], if the rows have any."""
+        if rows[0].keys() - {"input_ids", "attention_mask", "labels"}:
+            return self.usual(rows)
+        lengths = [len(row["input_ids"]) for row in rows]
+        pad, width = self.tokenizer.pad_token_id, max(lengths)
+        padded = [[*row["input_ids"], *[pad] * (width - length)] for row, length in zip(rows, lengths, strict=True)]
+        masks = [
+            [*row.get("attention_mask", [1] * length), *[0] * (width - length)]
+            for row, length in zip(rows, lengths, strict=True)
+        ]
+        batch = {"input_ids": torch.tensor(padded), "attention_mask": torch.tensor(masks)}
+        return batch | ({"labels": torch.tensor([row["labels"] for row in rows])} if "labels" in rows[0] else {})
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How much of the texts the model sees; a token in two windows counts once."""
+
+    tokens: int
+    tokens_seen: int
+    texts: int
+    texts_cut: int
+
+    @classmethod
+    def of(cls, uncut_lengths: Sequence[int], limit: int | None) -> "Coverage":
+        """Count texts with so many tokens each, cut to `limit` (None: not cut)."""
+        uncut = np.asarray(uncut_lengths, dtype=np.int64)
+        kept = np.minimum(uncut, min(limit or NO_LIMIT, NO_LIMIT))
+        return cls(int(uncut.sum()), int(kept.sum()), len(uncut), int((kept < uncut).sum()))
+
+    def figures(self) -> dict[str, int]:
+        return {"tokens": self.tokens, "tokens_seen": self.tokens_seen}
+
+    def __str__(self) -> str:
+        share = f"{100 * self.tokens_seen / max(self.tokens, 1):.1f} %"
+        return (
+            f"{self.tokens_seen:,} of {self.tokens:,} tokens seen ({share}),"
+            f" {self.texts_cut:,} of {self.texts:,} texts cut"
+        )
+
+
+def log_coverage(split: str, coverage: Coverage, limit: int, truncation_side: str) -> None:
+    """Log one line a split; a warning where something is cut."""
     if coverage.texts_cut:
-        limit, side = length_limit(tokenizer, windows), tokenizer.truncation_side
-        logger.warning("%s: %s at %d tokens, their %s end", split, coverage, limit, side)
+        logger.warning("%s: %s at %d tokens, their %s end", split, coverage, limit, truncation_side)
     else:
         logger.info("%s: %s", split, coverage)
 
 
 def batch_tokens(device: torch.device) -> int:
-    """How many tokens, padding included, a batch without gradients holds at most.
+    """Return how many tokens, padding included, a batch without gradients holds at most.
 
     Measured at GPT-2 small's shape: on a CPU, batches whose activations stay in its caches are half again as fast as
     batches of 4,096 tokens; a GPU wants to be filled.
@@ -150,7 +197,7 @@ def batch_tokens(device: torch.device) -> int:
 
 
 def batches_by_length(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
-    """Indices in batches of like lengths, longest first, none over `max_tokens` with padding (save a single text)."""
+    """Yield indices in batches of similar lengths, longest first, none over `max_tokens` with padding (but a single text)."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     batch: list[int] = []
     for i in order:

@@ -1,37 +1,55 @@
-"""Which texts a saved model was trained on, by their hashes: so that no later test on them is taken for a fair one.
+"""Training texts of a saved model (optional): their hashes, which tell whether a later test is on texts of training.
 
-A run's folder holds `trained_on.npy`, and what goes on from it adds its own.
+A run's folder holds `trained_on.npy`; a run that starts from that model adds its own texts.
 """
 
+import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
-from recipe.atomic import save_whole
+from recipe.atomic import write_files
 
-SEEN_FILE = "trained_on.npy"
+logger = logging.getLogger(__name__)
+
+TRAINED_ON_FILE = "trained_on.npy"
 
 
 def hash_texts(texts: Iterable[str]) -> np.ndarray:
-    """uint64 [N], the same on every machine."""
-    return pd.util.hash_array(np.array(list(texts), dtype=object), categorize=False)
+    """Return uint64 [N], the same on every machine."""
+    from pandas.util import hash_array
+
+    return hash_array(np.array(list(texts), dtype=object), categorize=False)
 
 
-def read_seen(folder: str | os.PathLike) -> np.ndarray:
-    """uint64 [N], sorted: hashes of the texts that the folder's model, and those before it, were trained on; none if unknown."""
-    path = Path(folder).expanduser() / SEEN_FILE
+def read_trained_on(model_dir: str | os.PathLike) -> np.ndarray:
+    """Return uint64 [N], sorted: hashes of the texts that the model, and those it started from, were trained on.
+
+    Empty for a model that no run of ours saved.
+    """
+    path = Path(model_dir).expanduser() / TRAINED_ON_FILE
     return np.load(path, allow_pickle=False) if path.is_file() else np.array([], dtype=np.uint64)
 
 
-def save_seen(folder: Path, texts: Iterable[str], before: str | os.PathLike) -> None:
-    """Writes the hashes of the training texts, and those of the model that training started from."""
-    hashes = np.union1d(hash_texts(texts), read_seen(before))
-    save_whole(folder, lambda temporary: np.save(temporary / SEEN_FILE, hashes))
+def save_trained_on(run_dir: str | os.PathLike, texts: Iterable[str], base_model: str | os.PathLike) -> None:
+    """Write the hashes of the training texts, and those of the model that training started from."""
+    hashes = np.union1d(hash_texts(texts), read_trained_on(base_model))
+    write_files(Path(run_dir), lambda folder: np.save(folder / TRAINED_ON_FILE, hashes))
 
 
-def count_seen(texts: Iterable[str], folder: str | os.PathLike) -> int:
-    """How many of the texts the folder's model was trained on."""
-    return int(np.isin(hash_texts(texts), read_seen(folder)).sum())
+def count_trained_on(texts: Iterable[str], model_dir: str | os.PathLike) -> int:
+    """Return how many of the texts the model was trained on."""
+    return int(np.isin(hash_texts(texts), read_trained_on(model_dir)).sum())
+
+
+def warn_of_trained_texts(texts: Sequence[str], model_dir: str | os.PathLike) -> None:
+    """Log a warning if a test is on texts that the model was trained on."""
+    count = count_trained_on(texts, model_dir)
+    if count:
+        logger.warning(
+            "%d of the %d test texts were trained on, by %s or the model it started from, so the test figures are too good:"
+            " give others as --test_file",
+            count, len(texts), model_dir,
+        )  # fmt: skip

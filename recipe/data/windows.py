@@ -1,13 +1,21 @@
-"""Long texts as overlapping windows: how they are cut, remembered with a model, and made one answer a text again."""
+"""Windows (optional): long texts as overlapping windows, whose probabilities are averaged to one answer a text."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import log_softmax
-from transformers import EvalPrediction, GPT2Config
+from transformers import GPT2Config, PreTrainedTokenizerBase
 
+from recipe.data.tokenization import NO_LIMIT, tokenize
 from recipe.errors import RecipeError
+
+if TYPE_CHECKING:
+    import datasets
+    from transformers import EvalPrediction
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -21,8 +29,13 @@ class Windows:
     overlap: int
     max_length: int | None = None
 
+    @property
+    def limit(self) -> int:
+        """The max_length that texts are tokenized with, before they are cut into windows."""
+        return self.max_length or NO_LIMIT
+
     def cut(self, input_ids: Sequence[int]) -> list[Sequence[int]]:
-        """Windows that hold every token and of which the last, the only one that may be shorter, ends where the text ends.
+        """Return windows that hold every token; the last, the only one that may be shorter, ends where the text ends.
 
         The tokenizer's `return_overflowing_tokens` cuts the same windows, but not after a cut to `max_length`, starting
         from the end where `truncation_side` is left, and it leaves its limit behind in the tokenizer.json that is saved.
@@ -37,17 +50,17 @@ class Windows:
 def choose_windows(
     config: GPT2Config, window: int | None = None, window_overlap: int | None = None, max_length: int | None = None
 ) -> Windows | None:
-    """The windows that are asked for, else those that a saved model remembers, else None: texts are truncated.
+    """Return the windows that are asked for, else those that a saved model remembers, else None: texts are truncated.
 
     Args:
         config: a model's; `window`, `window_overlap` and `window_max_length` are what a run has saved there.
         window: tokens of a window; 0 turns saved ones off.
-        window_overlap: by default a quarter of a window that is asked for. A phrase of up to a quarter of a window then
-            stands whole in one of them, and the model reads a third more tokens than the text has.
+        window_overlap: by default a quarter of the window. A phrase of up to a quarter of a window then
+            is complete in one of them, and the model reads a third more tokens than the text has.
         max_length: tokens of a text that are cut into windows.
 
     Raises:
-        RecipeError (a ValueError): numbers that do not fit together, or the model.
+        RecipeError: numbers that do not fit each other, or the model.
     """
     size = getattr(config, "window", None) if window is None else window
     if not size:
@@ -70,69 +83,90 @@ def choose_windows(
 
 
 def remember_windows(config: GPT2Config, windows: Windows | None) -> None:
-    """Puts the windows (or that there are none) where `choose_windows` finds them once the model is saved and loaded."""
+    """Note the windows (or that there are none) in the config, where `choose_windows` finds them in the saved model."""
     config.window = windows and windows.size
     config.window_overlap = windows and windows.overlap
     config.window_max_length = windows and windows.max_length
 
 
-def average_windows(logits: np.ndarray, owners: np.ndarray | None) -> np.ndarray:
-    """One row a text: the logarithm of its windows' mean probabilities, which softmax turns back into that mean.
+def tokenize_windows(
+    splits: "Mapping[str, datasets.Dataset]", tokenizer: PreTrainedTokenizerBase, windows: Windows
+) -> "datasets.DatasetDict":
+    """Tokenize every split as tokenization.tokenize does, but with one row a window.
+
+    Returns:
+        The columns of tokenize, each window with its text's `labels` and `uncut_length`, and `text_index` (int, ascending
+        from 0): the text that the window is of.
+    """
+    tokenized = tokenize(splits, tokenizer, windows.limit)
+    for split, texts in tokenized.items():
+        rows = texts.map(
+            cut_rows,
+            batched=True,
+            with_indices=True,
+            fn_kwargs={"windows": windows},
+            remove_columns=texts.column_names,
+            desc=f"Cutting {split}",
+        )
+        logger.info("%s: %d texts in %d %s", split, len(texts), len(rows), windows)
+        tokenized[split] = rows
+    return tokenized
+
+
+def cut_rows(batch: dict[str, list], indices: list[int], windows: Windows) -> dict[str, Sequence]:
+    """Cut tokenized texts into windows, each with its text's label, length and index."""
+    cut = [windows.cut(ids) for ids in batch["input_ids"]]
+    input_ids = [window for of_text in cut for window in of_text]
+    of_texts = {"labels": batch["labels"], "uncut_length": batch["uncut_length"], "text_index": indices}
+    counts = [len(of_text) for of_text in cut]
+    return {
+        "input_ids": input_ids,
+        "attention_mask": [[1] * len(window) for window in input_ids],
+        "length": [len(window) for window in input_ids],
+        **{name: np.repeat(values, counts) for name, values in of_texts.items()},
+    }
+
+
+def average_windows(logits: np.ndarray, text_index: np.ndarray | None) -> np.ndarray:
+    """Return one row a text: the logarithm of its windows' mean probabilities, which softmax turns back into that mean.
 
     A text of one window keeps the model's own logits.
 
     Args:
         logits: float [W, num_labels], a row a window.
-        owners: int [W], ascending: the text that each window is of; None: each row is a text.
+        text_index: int [W], ascending: the text that each window is of; None: each row is a text.
 
     Returns:
         float64 [N, num_labels], in the order of the texts.
     """
-    if owners is None:
-        return logits.astype(np.float64)
-    if len(logits) != len(owners):
-        raise ValueError(f"{len(logits)} rows of logits for {len(owners)} windows")
-    logits, starts = logits.astype(np.float64), first_windows(owners)
-    if len(starts) == len(owners):
+    logits = logits.astype(np.float64)
+    if text_index is None:
         return logits
-    counts = np.diff(starts, append=len(owners))[:, None]
+    if len(logits) != len(text_index):
+        raise ValueError(f"{len(logits)} rows of logits for {len(text_index)} windows")
+    starts = first_windows(text_index)
+    if len(starts) == len(text_index):
+        return logits
+    counts = np.diff(starts, append=len(text_index))[:, None]
     # In logarithms, where a probability that float64 would round to 0 still counts.
-    means = np.logaddexp.reduceat(log_softmax(logits, axis=-1), starts) - np.log(counts)
+    log_probabilities = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
+    means = np.logaddexp.reduceat(log_probabilities, starts) - np.log(counts)
     return np.where(counts == 1, logits[starts], means)
 
 
-def first_windows(owners: np.ndarray) -> np.ndarray:
-    """The row of each text's first window."""
-    return np.flatnonzero(np.diff(owners, prepend=-1))
+def first_windows(text_index: np.ndarray) -> np.ndarray:
+    """Return the row of each text's first window: int [N]."""
+    return np.flatnonzero(np.diff(text_index, prepend=-1))
 
 
-def by_text(prediction: EvalPrediction, owners: np.ndarray) -> EvalPrediction:
-    """What Trainer predicted of windows, as predictions of texts; gathered from all processes, so in the rows' order."""
-    logits = average_windows(prediction.predictions, owners)
-    return EvalPrediction(predictions=logits, label_ids=prediction.label_ids[first_windows(owners)])
+def metrics_by_text(
+    compute_metrics: Callable[["EvalPrediction"], dict[str, float]], text_index: np.ndarray
+) -> Callable[["EvalPrediction"], dict[str, float]]:
+    """Return a compute_metrics that sees texts: the windows' predictions averaged, in Trainer's order of the rows."""
+    text_index = np.asarray(text_index)
 
+    def compute(prediction: "EvalPrediction") -> dict[str, float]:
+        logits = average_windows(prediction.predictions, text_index)
+        return compute_metrics(type(prediction)(logits, prediction.label_ids[first_windows(text_index)]))
 
-@dataclass(frozen=True)
-class Coverage:
-    """How much of the texts the model sees; a token in two windows counts once."""
-
-    tokens: int
-    tokens_seen: int
-    texts: int
-    texts_cut: int
-
-    @classmethod
-    def of(cls, lengths: Sequence[int], limit: int | None) -> "Coverage":
-        """Of texts with so many tokens each, cut to `limit` (None: not cut)."""
-        whole = np.asarray(lengths, dtype=np.int64)
-        seen = whole if limit is None else np.minimum(whole, limit)
-        return cls(int(whole.sum()), int(seen.sum()), len(whole), int((seen < whole).sum()))
-
-    def figures(self) -> dict[str, int]:
-        return {"tokens": self.tokens, "tokens_seen": self.tokens_seen}
-
-    def __str__(self) -> str:
-        share = self.tokens_seen / max(self.tokens, 1)
-        return (
-            f"{self.tokens_seen:,} of {self.tokens:,} tokens seen ({share:.1%}), {self.texts_cut:,} of {self.texts:,} texts cut"
-        ).replace("%", " %")
+    return compute

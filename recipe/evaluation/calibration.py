@@ -11,8 +11,8 @@ from torch import nn
 
 from recipe.errors import RecipeError
 from recipe.evaluation.metrics import cross_entropy
-from recipe.evaluation.thresholds import TUNE, after_temperature, check_two_labels, tune_threshold
-from recipe.inference.text_classifier import TextClassifier, text_logits
+from recipe.evaluation.thresholds import TUNE, after_temperature, tune_threshold
+from recipe.inference.text_classifier import TextClassifier, check_two_labels, text_logits
 
 if TYPE_CHECKING:
     from datasets import Dataset

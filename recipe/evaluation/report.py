@@ -13,6 +13,7 @@ from sklearn.metrics import classification_report, confusion_matrix
 
 from recipe.atomic import write_json
 from recipe.data.tokenization import Coverage
+from recipe.distributed import wait_for_everyone
 from recipe.errors import shorten
 from recipe.evaluation.intervals import PairedComparison, compare_paired
 from recipe.evaluation.metrics import classification_metrics, label_metrics
@@ -137,6 +138,7 @@ def evaluate_saved(
     Returns:
         The test figures, `test_` before each name (in the main process with those of the baselines).
     """
+    wait_for_everyone()  # until the main process has saved the model
     folder, is_main = Path(model_dir), PartialState().is_main_process
     classifier = TextClassifier.from_pretrained(folder, device)
     validation, test = (measure(classifier, splits[name], progress, temperature) for name in ("validation", "test"))

@@ -1,37 +1,8 @@
 """Thresholds (optional): the probability from which on the second of two labels is predicted, and abstaining."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from recipe.errors import RecipeError
-
 TUNE = "tune"  # as a decision_threshold: choose it on validation texts
-
-
-def parse_probability(field: str, value: str | float, one_allowed: bool = False) -> float:
-    """Return the number, above 0 and below 1 (or up to 1).
-
-    Raises:
-        RecipeError: anything else.
-    """
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = float("nan")
-    if not (0 < number < 1 or (one_allowed and number == 1)):
-        wanted = "above 0, up to 1, such as 0.9" if one_allowed else "between 0 and 1, such as 0.3"
-        raise RecipeError(f"{field} is {value!r}: take a number {wanted}")
-    return number
-
-
-def check_two_labels(threshold: str | float, label_names: Sequence[str]) -> None:
-    """Raise RecipeError for a threshold between more than two labels."""
-    if len(label_names) != 2:
-        raise RecipeError(
-            f"decision_threshold is {threshold}, but there are {len(label_names)} labels: a threshold decides between two;"
-            " leave it out"
-        )
 
 
 def is_unsure(probabilities: np.ndarray, abstain_below: float) -> np.ndarray:

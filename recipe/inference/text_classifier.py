@@ -9,9 +9,16 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from recipe.data.tokenization import Coverage, batch_tokens, batches_by_length, encode_texts, load_tokenizer
+from recipe.data.tokenization import (
+    Coverage,
+    PaddingCollator,
+    batch_tokens,
+    batches_by_length,
+    encode_texts,
+    load_tokenizer,
+)
 from recipe.distributed import gather_in_order
-from recipe.errors import RecipeError, one_line
+from recipe.errors import RecipeError, one_line, parse_probability
 from recipe.model.classifier import GPT2LastTokenClassifier
 
 ENCODE_TEXTS = 2048  # texts tokenized at once
@@ -41,7 +48,7 @@ class TextClassifier:
             self.model = model.to(self.device).eval()
         except (RuntimeError, AssertionError) as error:
             raise RecipeError(f"device {str(device)!r} cannot be used here: {one_line(error)}: take cpu") from error
-        self.tokenizer = tokenizer
+        self.tokenizer, self.collate = tokenizer, PaddingCollator(tokenizer)
         self.max_length = tokenizer.model_max_length if self.windows is None else self.windows.limit
         self.label_names = [model.config.id2label[i] for i in range(model.config.num_labels)]
         if self.decision_threshold is not None:
@@ -77,8 +84,6 @@ class TextClassifier:
             RecipeError: no number between 0 and 1, or more than two labels.
         """
         if threshold is not None:
-            from recipe.evaluation.thresholds import check_two_labels, parse_probability
-
             threshold = parse_probability("decision_threshold", threshold)
             check_two_labels(threshold, self.label_names)
         self.model.config.decision_threshold = threshold
@@ -125,8 +130,8 @@ class TextClassifier:
         unit = " texts" if self.windows is None else " windows"
         with tqdm(total=len(input_ids), desc="Classifying", unit=unit, disable=not progress) as bar:
             for indices in batches_by_length([len(ids) for ids in input_ids], batch_tokens(self.device)):
-                batch = self.tokenizer.pad({"input_ids": [input_ids[i] for i in indices]}, return_tensors="pt")
-                output = self.model(**batch.to(self.device))
+                batch = self.collate([{"input_ids": input_ids[i]} for i in indices])
+                output = self.model(**{name: tensor.to(self.device) for name, tensor in batch.items()})
                 logits[indices] = output.logits.float().cpu().numpy()
                 bar.update(len(indices))
         return logits
@@ -143,6 +148,15 @@ class TextClassifier:
     def _encoded_batches(self, texts: Sequence[str]) -> Iterator[tuple[list[list[int]], list[int]]]:
         for start in range(0, len(texts), ENCODE_TEXTS):
             yield encode_texts(self.tokenizer, list(texts[start : start + ENCODE_TEXTS]), self.max_length)
+
+
+def check_two_labels(threshold: str | float, label_names: Sequence[str]) -> None:
+    """Raise RecipeError for a threshold between more than two labels."""
+    if len(label_names) != 2:
+        raise RecipeError(
+            f"decision_threshold is {threshold}, but there are {len(label_names)} labels: a threshold decides between two;"
+            " leave it out"
+        )
 
 
 def text_logits(logits: np.ndarray, text_index: np.ndarray | None) -> np.ndarray:

@@ -1,6 +1,5 @@
 """GPT-2 with a classification head on the last non-pad token, cut into a frozen trunk and a trainable tail."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,6 @@ from recipe.model.loading import (
     quiet_loading,
 )
 from recipe.model.tail import last_token_block, pool
-
-logger = logging.getLogger(__name__)
 
 POOLINGS = ("last", "first", "mean")
 
@@ -75,6 +72,7 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
         if config._attn_implementation != "sdpa":  # the others are not causal when they get no mask
             raise RecipeError(f"attn_implementation is {config._attn_implementation!r}: only 'sdpa' is supported")
         self.num_labels = config.num_labels
+        self.cached_depth: int | None = None  # blocks of the trunk that RecipeTrainer has cached the output of
         self.transformer = GPT2Model(config)
         self.score = nn.Linear(config.n_embd, config.num_labels)
         if config.activation_function == "gelu_new":
@@ -95,7 +93,7 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
     ) -> "GPT2LastTokenClassifier":
         """Load any GPT-2, saved as GPT2Model, GPT2LMHeadModel or GPT2ForSequenceClassification, in float32.
 
-        A classifier's head is kept where it fits; elsewhere the head is a fresh one.
+        A classifier's head is kept where it fits; elsewhere the head is a fresh one (`about_head` says which, in words).
 
         Args:
             pretrained_model_name_or_path: a folder or a hub id; safetensors weights only.
@@ -135,13 +133,13 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
             raise RecipeError(f"{name}: no weights that load: {describe_weights(name) or one_line(error)}") from error
         check_loaded_weights(name, info, ignore_mismatched_sizes)
         if has_other_labels(base_config, id2label) and not info["mismatched_keys"]:  # right size, wrong labels
-            for name, parameter in model.score.named_parameters():
+            for key, parameter in model.score.named_parameters():
                 nn.init.normal_(parameter, std=model.config.initializer_range if parameter.dim() > 1 else 0)
-                info["mismatched_keys"] = {(f"score.{name}", parameter.shape, parameter.shape)}
+                info["mismatched_keys"] = {(f"score.{key}", parameter.shape, parameter.shape)}
         model.head_is_fresh = bool(info["mismatched_keys"]) or any(k != "score.bias" for k in info["missing_keys"])
         if model.config.pad_token_id is None:
             model.config.pad_token_id = model.config.eos_token_id
-        logger.info("%s", describe_head(name, base_config, model.config, info))
+        model.about_head = describe_head(name, base_config, model.config, info)
         return (model, info) if want_info else model
 
     @property
@@ -158,17 +156,18 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
 
     @property
     def keeps_one_token(self) -> bool:
-        """Whether the tail needs one token's hidden state alone: no block trains, and the head reads one token."""
+        """Whether the tail needs one token's hidden state alone: no block trains, and the head reads one."""
         return self.split_depth == self.config.n_layer and self.pooling != "mean"
 
     def train(self, mode: bool = True) -> "GPT2LastTokenClassifier":
         """Set the training mode of what trains; frozen modules stay in eval mode: a frozen trunk is a constant function."""
-        super().train(mode)
-        if mode:
-            t = self.transformer
-            for module in (t.wte, t.wpe, *t.h, t.ln_f, self.score):
-                module.train(is_trained(module))
-            t.drop.train(not self.embeddings_frozen)
+        t = self.transformer
+        self.training = t.training = t.h.training = mode
+        for module in (t.wte, t.wpe, *t.h, t.ln_f, self.score):
+            trains = mode and is_trained(module)
+            if trains or module.training:  # Trainer calls this at every step: frozen modules cost a glance
+                module.train(trains)
+        t.drop.train(mode and not self.embeddings_frozen)
         return self
 
     def forward(
@@ -200,28 +199,32 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
             RecipeError (a ValueError): inputs that are not supported, texts longer than n_positions, or nn.DataParallel.
         """
         if input_ids is None or inputs_embeds is not None or output_attentions or output_hidden_states:
-            raise RecipeError(
-                "GPT2LastTokenClassifier takes input_ids alone and gives logits alone: leave inputs_embeds,"
-                " output_attentions and output_hidden_states out"
-            )
+            unsupported = "inputs_embeds, output_attentions and output_hidden_states"
+            raise RecipeError(f"GPT2LastTokenClassifier takes input_ids and gives logits: leave out {unsupported}")
         if getattr(self, "_is_replica", False):  # its replicas have no parameters: nothing would tell what is frozen
             raise RecipeError(
                 "GPT2LastTokenClassifier does not train under nn.DataParallel: start with `accelerate launch`, or let one"
                 " GPU be seen (CUDA_VISIBLE_DEVICES=0)"
             )
-        input_ids, lengths = align_left(input_ids, attention_mask)
+        depth = self.split_depth
         if trunk_output is None:
-            hidden = self.trunk(input_ids)
-        else:
+            input_ids, lengths = align_left(input_ids, attention_mask)
+            hidden = self.trunk(input_ids, depth)
+        elif self.cached_depth in (None, depth):
             hidden = trunk_output.to(self.dtype)
-            lengths = torch.ones_like(lengths) if self.keeps_one_token else lengths
-        logits = self.tail(hidden, lengths)
+            lengths = count_tokens(input_ids, attention_mask).clamp(max=hidden.shape[1])  # 1 where one token is kept
+        else:
+            raise RecipeError(
+                f"the trunk was cached with {self.cached_depth} frozen blocks, but now {depth} are frozen: set requires_grad"
+                " before training, or pass feature_cache='off'"
+            )
+        logits = self.tail(hidden, lengths, depth)
         loss = None if labels is None else F.cross_entropy(logits, labels)
         output = SequenceClassifierOutput(loss=loss, logits=logits)
         return output.to_tuple() if return_dict is False else output
 
-    def trunk(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Run embeddings and the leading frozen blocks: int64 [B, T], padded on the right -> [B, T, n_embd].
+    def trunk(self, input_ids: torch.Tensor, depth: int | None = None) -> torch.Tensor:
+        """Run embeddings and the first `depth` blocks (split_depth): int64 [B, T], padded on the right -> [B, T, n_embd].
 
         Causal attention needs no mask here: no token attends to the padding on its right.
         """
@@ -233,21 +236,22 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.embeddings_frozen):
             hidden = self.transformer.wte(input_ids) + self.transformer.wpe(positions)
             hidden = self.transformer.drop(hidden)
-            for block in self.transformer.h[: self.split_depth]:
+            for block in self.transformer.h[: self.split_depth if depth is None else depth]:
                 hidden = block(hidden)
         return hidden
 
-    def tail(self, hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    def tail(self, hidden: torch.Tensor, lengths: torch.Tensor, depth: int | None = None) -> torch.Tensor:
         """Run the blocks after the trunk, pool one token, and apply `ln_f` and `score`.
 
         Args:
             hidden: the trunk's output, [B, T, n_embd], padded on the right.
             lengths: int64 [B], the number of tokens of each text.
+            depth: of the trunk; split_depth by default.
 
         Returns:
             logits, [B, num_labels].
         """
-        ln_f, blocks = self.transformer.ln_f, list(self.transformer.h[self.split_depth :])
+        ln_f, blocks = self.transformer.ln_f, list(self.transformer.h)[self.split_depth if depth is None else depth :]
         if any(block.gradient_checkpointing and block.training for block in blocks) and not hidden.requires_grad:
             hidden.requires_grad_(torch.is_grad_enabled())  # else reentrant checkpoints give their block no gradients
         # The shortcut reads the attention's weights itself, so an adapter inside it would be passed over.
@@ -269,8 +273,17 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
 
 
 def is_trained(module: nn.Module) -> bool:
-    """Return whether any parameter of the module trains."""
-    return any(parameter.requires_grad for parameter in module.parameters())
+    """Return whether any parameter of the module trains (as any over parameters(), ten times as fast)."""
+    if any(p is not None and p.requires_grad for p in module._parameters.values()):
+        return True
+    return any(is_trained(child) for child in module._modules.values() if child is not None)
+
+
+def count_tokens(input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """Return the number of tokens of each text, at least 1: int64 [B]."""
+    if attention_mask is None:
+        return torch.full((len(input_ids),), input_ids.shape[1], device=input_ids.device)
+    return attention_mask.ne(0).sum(dim=1).clamp(min=1)
 
 
 def align_left(input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -281,8 +294,7 @@ def align_left(input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> 
     Returns:
         input_ids [B, T], padded on the right, and lengths int64 [B] (at least 1).
     """
-    if attention_mask is None:
-        batch, length = input_ids.shape
-        return input_ids, torch.full((batch,), length, device=input_ids.device)
-    order = attention_mask.ne(0).to(torch.int8).argsort(dim=1, descending=True, stable=True)
-    return input_ids.gather(1, order), attention_mask.ne(0).sum(dim=1).clamp(min=1)
+    if attention_mask is not None:
+        order = attention_mask.ne(0).to(torch.int8).argsort(dim=1, descending=True, stable=True)
+        input_ids = input_ids.gather(1, order)
+    return input_ids, count_tokens(input_ids, attention_mask)

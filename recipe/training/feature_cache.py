@@ -7,12 +7,10 @@ states as bytes. Runs add the rows that are missing and never change a file.
 """
 
 import contextlib
-import ctypes
 import json
 import logging
 import os
 import shutil
-import sys
 import tempfile
 import time
 import warnings
@@ -292,32 +290,3 @@ def run_trunk(trunk: GPT2LastTokenClassifier, sequences: Sequence[Sequence[int]]
 def as_bytes(states: torch.Tensor) -> bytes:
     """Return a tensor's bytes; numpy, and so Arrow, has no bfloat16, so they pass as integers."""
     return states.contiguous().view(torch.uint8).numpy().tobytes()
-
-
-def list_caches(folder: Path = DEFAULT_FOLDER) -> Iterator[tuple[Path, dict, int]]:
-    """Yield each trunk's folder, its description, and its size in bytes."""
-    for about in sorted(folder.glob(f"*/{ABOUT_FILE}")):
-        size = sum(path.stat().st_size for path in about.parent.rglob("*") if path.is_file())
-        yield about.parent, json.loads(about.read_text(encoding="utf-8")), size
-
-
-def clear_caches(folder: Path = DEFAULT_FOLDER) -> int:
-    """Remove every trunk's folder; return the bytes that this frees."""
-    freed = 0
-    for path, _, size in list(list_caches(folder)):
-        shutil.rmtree(path)
-        freed += size
-    return freed
-
-
-def keep_freed_memory() -> None:
-    """Have glibc keep the blocks that each step's gradients free, instead of handing them back to the kernel.
-
-    Else each step on a CPU faults its gradients' pages in again (28 MB at GPT-2 small's shape, a quarter of the step).
-    Does nothing where the C library is another one. The numbers are mallopt's M_MMAP_THRESHOLD, at its largest value, and
-    M_TRIM_THRESHOLD.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(-3, 32 << 20)
-        mallopt(-1, 1 << 30)

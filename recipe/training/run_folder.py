@@ -19,8 +19,8 @@ from huggingface_hub.constants import HF_HOME
 
 from recipe.arguments import RecipeTrainingArguments
 from recipe.atomic import TEMPORARY_PREFIX, write_json, write_text
-from recipe.config import CONFIG_FILE
 from recipe.data.dataset import load_saved_splits, same_texts, save_splits
+from recipe.data.texts import RUN_CONFIG_FILE
 from recipe.distributed import check_world_size, on_main_process, wait_for_everyone
 from recipe.errors import RecipeError, one_line
 from recipe.training.checkpoints import last_complete_checkpoint, list_checkpoints, set_newer_aside, why_incomplete
@@ -135,7 +135,7 @@ class RunFolder:
             ) from error
 
     def _finish(self) -> None:
-        write_text(self.path / CONFIG_FILE, yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
+        write_text(self.path / RUN_CONFIG_FILE, yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
         self._write_state(True)
 
     def _write_state(self, finished: bool) -> None:

@@ -9,15 +9,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers import DataCollatorWithPadding, PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import TrainOutput, has_length, rotate_checkpoints
 
+from recipe.data.tokenization import PaddingCollator
 from recipe.distributed import on_main_process, wait_for_everyone
 from recipe.errors import RecipeError, one_line
 from recipe.model.classifier import GPT2LastTokenClassifier
 from recipe.model.export import save_classifier
-from recipe.training.cache_policy import CachePolicy, count_reads
+from recipe.training.cache_policy import CachePolicy, count_reads, keep_freed_memory
 from recipe.training.callbacks import StopOnSigterm
 from recipe.training.checkpoints import mark_complete, remove_marker
 from recipe.training.feature_cache import (
@@ -25,10 +26,10 @@ from recipe.training.feature_cache import (
     FeatureCollator,
     TrunkFeatures,
     cache_features,
-    keep_freed_memory,
     token_sequences,
     trunk_key,
 )
+from recipe.training.sampling import SeededLengthGroupedSampler
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class RecipeTrainer(Trainer):
         self.features: TrunkFeatures | None = None
         self.cached: tuple | None = None  # what the features are of
         self.saving_checkpoint = False
+        self.counted_parameters: int | None = None
         self.train_sampler: Sampler | None = None
         if args is not None and args.n_gpu > 1:  # DataParallel's replicas have no parameters to tell what is frozen
             logger.warning("one of %d GPUs is used: to use all, start with `accelerate launch`", args.n_gpu)
@@ -80,6 +82,10 @@ class RecipeTrainer(Trainer):
                 f"dataloader_drop_last drops every batch: {rows} training texts do not fill one of"
                 f" {self.args.train_batch_size}: lower per_device_train_batch_size"
             )
+        if type(self.data_collator) is DataCollatorWithPadding and vars(self.data_collator) == vars(
+            DataCollatorWithPadding(self.processing_class)
+        ):  # Trainer's default
+            self.data_collator = PaddingCollator(self.processing_class)
         self.stop_on_sigterm = StopOnSigterm()
         self.add_callback(self.stop_on_sigterm)
 
@@ -106,15 +112,16 @@ class RecipeTrainer(Trainer):
         cacheable = [dataset for dataset in (self.train_dataset, *evaluated.values()) if has_length(dataset)]
         if policy.choice == "off" or model.split_depth == 0 or not has_length(self.train_dataset):
             logger.info("Feature cache: not used")
-            self.features = self.cached = None
+            self.features = self.cached = model.cached_depth = None
             return
         dtype = policy.dtype(self.args.device)
         of = (trunk_key(model, dtype), *map(id, cacheable))
         if of == self.cached:
+            model.cached_depth = model.split_depth if self.features is not None else None
             return
         sequences = [ids for dataset in cacheable for ids in token_sequences(dataset)]
         reads = count_reads(len(self.train_dataset), self.args)
-        self.features, self.cached = None, of
+        self.features, self.cached, model.cached_depth = None, of, None
         if not on_main_process(policy.wants_cache, model, [len(ids) for ids in sequences], reads):
             return
         model.to(self.args.device).eval()
@@ -125,7 +132,7 @@ class RecipeTrainer(Trainer):
             raise RecipeError(f"{reason}: pass --feature_cache_dir DIR, or --feature_cache off") from error
         if self.args.dataloader_num_workers == 0 and self.features.to_device(self.args.device):
             self.args.dataloader_pin_memory = False  # what lies on the device cannot be pinned
-        self.cached_depth = model.split_depth
+        model.cached_depth = model.split_depth
         keep_freed_memory()
 
     def _get_dataloader(self, *args: Any, is_training: bool = False, **keywords: Any) -> DataLoader:
@@ -177,15 +184,23 @@ class RecipeTrainer(Trainer):
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **keywords: Any) -> torch.Tensor:
         """As in Trainer, but a loss that is not finite stops the run before the optimizer's step."""
-        if "trunk_output" in inputs and self.classifier.split_depth != self.cached_depth:
-            raise RecipeError(
-                f"the trunk was cached with {self.cached_depth} frozen blocks, but now {self.classifier.split_depth} are"
-                " frozen: set requires_grad before training, or pass feature_cache='off'"
-            )
         loss = super().training_step(model, inputs, *args, **keywords)
         if not torch.isfinite(loss).all():
             self._stop(f"the loss is {loss.item()} at step {self.state.global_step + 1}")
         return loss
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """As in Trainer, but the parameters are counted once and not at every step."""
+        if self.counted_parameters is None:
+            self.counted_parameters = self.model.num_parameters(exclude_embeddings=True)
+        return 6 * inputs["input_ids"].numel() * self.counted_parameters
+
+    def _clip_grad_norm(self, model: nn.Module) -> torch.Tensor | None:
+        """As in Trainer, without a look at every frozen parameter."""
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return super()._clip_grad_norm(model)
+        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        return self.accelerator.clip_grad_norm_(trained, self.args.max_grad_norm)
 
     def _check_weights(self) -> None:
         """Raise RecipeError for weights that are not finite (a finite loss can give such gradients) before they are saved."""
@@ -283,16 +298,3 @@ class RecipeTrainer(Trainer):
         """As in Trainer, where `save_strategy: best` asks this whether to save: after SIGTERM, in any case."""
         is_best = super()._determine_best_metric(metrics, trial)
         return is_best or self.stop_on_sigterm.stopping
-
-
-class SeededLengthGroupedSampler(LengthGroupedSampler):
-    """transformers' grouping by length, but its order depends on the seed and the epoch alone, so a resumed run finds it."""
-
-    def __init__(self, batch_size: int, lengths: list[int], seed: int):
-        super().__init__(batch_size, lengths=lengths)
-        self.seed = seed
-        self.set_epoch(0)
-
-    def set_epoch(self, epoch: int) -> None:
-        self.generator = torch.Generator()
-        self.generator.manual_seed(self.seed + 1_000_003 * epoch)

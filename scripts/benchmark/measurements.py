@@ -268,21 +268,27 @@ def measure_floor(job: dict[str, Any]) -> dict[str, float]:
 
 
 def measure_memory(job: dict[str, Any]) -> dict[str, float]:
-    """Measure the peak anonymous memory of cached training: the cache is memory-mapped, so it must not grow with the data."""
-    peaks = []
+    """Measure by how much cached training makes anonymous memory grow: the cache is memory-mapped, so not by its size."""
+    readings = []
 
     class Watch(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            lines = Path("/proc/self/status").read_text().splitlines()
-            peaks.append(next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon")))
+            readings.append(anonymous_memory())
 
     with tempfile.TemporaryDirectory() as folder:
         setup = set_up(job, f"{folder}/out", "--feature_cache", "on", "--feature_cache_dir", f"{folder}/cache")
         trainer = our_trainer(setup)
         trainer.add_callback(Watch())
+        before = anonymous_memory()
         trainer.train()
         cached = sum(path.stat().st_size for path in Path(f"{folder}/cache").rglob("*.arrow"))
-    return {"texts": len(setup.splits["train"]), "cache_bytes": cached, "rss_anon_bytes": max(peaks)}
+    return {"texts": len(setup.splits["train"]), "cache_bytes": cached, "growth_bytes": max(readings) - before}
+
+
+def anonymous_memory() -> int:
+    """Return this process's RssAnon in bytes: what it holds that no file backs."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 
 
 def seconds_of(work: Callable[[], Any]) -> float:

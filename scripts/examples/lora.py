@@ -8,7 +8,7 @@ The trunk ends below the first adapted block and is cached as ever; the saved mo
 from dataclasses import dataclass
 
 from peft import LoraConfig, get_peft_model
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import HfArgumentParser, TrainingArguments, set_seed
 
 import recipe
 from recipe.errors import run_script
@@ -25,6 +25,7 @@ class Arguments(TrainingArguments):
 
 def main() -> None:
     args = HfArgumentParser(Arguments).parse_args_into_dataclasses()[0]
+    set_seed(args.seed)
     splits = recipe.load_splits(recipe.DataArguments(train_file=args.train_file))
     id2label = dict(enumerate(splits.label_names))
     model = recipe.GPT2LastTokenClassifier.from_pretrained(args.model_name_or_path, id2label=id2label)
@@ -42,14 +43,9 @@ def main() -> None:
     tokenizer = recipe.load_tokenizer(args.model_name_or_path, model.config)
     tokenized = recipe.tokenize(splits, tokenizer)
     trainer = recipe.RecipeTrainer(
-        model,
-        args,
-        train_dataset=tokenized["train"],
-        eval_dataset=tokenized["validation"],
-        processing_class=tokenizer,
-        compute_metrics=recipe.compute_metrics,
-        feature_cache=args.feature_cache,
-    )
+        model, args, train_dataset=tokenized["train"], eval_dataset=tokenized["validation"], processing_class=tokenizer,
+        compute_metrics=recipe.compute_metrics, feature_cache=args.feature_cache,
+    )  # fmt: skip
     trainer.train()
     trainer.save_model()
     print(trainer.evaluate(tokenized["test"], metric_key_prefix="test"))

@@ -8,7 +8,7 @@ This is also the shortest use of the recipe in Python.
 from dataclasses import dataclass
 
 from datasets import DatasetDict, load_dataset
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import HfArgumentParser, TrainingArguments, set_seed
 
 from recipe import (
     GPT2LastTokenClassifier,
@@ -32,6 +32,7 @@ class Arguments(TrainingArguments):
 
 def main() -> None:
     args = HfArgumentParser(Arguments).parse_args_into_dataclasses()[0]
+    set_seed(args.seed)
     data = load_dataset("csv", data_files=args.train_file, split="train").class_encode_column("label")
     halves = data.train_test_split(test_size=0.2, seed=args.seed, stratify_by_column="label")
     splits = DatasetDict(train=halves["train"], validation=halves["test"])
@@ -42,14 +43,9 @@ def main() -> None:
     tokenizer = load_tokenizer(args.model_name_or_path, model.config)
     tokenized = tokenize(splits, tokenizer)
     trainer = RecipeTrainer(
-        model,
-        args,
-        train_dataset=tokenized["train"],
-        eval_dataset=tokenized["validation"],
-        processing_class=tokenizer,
-        compute_metrics=compute_metrics,
-        feature_cache=args.feature_cache,
-    )
+        model, args, train_dataset=tokenized["train"], eval_dataset=tokenized["validation"], processing_class=tokenizer,
+        compute_metrics=compute_metrics, feature_cache=args.feature_cache,
+    )  # fmt: skip
     trainer.train()
     trainer.save_model()
     print(trainer.evaluate())

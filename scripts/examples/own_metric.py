@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.metrics import matthews_corrcoef
-from transformers import EvalPrediction, HfArgumentParser, TrainerCallback, TrainingArguments
+from transformers import EvalPrediction, HfArgumentParser, TrainerCallback, TrainingArguments, set_seed
 
 import recipe
 from recipe.errors import run_script
@@ -24,8 +24,9 @@ class StopWhenGoodEnough(TrainerCallback):
     """Stop the training at the first validation with a correlation of 0.95."""
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any) -> None:
-        print(f"step {state.global_step}: Matthews' correlation {metrics['eval_matthews']:.3f}")
-        control.should_training_stop = metrics["eval_matthews"] >= 0.95
+        if "eval_matthews" in metrics:  # and not the final test
+            print(f"step {state.global_step}: Matthews' correlation {metrics['eval_matthews']:.3f}")
+            control.should_training_stop = metrics["eval_matthews"] >= 0.95
 
 
 @dataclass
@@ -38,6 +39,7 @@ class Arguments(TrainingArguments):
 
 def main() -> None:
     args = HfArgumentParser(Arguments).parse_args_into_dataclasses()[0]
+    set_seed(args.seed)
     splits = recipe.load_splits(recipe.DataArguments(train_file=args.train_file))
     id2label = dict(enumerate(splits.label_names))
     model = recipe.GPT2LastTokenClassifier.from_pretrained(args.model_name_or_path, id2label=id2label)
@@ -45,15 +47,9 @@ def main() -> None:
     tokenizer = recipe.load_tokenizer(args.model_name_or_path, model.config)
     tokenized = recipe.tokenize(splits, tokenizer)
     trainer = recipe.RecipeTrainer(
-        model,
-        args,
-        train_dataset=tokenized["train"],
-        eval_dataset=tokenized["validation"],
-        processing_class=tokenizer,
-        compute_metrics=compute_metrics,
-        callbacks=[StopWhenGoodEnough()],
-        feature_cache=args.feature_cache,
-    )
+        model, args, train_dataset=tokenized["train"], eval_dataset=tokenized["validation"], processing_class=tokenizer,
+        compute_metrics=compute_metrics, callbacks=[StopWhenGoodEnough()], feature_cache=args.feature_cache,
+    )  # fmt: skip
     trainer.train()
     trainer.save_model()
     print(trainer.evaluate(tokenized["test"], metric_key_prefix="test"))

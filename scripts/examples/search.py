@@ -5,7 +5,7 @@ python scripts/examples/search.py --train_file my.csv --output_dir runs/search -
 
 from dataclasses import dataclass
 
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import HfArgumentParser, TrainingArguments, set_seed
 
 import recipe
 from recipe.errors import run_script
@@ -23,6 +23,7 @@ class Arguments(TrainingArguments):
 
 def main() -> None:
     args = HfArgumentParser(Arguments).parse_args_into_dataclasses()[0]
+    set_seed(args.seed)
     splits = recipe.load_splits(recipe.DataArguments(train_file=args.train_file))
 
     def model_init() -> recipe.GPT2LastTokenClassifier:
@@ -35,14 +36,9 @@ def main() -> None:
     tokenizer = recipe.load_tokenizer(args.model_name_or_path, model_init().config)
     tokenized = recipe.tokenize(splits, tokenizer)
     trainer = recipe.RecipeTrainer(
-        args=args,
-        model_init=model_init,
-        train_dataset=tokenized["train"],
-        eval_dataset=tokenized["validation"],
-        processing_class=tokenizer,
-        compute_metrics=recipe.compute_metrics,
-        feature_cache=args.feature_cache,
-    )
+        args=args, model_init=model_init, train_dataset=tokenized["train"], eval_dataset=tokenized["validation"],
+        processing_class=tokenizer, compute_metrics=recipe.compute_metrics, feature_cache=args.feature_cache,
+    )  # fmt: skip
     best = trainer.hyperparameter_search(
         hp_space=lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-5, 1e-2, log=True)},
         compute_objective=lambda metrics: metrics["eval_loss"],

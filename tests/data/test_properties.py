@@ -1,4 +1,4 @@
-"""What holds for any texts, labels, groups, times and fractions: no row lost, none in two splits, ids that stay."""
+"""Properties of any texts, labels, groups, times and fractions: no row lost, none in two splits, stable label ids."""
 
 import gzip
 import json
@@ -11,15 +11,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from data_helpers import SPLITS, load_frames
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from recipe.arguments import DataArguments
-from recipe.data.dataset import load_splits
+from recipe.data.group_and_time_splits import split_groups
 from recipe.data.labels import canonical_name
-from recipe.data.readers import FileFormat, read_file
-from recipe.data.sources import SPLITS
-from recipe.data.splits import split_groups
+from recipe.data.readers import read_file
+from recipe.data.tables import FileFormat
 from recipe.errors import RecipeError
 
 # What data may be refused for, by a message that says so; any other error is a failure.
@@ -53,7 +53,7 @@ def load(frame, **fields):
         path = Path(folder, "a.jsonl")
         path.write_text("".join(json.dumps(row) + "\n" for row in frame.to_dict("records")))
         try:
-            return load_splits(DataArguments(train_file=str(path), **fields))
+            return load_frames(DataArguments(train_file=str(path), **fields))
         except RecipeError as error:
             if not any(reason in str(error) for reason in LAWFUL):
                 raise
@@ -61,7 +61,7 @@ def load(frame, **fields):
 
 
 def parts_of(splits):
-    return [getattr(splits, split) for split in SPLITS]
+    return [splits[split] for split in SPLITS]
 
 
 def check_rows_are_kept(frame, splits):
@@ -75,7 +75,7 @@ def check_rows_are_kept(frame, splits):
     for part in parts:
         assert part["row"].is_monotonic_increasing
         for row, text, label in part[["row", "text", "label"]].itertuples(index=False):
-            assert (text, splits.label_names[label]) == (
+            assert (text, label) == (
                 frame["text"][row - 1],
                 canonical_name(frame["label"][row - 1]),
             )
@@ -139,12 +139,12 @@ def test_given_files_are_kept_apart_too(frame, data):
             Path(folder, f"{name}.jsonl").write_text("".join(lines))
         paths = {name: str(Path(folder, f"{name}.jsonl")) for name in files}
         try:
-            splits = load_splits(DataArguments(**paths, group_column="group"))
+            splits = load_frames(DataArguments(**paths, group_column="group"))
         except RecipeError as error:
             if not any(reason in str(error) for reason in LAWFUL):
                 raise
             return
-    assert splits.test["text"].tolist() == files["test_file"]["text"].tolist()
+    assert splits["test"]["text"].tolist() == files["test_file"]["text"].tolist()
     check_disjoint(splits, "group")
     for earlier, later in ((0, 1), (0, 2), (1, 2)):
         parts = parts_of(splits)
@@ -159,8 +159,8 @@ def test_ids_do_not_follow_the_order_of_the_rows(frame, random):
     random.shuffle(order)
     again = load(frame.loc[order].reset_index(drop=True))
     assume(splits is not None and again is not None)
-    assert splits.label_names == again.label_names
-    assert sorted(splits.label_names) == sorted(set(frame["label"].map(canonical_name)))
+    assert splits.summary["labels"]["train"].keys() == again.summary["labels"]["train"].keys()
+    assert sorted(splits.summary["labels"]["train"]) == sorted(set(frame["label"].map(canonical_name)))
 
 
 @FEW
@@ -200,7 +200,7 @@ def test_every_format_gives_the_same_rows(rows):
         (folder / "f.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
         datasets.Dataset.from_pandas(frame).save_to_disk(folder / "g")
         for path in sorted(folder.iterdir()):
-            found = read_file(path, file_format=FileFormat(csv_quoting="minimal"))
+            found, _ = read_file(path, file_format=FileFormat(csv_quoting="minimal"))
             assert found[["text", "label"]].values.tolist() == [list(row) for row in rows], path.name
 
 
@@ -216,5 +216,5 @@ def test_a_label_has_one_name_in_every_format(data):
         frame.to_csv(folder / "a.csv", index=False)
         (folder / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in frame.to_dict("records")))
         pa.parquet.write_table(pa.table({"text": ["x"] * len(labels), "label": labels}), folder / "c.parquet")
-        found = [read_file(path)["label"].map(canonical_name).tolist() for path in sorted(folder.iterdir())]
+        found = [read_file(path)[0]["label"].map(canonical_name).tolist() for path in sorted(folder.iterdir())]
     assert found[0] == found[1] == found[2]

@@ -1,73 +1,25 @@
-"""Windows against transformers alone: the tokenizer's own cuts, and the stock model over windows cut by hand."""
-
-import functools
-import json
-import random
+"""Windows against the tokenizer's own cuts, and averages against scikit-learn and closed forms."""
 
 import numpy as np
-import pandas as pd
 import pytest
-import torch
-from conftest import NANO, WORDS, fields_of, make_texts, run_training
-from recipe.training.preparing import prepare_run
-from recipe.training.run import make_trainer
-from safetensors.torch import load_file
+from conftest import NANO
+from datasets import Dataset
 from scipy.special import softmax
 from sklearn.metrics import log_loss
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, EvalPrediction, GPT2Config, pipeline
+from transformers import AutoTokenizer, EvalPrediction, GPT2Config
 
-from recipe.config import parse_arguments
-from recipe.data.dataset import load_splits
-from recipe.data.tokenization import load_tokenizer, tokenize_split
-from recipe.data.windows import Windows, average_windows, by_text, choose_windows
+from recipe.data.tokenization import load_tokenizer
+from recipe.data.windows import (
+    Windows,
+    average_windows,
+    choose_windows,
+    metrics_by_text,
+    remember_windows,
+    tokenize_windows,
+)
 from recipe.errors import RecipeError
-from recipe.evaluation.metrics import compute_metrics
-from recipe.inference.text_classifier import TextClassifier
 
 CONFIG = GPT2Config.from_pretrained(NANO)
-FILLER = ["the", "a", "of", "to", "in", "it", "is", "was", "for", "on"]
-
-
-def late_texts(count: int, seed: int = 0) -> pd.DataFrame:
-    """Texts that start alike and tell their label only after some 30 tokens."""
-    rng, rows = random.Random(seed), []
-    for i in range(count):
-        label = ["sport", "medicine"][i % 2]
-        words = [*rng.choices(FILLER, k=rng.randint(30, 36)), *rng.choices(WORDS[label], k=rng.randint(10, 20))]
-        rows.append({"text": " ".join(words), "label": label})
-    return pd.DataFrame(rows)
-
-
-@pytest.fixture(scope="module")
-def late(tmp_path_factory):
-    path = tmp_path_factory.mktemp("late") / "late.csv"
-    late_texts(200).to_csv(path, index=False)
-    return path
-
-
-@pytest.fixture(scope="module")
-def windowed(late, tmp_path_factory):
-    """A run with windows of 16 tokens over texts of about 50, and what its log said."""
-    folder = tmp_path_factory.mktemp("windowed") / "run"
-    run_training(late, folder, "--window", "16", "--num_train_epochs", "2")
-    return folder
-
-
-@functools.cache
-def transformers_own(folder):
-    return AutoTokenizer.from_pretrained(folder), AutoModelForSequenceClassification.from_pretrained(folder).eval()
-
-
-def probabilities_by_hand(folder, text, size, overlap):
-    """The mean over windows that are cut by hand, each through transformers' model by itself."""
-    tokenizer, model = transformers_own(folder)
-    ids = tokenizer(text)["input_ids"] or [tokenizer.eos_token_id]
-    rows, start = [], 0
-    while not rows or start + overlap < len(ids):
-        rows.append(ids[start : start + size])
-        start += size - overlap
-    with torch.no_grad():
-        return np.mean([model(torch.tensor([row])).logits[0].double().softmax(-1).numpy() for row in rows], axis=0)
 
 
 @pytest.mark.parametrize(("size", "overlap"), [(1, 0), (4, 0), (4, 1), (4, 3), (5, 2)])
@@ -83,42 +35,17 @@ def test_windows_are_those_of_the_tokenizer(size, overlap):
 
 def test_probabilities_are_averaged_and_single_windows_left_alone():
     logits = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
-    owners = np.array([0, 1, 1, 1, 2, 2])
-    averaged = average_windows(logits, owners)
+    text_index = np.array([0, 1, 1, 1, 2, 2])
+    averaged = average_windows(logits, text_index)
     assert np.array_equal(averaged[0], logits[0])
     p = softmax(logits.astype(np.float64), axis=-1)
     np.testing.assert_allclose(np.exp(averaged[1:]), [p[1:4].mean(0), p[4:].mean(0)], rtol=1e-12)
     assert np.array_equal(average_windows(logits, np.arange(6)), logits)
-    assert average_windows(logits[:0], owners[:0]).shape == (0, 3)
+    assert average_windows(logits[:0], text_index[:0]).shape == (0, 3)
     far = np.array([[0.0, 2000.0], [0.0, 2000.0]])  # e^-2000 is 0 in float64, but no infinite loss
     np.testing.assert_allclose(average_windows(far, np.array([0, 0])), [[-2000, 0]])
     with pytest.raises(ValueError, match="6 rows of logits for 5 windows"):
-        average_windows(logits, owners[:5])
-
-
-def test_trainers_figures_are_of_texts():
-    rng, owners = np.random.default_rng(1), np.array([0, 0, 0, 1, 2, 2, 3])
-    logits, labels = rng.normal(size=(7, 2)) * 3, np.array([0, 0, 0, 1, 1, 1, 0])
-    scores = compute_metrics(by_text(EvalPrediction(predictions=logits, label_ids=labels), owners))
-    p = [softmax(logits, axis=-1)[owners == text].mean(0) for text in range(4)]
-    assert scores["loss"] == pytest.approx(log_loss([0, 1, 1, 0], p, labels=[0, 1]))
-    assert scores["accuracy"] == np.mean(np.argmax(p, axis=1) == [0, 1, 1, 0])
-
-
-def test_rows_carry_their_texts_label_and_the_model_sees_no_owner(caplog):
-    caplog.set_level("INFO")
-    frame = pd.DataFrame({"text": ["one " * 9 + "one", "one", ""], "label": [2, 0, 1]})
-    split = tokenize_split(frame, load_tokenizer(str(NANO), CONFIG), "train", Windows(4, 1))
-    assert split.rows["length"][:] == [4, 4, 4, 1, 1]
-    assert split.rows["labels"][:] == [2, 2, 2, 0, 1]
-    assert split.owners.tolist() == [0, 0, 0, 1, 2]
-    assert sorted(split.rows.column_names) == ["input_ids", "labels", "length"]
-    assert split.rows["input_ids"][4] == [CONFIG.eos_token_id]
-    assert "train: 3 texts in 5 windows of 4 tokens, 1 of them shared with the window before" in caplog.text
-    assert "train: 12 of 12 tokens seen (100.0 %), 0 of 3 texts cut" in caplog.text
-    cut = tokenize_split(frame, load_tokenizer(str(NANO), CONFIG), "train", Windows(4, 1, max_length=6))
-    assert cut.rows["length"][:] == [4, 3, 1, 1]
-    assert "train: 8 of 12 tokens seen (66.7 %), 1 of 3 texts cut at 6 tokens, their right end" in caplog.text
+        average_windows(logits, text_index[:5])
 
 
 def test_what_is_asked_wins_over_what_is_saved():
@@ -132,121 +59,53 @@ def test_what_is_asked_wins_over_what_is_saved():
     assert choose_windows(saved, 0) is None
 
 
+def test_trainers_metrics_are_of_texts():
+    rng, text_index = np.random.default_rng(1), np.array([0, 0, 0, 1, 2, 2, 3])
+    logits, labels = rng.normal(size=(7, 2)) * 3, np.array([0, 0, 0, 1, 1, 1, 0])
+    seen = []
+    metrics_by_text(lambda prediction: seen.append(prediction) or {}, text_index)(EvalPrediction(logits, labels))
+    p = [softmax(logits, axis=-1)[text_index == text].mean(0) for text in range(4)]
+    assert seen[0].label_ids.tolist() == [0, 1, 1, 0]
+    ours = softmax(seen[0].predictions, axis=-1)
+    assert log_loss([0, 1, 1, 0], ours) == pytest.approx(log_loss([0, 1, 1, 0], p))
+
+
+def test_rows_are_windows_with_their_texts_label_and_index(caplog):
+    caplog.set_level("INFO")
+    texts = {"train": Dataset.from_dict({"text": ["one " * 9 + "one", "one", ""], "label": [2, 0, 1]})}
+    tokenizer = load_tokenizer(str(NANO), CONFIG)
+    rows = tokenize_windows(texts, tokenizer, Windows(4, 1))["train"]
+    assert rows["length"][:] == [4, 4, 4, 1, 1]
+    assert rows["labels"][:] == [2, 2, 2, 0, 1]
+    assert rows["text_index"][:] == [0, 0, 0, 1, 2]
+    assert rows["uncut_length"][:] == [10, 10, 10, 1, 1]
+    assert rows["attention_mask"][:] == [[1] * length for length in rows["length"]]
+    assert rows["input_ids"][4] == [CONFIG.eos_token_id]
+    assert "train: 3 texts in 5 windows of 4 tokens, 1 of them shared with the window before" in caplog.text
+    assert "train: 12 of 12 tokens seen (100.0 %), 0 of 3 texts cut" in caplog.text
+    rows = tokenize_windows(texts, tokenizer, Windows(4, 1, max_length=6))["train"]
+    assert rows["length"][:] == [4, 3, 1, 1]
+    assert "train: 8 of 12 tokens seen (66.7 %), 1 of 3 texts cut at 6 tokens, their right end" in caplog.text
+
+
+def test_a_config_remembers_its_windows(tmp_path):
+    for windows in (Windows(100, 10, 500), Windows(64, 0), None):
+        config = GPT2Config()
+        remember_windows(config, windows)
+        config.save_pretrained(tmp_path)
+        assert choose_windows(GPT2Config.from_pretrained(tmp_path)) == windows
+
+
 @pytest.mark.parametrize(
-    ("fields", "message"),
+    ("window", "overlap", "message"),
     [
-        (["--window", "513"], "window is 513, but the model has 512 positions: take 1 to 512 tokens, or 0"),
-        (["--window", "-1"], "window is -1"),
-        (["--window", "16", "--window_overlap", "16"], "window_overlap is 16, the window 16: take an overlap from 0 to 15"),
-        (["--window", "16", "--window_overlap", "-1"], "window_overlap is -1"),
-        (["--window_overlap", "4"], "texts are not cut into windows: give --window too"),
-        (["--max_length", "513"], "max_length is 513, but"),
+        (513, None, "window is 513, but the model has 512 positions: take 1 to 512 tokens, or 0"),
+        (-1, None, "window is -1"),
+        (16, 16, "window_overlap is 16, the window 16: take an overlap from 0 to 15"),
+        (16, -1, "window_overlap is -1"),
+        (None, 4, "texts are not cut into windows: give --window too"),
     ],
-)  # fmt: skip
-def test_windows_that_do_not_fit_are_refused(fields, message, late, tmp_path):
+)
+def test_windows_that_do_not_fit_are_refused(window, overlap, message):
     with pytest.raises(RecipeError, match=message):
-        prepare_run(*parse_arguments([*fields_of(NANO, late, tmp_path / "x"), *fields]))
-
-
-def test_words_beyond_the_first_window_are_read(late, windowed, tmp_path):
-    truncated = run_training(late, tmp_path / "truncated", "--max_length", "16", "--num_train_epochs", "2")
-    figures = json.loads((windowed / "test_results.json").read_text())
-    assert truncated["test_accuracy"] < 0.75
-    assert figures["test_accuracy"] > 0.95
-    assert figures["test_tokens_seen"] == figures["test_tokens"] == truncated["test_tokens"]
-    assert truncated["test_tokens_seen"] == 40 * 16
-    train_figures = json.loads((windowed / "train_results.json").read_text())
-    assert train_figures["train_tokens_seen"] == train_figures["train_tokens"] > 140 * 40
-    texts = late_texts(40, seed=1)
-    assert (
-        np.array(TextClassifier.from_pretrained(windowed).predict(texts["text"])[0]) == texts["label"]
-    ).mean() > 0.95
-
-
-def test_the_figures_are_those_of_windows_cut_by_hand(windowed):
-    """The test split made again, each window through transformers' model; and Trainer's validation says what ours says."""
-    _, data_args, _ = parse_arguments(["--config", str(windowed / "run_config.yaml")])
-    frame = load_splits(data_args).test
-    expected = np.array([probabilities_by_hand(windowed, text, 16, 4) for text in frame["text"]])
-    figures = json.loads((windowed / "test_results.json").read_text())
-    assert figures["test_loss"] == pytest.approx(log_loss(frame["label"], expected), abs=1e-5)
-    log = json.loads((windowed / "trainer_state.json").read_text())["log_history"]
-    best = min(entry["eval_loss"] for entry in log if "eval_loss" in entry)
-    validation = json.loads((windowed / "eval_results.json").read_text())
-    assert validation["eval_loss"] == pytest.approx(best, abs=1e-5)
-    odd = ["", "one", "one " * 15 + "one", "one " * 16 + "one", "two " * 27 + "two", "<|endoftext|> " * 9]
-    expected = [probabilities_by_hand(windowed, text, 16, 4) for text in odd]
-    np.testing.assert_allclose(TextClassifier.from_pretrained(windowed).predict(odd)[1], expected, atol=1e-6)
-
-
-def test_a_saved_folder_is_stock_and_remembers_its_windows(windowed):
-    config = json.loads((windowed / "config.json").read_text())
-    assert config["architectures"] == ["GPT2ForSequenceClassification"]
-    assert (config["window"], config["window_overlap"]) == (16, 4)
-    assert "window_max_length" not in config
-    text = late_texts(1)["text"][0]
-    classifier = TextClassifier.from_pretrained(windowed, window=0)
-    whole = classifier.predict([text])[1]
-    expected = pipeline("text-classification", str(windowed), top_k=None)([text], truncation=True)[0]
-    by_label = {score["label"]: score["score"] for score in expected}
-    np.testing.assert_allclose(whole[0], [by_label[name] for name in classifier.label_names], atol=1e-5)
-    other = TextClassifier.from_pretrained(windowed, window=24).predict([text])[1]
-    np.testing.assert_allclose(other[0], probabilities_by_hand(windowed, text, 24, 6), atol=1e-6)
-    with pytest.raises(RecipeError, match="window is 513"):
-        TextClassifier.from_pretrained(windowed, window=513)
-
-
-def test_without_windows_nothing_is_saved_or_changed(trained):
-    assert "window" not in (trained / "config.json").read_text()
-    texts = make_texts(20, ["sport", "medicine"])["text"].tolist()
-    plain, cut = (TextClassifier.from_pretrained(trained, window=window).logits(texts) for window in (None, 512))
-    assert np.array_equal(plain, cut)
-
-
-@pytest.mark.parametrize("side", ["right", "left"])
-def test_max_length_cuts_first_and_is_remembered(late, tmp_path, side):
-    """In a model of our own class too; with a max_length over the window, and truncation on either side."""
-    fields = ["--window", "12", "--window_overlap", "2", "--max_length", "30", "--truncation_side", side]
-    run_training(late, tmp_path / "x", *fields, "--pooling", "mean", "--max_steps", "2", "--trainable", "head")
-    classifier = TextClassifier.from_pretrained(tmp_path / "x")
-    assert classifier.windows == Windows(12, 2, 30)
-    text = late_texts(1)["text"][0]
-    ids = AutoTokenizer.from_pretrained(NANO)(text)["input_ids"]
-    kept = ids[:30] if side == "right" else ids[-30:]
-    with torch.no_grad():
-        rows = [kept[start : start + 12] for start in (0, 10, 20)]
-        expected = torch.stack([classifier.model(torch.tensor([row])).logits[0].softmax(-1) for row in rows]).mean(0)
-    np.testing.assert_allclose(classifier.predict([text])[1][0], expected, atol=1e-6)
-    figures = json.loads((tmp_path / "x" / "test_results.json").read_text())
-    assert figures["test_tokens_seen"] == 40 * 30 < figures["test_tokens"]
-
-
-def test_a_max_length_over_the_positions_is_taken_with_windows(late, tmp_path):
-    argv = [*fields_of(NANO, late, tmp_path / "x"), "--window", "512", "--max_length", "2000"]
-    run = prepare_run(*parse_arguments(argv))
-    assert run.windows == Windows(512, 128, 2000)
-    assert run.tokenizer.model_max_length == 512  # what pipeline() cuts to
-
-
-def test_the_cached_trunk_gives_the_plain_paths_model_with_windows(late, tmp_path):
-    few = ["--max_train_samples", "48", "--max_eval_samples", "10", "--max_predict_samples", "10"]
-    for name, choice in (("plain", "off"), ("fast", "on")):
-        cache = ["--feature_cache", choice, "--feature_cache_dir", str(tmp_path / "cache")]
-        run_training(late, tmp_path / name, "--window", "16", "--num_train_epochs", "2", *few, *cache)
-    texts = late_texts(30, seed=2)["text"]
-    plain, fast = (TextClassifier.from_pretrained(tmp_path / name).logits(texts) for name in ("plain", "fast"))
-    np.testing.assert_allclose(fast, plain, atol=1e-4, rtol=0)
-    weights = [load_file(tmp_path / name / "model.safetensors")["score.weight"] for name in ("plain", "fast")]
-    assert not torch.equal(weights[0], torch.zeros_like(weights[0]))
-    torch.testing.assert_close(*weights, atol=1e-4, rtol=0)
-
-
-def test_balanced_weights_count_windows(late, tmp_path):
-    argv = [*fields_of(NANO, late, tmp_path / "x"), "--window", "16", "--class_weight", "balanced"]
-    arguments = parse_arguments([*argv, "--feature_cache", "off"])
-    run = prepare_run(*arguments)
-    trainer = make_trainer(run, arguments[0], arguments[2])
-    counts = np.bincount(trainer.train_dataset["labels"][:])
-    assert counts.sum() > len(run.splits.train)
-    expected = torch.tensor(counts.sum() / (2 * counts), dtype=torch.float32)
-    torch.testing.assert_close(run.model.class_weights, expected)
+        choose_windows(CONFIG, window, overlap)

@@ -2,15 +2,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from recipe.errors import RecipeError
+from recipe.errors import RecipeError, parse_probability
 from recipe.evaluation.thresholds import (
     after_temperature,
-    check_two_labels,
     is_unsure,
-    parse_probability,
     tune_threshold,
 )
-from recipe.inference.text_classifier import decide
+from recipe.inference.text_classifier import check_two_labels, decide
 
 
 def macro_f1(labels, probabilities, threshold):
@@ -71,7 +69,7 @@ def test_one_is_a_bound_but_no_threshold():
     assert parse_probability("decision_threshold", "0.3") == 0.3
     assert parse_probability("abstain_below", "1", one_allowed=True) == 1
     for value in ("0", "1.1", "nan", "x"):
-        with pytest.raises(RecipeError, match="abstain_below is .*: take a number above 0, up to 1"):
+        with pytest.raises(RecipeError, match=r"abstain_below is .*: take a number above 0, up to 1"):
             parse_probability("abstain_below", value, one_allowed=True)
 
 

@@ -101,7 +101,7 @@ def test_forward_takes_the_standard_keywords():
     standard = {"inputs_embeds": None, "output_attentions": None, "output_hidden_states": None}
     (logits,) = model(input_ids=input_ids, return_dict=False, **standard)
     torch.testing.assert_close(logits, model(input_ids=input_ids).logits)
-    with pytest.raises(RecipeError, match="takes input_ids alone and gives logits alone"):
+    with pytest.raises(RecipeError, match="takes input_ids and gives logits: leave out inputs_embeds"):
         model(inputs_embeds=torch.zeros(1, 3, 32))
 
 

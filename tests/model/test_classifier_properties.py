@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, GPT2Config, GPT2ForSequenceClassification
 
-from recipe.data.tokenization import encode_texts, load_tokenizer
-from recipe.data.windows import Coverage, Windows
+from recipe.data.tokenization import Coverage, encode_texts, load_tokenizer
+from recipe.data.windows import Windows
 from recipe.inference.text_classifier import TextClassifier
 
 bounded = settings(
@@ -163,7 +163,7 @@ def test_windows_hold_every_token_and_end_where_the_text_ends(length, size, data
 def test_the_tokens_that_are_counted_are_those_that_are_read(drawn, size, max_length, side):
     cutting = tokenizer(side)
     windows = Windows(size, size // 4, max_length)
-    ids, lengths = encode_texts(cutting, drawn, windows)
+    ids, lengths = encode_texts(cutting, drawn, windows.limit)
     coverage = Coverage.of(lengths, max_length)
     seen = 0
     for row, length in zip(ids, lengths, strict=True):

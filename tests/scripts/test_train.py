@@ -90,9 +90,9 @@ def test_best_model_by_validation_is_the_one_saved(three_labels, tmp_path):
     assert read_json(tmp_path / "x" / "eval_results.json")["eval_loss"] == pytest.approx(min(losses), abs=1e-4)
 
 
-@pytest.mark.parametrize("trainable", ["last_blocks:1", "last_blocks:3", "head"])
+@pytest.mark.parametrize("trainable", ["last_blocks:1", "head"])
 def test_cached_and_plain_path_give_the_same_model(three_labels, tmp_path, trainable):
-    fields = ["--num_train_epochs", "5", "--per_device_train_batch_size", "8", "--trainable", trainable]
+    fields = ["--num_train_epochs", "3", "--per_device_train_batch_size", "8", "--trainable", trainable]
     figures, logits = {}, {}
     for choice in ("off", "on"):
         cache = ["--feature_cache", choice, "--feature_cache_dir", str(tmp_path / "cache")]
@@ -219,9 +219,9 @@ def test_retraining_starts_where_the_first_run_ended(saved, tmp_path, cache):
 
 def test_retraining_warns_of_test_texts_that_were_trained_on(saved, tmp_path, caplog):
     train_on(saved, saved.parent / "data.csv", tmp_path / "same", *STILL)
-    assert "test texts were trained on before" not in caplog.text  # the same split
+    assert "test texts were trained on" not in caplog.text  # the same split
     train_on(saved, saved.parent / "data.csv", tmp_path / "other", "--split_seed", "7", *STILL)
-    assert re.search(r"\d+ of the 18 test texts were trained on before", caplog.text)
+    assert re.search(r"\d+ of the 18 test texts were trained on", caplog.text)
 
 
 def test_retraining_keeps_pooling_truncation_and_windows(tmp_path):

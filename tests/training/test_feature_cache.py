@@ -11,11 +11,10 @@ from datasets import Dataset, List, Value
 from transformers import GPT2Model
 
 from recipe import freeze_except, last_blocks
+from recipe.training.cache_policy import clear_caches, list_caches
 from recipe.training.feature_cache import (
     FeatureCollator,
     cache_features,
-    clear_caches,
-    list_caches,
     sequence_key,
     token_sequences,
     trunk_key,

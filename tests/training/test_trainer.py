@@ -317,18 +317,26 @@ def test_checkpoint_of_another_filter_is_refused(tmp_path):
 
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_dataloader_workers_read_the_cache(tmp_path, context):
-    fields = {"dataloader_num_workers": 1, "dataloader_multiprocessing_context": context, "num_train_epochs": 1}
-    without = make_trainer("cached", tmp_path / "without", arguments_={"num_train_epochs": 1})
-    trainer = make_trainer("cached", tmp_path, arguments_=fields)
+    fields = {"num_train_epochs": 1, "eval_strategy": "no"}
+    workers = {"dataloader_num_workers": 1, "dataloader_multiprocessing_context": context}
+    batches = []
+
+    class Watched(RecipeTrainer):
+        def training_step(self, model, inputs, *args):
+            batches.append("trunk_output" in inputs)
+            return super().training_step(model, inputs, *args)
+
+    without = make_trainer("cached", tmp_path / "without", arguments_=fields)
+    trainer = make_trainer("cached", tmp_path, trainer_class=Watched, arguments_={**fields, **workers})
     assert_same(results(without, other=None), results(trainer, other=None))
-    assert is_cached(trainer)
+    assert batches == [True] * 10
 
 
 def test_compiled_model(tmp_path):
     compare(
         tmp_path,
         paths=("trainer", "cached"),
-        arguments_={"torch_compile": True, "torch_compile_backend": "aot_eager", "max_steps": 4},
+        arguments_={"torch_compile": True, "torch_compile_backend": "aot_eager", "max_steps": 2},
     )
 
 
@@ -371,7 +379,7 @@ def test_optuna_runs_all_trials_on_one_cache(tmp_path):
         trainer = make_trainer(path, tmp_path, model_init=lambda: frozen_model(), arguments_={"num_train_epochs": 1})
         best = trainer.hyperparameter_search(
             hp_space=lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-1, log=True)},
-            n_trials=3,
+            n_trials=2,
             direction="minimize",
             sampler=optuna.samplers.RandomSampler(seed=0),
         )
@@ -398,7 +406,7 @@ def lora_model(targets, layers, **options):
 def test_adapters_train_the_same_way_and_are_merged(tmp_path, targets, layers, depth, options):
     model = lora_model(targets, layers, **options)
     trainers = compare(tmp_path, model=model)
-    assert trainers["cached"].cached_depth == depth
+    assert trainers["cached"].classifier.cached_depth == depth
     trainer = trainers["cached"]
     trainer.save_model(tmp_path / "saved")
     stock = GPT2ForSequenceClassification.from_pretrained(tmp_path / "saved").eval()

@@ -1,16 +1,11 @@
 import pandas as pd
 import pytest
 from conftest import make_texts
+from data_helpers import SPLITS, all_rows, load_frames, write
 
 from recipe.arguments import DataArguments
 from recipe.data.dataset import load_splits
 from recipe.errors import RecipeError
-
-
-def write(tmp_path, frame, name="a.csv"):
-    path = tmp_path / name
-    frame.to_csv(path, index=False)
-    return str(path)
 
 
 def conflicting(count=30):
@@ -27,7 +22,7 @@ def test_conflicts_are_counted_and_shown(tmp_path, caplog):
     (message,) = [record.getMessage() for record in caplog.records if "different labels" in record.getMessage()]
     head, *examples = message.splitlines()
     assert head == (
-        f"{path}: texts that stand there with different labels: 5; the first one counts (--drop_conflicts true drops them all), such as"
+        f"{path}: texts that occur with different labels: 5; the first one counts (--drop_conflicts true drops them all), such as"
     )
     assert len(examples) == 3
     text = frame["text"][25]
@@ -47,7 +42,7 @@ def test_conflicts_can_be_dropped(tmp_path, caplog):
     splits = load_splits(args)
     assert "their training rows are dropped" in caplog.text
     assert splits.summary["conflicts_dropped"] == {"train": 10}
-    texts = pd.concat([splits.train, splits.validation, splits.test])["text"]
+    texts = all_rows(splits)["text"]
     assert set(texts) == set(frame["text"][:25]) | set(frame["text"][30:60])
     both = pd.concat([frame[:10], frame[:10].assign(label="medicine")])
     with pytest.raises(RecipeError, match="every text has several labels"):
@@ -59,13 +54,10 @@ def test_conflicts_across_files_name_their_files(tmp_path, caplog):
     other = frame[:4].assign(label=["medicine", "sport"] * 2)
     files = {"train_file": write(tmp_path, frame), "test_file": write(tmp_path, other, "test.csv")}
     splits = load_splits(DataArguments(**files))
-    assert (
-        "texts that stand there with different labels: 4; the first one counts, after those of a given test"
-        in caplog.text
-    )
+    assert "texts that occur with different labels: 4; the first one counts, after those of a given test" in caplog.text
     assert f"'sport' in {files['train_file']} row 2, 'medicine' in {files['test_file']} row 2" in caplog.text
-    assert len(splits.test) == 4
-    assert not set(splits.train["text"]) & set(splits.test["text"])
+    assert len(splits["test"]) == 4
+    assert not set(splits["train"]["text"]) & set(splits["test"]["text"])
 
 
 def with_groups(count, groups, **kwargs):
@@ -80,13 +72,13 @@ def test_given_files_keep_their_groups_and_training_gives_them_up(tmp_path, capl
     files = {"train_file": write(tmp_path, frame), "test_file": write(tmp_path, test, "test.csv")}
     files["validation_file"] = write(tmp_path, validation, "validation.csv")
     splits = load_splits(DataArguments(**files, group_column="author"))
-    assert splits.test["text"].tolist() == test["text"].tolist()
-    assert splits.validation["text"].tolist() == validation["text"][validation["author"] == 3].tolist()
-    assert splits.train["text"].tolist() == frame["text"][frame["author"] > 3].tolist()
+    assert splits["test"]["text"][:] == test["text"].tolist()
+    assert splits["validation"]["text"][:] == validation["text"][validation["author"] == 3].tolist()
+    assert splits["train"]["text"][:] == frame["text"][frame["author"] > 3].tolist()
     assert splits.summary["group_rows_given_up"] == {"train": 48, "validation": 6}
-    assert "48 rows given up in train, since their groups stand in a later split; 72 rows left" in caplog.text
+    assert "48 rows given up in train, since their groups are also in a later split; 72 rows left" in caplog.text
     files["train_file"] = files["test_file"]
-    with pytest.raises(RecipeError, match=r"test\.csv: every group of the train rows also stands in a later split"):
+    with pytest.raises(RecipeError, match=r"test\.csv: every group of the train rows is also in a later split"):
         load_splits(DataArguments(**files, group_column="author", remove_duplicates=False))
 
 
@@ -95,8 +87,8 @@ def test_groups_are_one_by_value_in_every_format(tmp_path):
     test = with_groups(6, 3, seed=1).assign(author=lambda f: f["author"].astype(float))
     test.to_parquet(tmp_path / "test.parquet")
     files = {"train_file": write(tmp_path, frame), "test_file": str(tmp_path / "test.parquet")}
-    splits = load_splits(DataArguments(**files, group_column="author"))
-    assert set(splits.test["group"]) == {"0", "1", "2"}
+    splits = load_frames(DataArguments(**files, group_column="author"))
+    assert set(splits["test"]["group"]) == {"0", "1", "2"}
     assert splits.summary["group_rows_given_up"] == {"train": 36}
 
 
@@ -115,8 +107,8 @@ def test_copies_in_several_groups_do_not_leak(tmp_path):
     frame = with_groups(200, 20)
     copies = frame[:100].assign(author=lambda f: (f["author"] + 7) % 20)
     path = write(tmp_path, pd.concat([frame, copies]))
-    splits = load_splits(DataArguments(train_file=path, group_column="author"))
-    parts = [splits.train, splits.validation, splits.test]
+    splits = load_frames(DataArguments(train_file=path, group_column="author"))
+    parts = [splits[split] for split in SPLITS]
     assert sum(len(part) for part in parts) == 200
     for column in ("text", "group"):
         values = [set(part[column]) for part in parts]

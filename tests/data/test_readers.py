@@ -8,14 +8,17 @@ import pyarrow.parquet
 import pytest
 from conftest import SMS, needs_sms
 
-from recipe.data.readers import FileFormat, clean_text, expand_paths, read_file
+from recipe.data.readers import expand_paths, read_file
+from recipe.data.tables import FileFormat
+from recipe.data.texts import clean_text
 from recipe.errors import RecipeError
 
 
-def read(tmp_path, name, content, **kwargs):
+def read(tmp_path, name, content, file_format=FileFormat(), **columns):
+    columns = {"text": columns.get("text_column"), "label": columns.get("label_column")}
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return read_file(path, **kwargs)[["text", "label", "row"]].values.tolist()
+    return read_file(path, columns, file_format)[0][["text", "label", "row"]].values.tolist()
 
 
 def test_csv_cells_are_taken_as_written(tmp_path):
@@ -90,7 +93,7 @@ def test_odd_texts_just_work(tmp_path):
         ("a.jsonl", b"[1, 2]\n", "line 1 is a JSON list, not an object"),
     ],
 )
-def test_broken_files_are_named_with_the_place(tmp_path, name, content, message):
+def test_broken_files_are_refused_with_the_place(tmp_path, name, content, message):
     with pytest.raises(RecipeError, match=message) as error:
         read(tmp_path, name, content)
     assert name in str(error.value)
@@ -108,13 +111,13 @@ def test_missing_files_and_columns(tmp_path):
 def test_a_column_of_texts_alone_keeps_its_empty_lines(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("text\na\n\nb\n")
-    assert read_file(path, needs_label=False)["text"].tolist() == ["a", None, "b"]
+    assert read_file(path, {"text": None})[0]["text"].tolist() == ["a", None, "b"]
 
 
 @needs_sms
 @pytest.mark.parametrize(("quoting", "rows"), [("auto", 5574), ("minimal", 5572)])
 def test_the_uci_file(quoting, rows):
-    frame = read_file(SMS, file_format=FileFormat(column_names=("label", "text"), csv_quoting=quoting))
+    frame, _ = read_file(SMS, file_format=FileFormat(column_names=("label", "text"), csv_quoting=quoting))
     assert len(frame) == rows
     pandas_quoting = {"auto": 3, "minimal": 0}[quoting]
     by_pandas = pd.read_csv(
@@ -143,7 +146,7 @@ def test_every_format_reads_the_same(tmp_path):
     paths = write_formats(tmp_path, frame)
     assert len(paths) == 7
     for path in paths:
-        found = read_file(path)
+        found, _ = read_file(path)
         assert found[["text", "label"]].values.tolist() == frame.values.tolist(), path
         assert found["row"].tolist() == ([2, 3, 4] if ".csv" in path.name else [1, 2, 3]), path
 
@@ -152,15 +155,15 @@ def test_parquet_as_other_tools_write_it(tmp_path):
     names = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
     rows = {"text": ["a", "b", "c"], "label": [1, 0, -1]}
     datasets.Dataset.from_dict(rows, features=names).to_parquet(tmp_path / "names.parquet")
-    frame = read_file(tmp_path / "names.parquet")
+    frame, names = read_file(tmp_path / "names.parquet")
     assert frame["label"].tolist() == ["yes", "no", None]
-    assert frame.attrs["label_names"] == ["no", "yes"]
+    assert names == ["no", "yes"]
     table = pa.table({"text": pa.array([b"caf\xc3\xa9", None], pa.binary()), "label": pa.array([1, 2], pa.int8())})
     pa.parquet.write_table(table, tmp_path / "binary.parquet")
-    assert read_file(tmp_path / "binary.parquet")["text"].tolist() == ["café", None]
+    assert read_file(tmp_path / "binary.parquet")[0]["text"].tolist() == ["café", None]
     categories = pd.DataFrame({"text": ["a", "b"], "label": pd.Categorical(["x", "y"])})
     categories.to_parquet(tmp_path / "categories.parquet")
-    assert read_file(tmp_path / "categories.parquet")["label"].tolist() == ["x", "y"]
+    assert read_file(tmp_path / "categories.parquet")[0]["label"].tolist() == ["x", "y"]
     pa.parquet.write_table(pa.table({"text": [b"\xff"], "label": [1]}), tmp_path / "bytes.parquet")
     with pytest.raises(RecipeError, match=r"bytes\.parquet: column 'text' cannot be read \(.*UTF8"):
         read_file(tmp_path / "bytes.parquet")
@@ -174,27 +177,29 @@ def test_a_damaged_file_is_one_line(tmp_path):
         "flipped": packed[:20] + b"\0" * 30,
     }.items():
         (tmp_path / f"{name}.csv.gz").write_bytes(content)
-        with pytest.raises(RecipeError, match=rf"{name}\.csv\.gz: is no whole gzip file \(.*drop the \.gz") as error:
+        with pytest.raises(
+            RecipeError, match=rf"{name}\.csv\.gz: is not a complete gzip file \(.*drop the \.gz"
+        ) as error:
             read_file(tmp_path / f"{name}.csv.gz")
         assert "\n" not in str(error.value)
     ROWS.to_parquet(tmp_path / "a.parquet")
     (tmp_path / "cut.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-50])
-    with pytest.raises(RecipeError, match=r"cut\.parquet: is no whole Parquet file"):
+    with pytest.raises(RecipeError, match=r"cut\.parquet: is not a complete Parquet file"):
         read_file(tmp_path / "cut.parquet")
 
 
 def test_folders_that_datasets_saved(tmp_path):
     dataset = datasets.Dataset.from_pandas(ROWS)
     dataset.select([3, 1]).save_to_disk(tmp_path / "one")
-    assert read_file(tmp_path / "one")[["text", "row"]].values.tolist() == [["🎉", 1], ["two\nlines", 2]]
+    assert read_file(tmp_path / "one")[0][["text", "row"]].values.tolist() == [["🎉", 1], ["two\nlines", 2]]
     datasets.DatasetDict({"train": dataset, "test": dataset}).save_to_disk(tmp_path / "both")
     with pytest.raises(RecipeError, match=r"holds several splits: give it as --dataset_name.*both/train, .*both/test"):
         read_file(tmp_path / "both")
-    assert len(read_file(tmp_path / "both" / "test")) == 4
+    assert len(read_file(tmp_path / "both" / "test")[0]) == 4
     with pytest.raises(RecipeError, match="is a folder that `datasets` did not save"):
         read_file(tmp_path)
     next((tmp_path / "one").glob("*.arrow")).write_bytes(b"nothing")
-    with pytest.raises(RecipeError, match=r"one: the saved dataset cannot be loaded"):
+    with pytest.raises(RecipeError, match=r"one' cannot be loaded .*save it again"):
         read_file(tmp_path / "one")
 
 
@@ -207,17 +212,17 @@ def test_a_header_may_have_spaces_and_a_byte_order_mark(tmp_path, name):
     pa.parquet.write_table(table, tmp_path / "a.parquet")
     datasets.Dataset(table).save_to_disk(tmp_path / "saved")
     for path in tmp_path.iterdir():
-        assert read_file(path)[["text", "label"]].values.tolist() == [["hello", "ham"]], path
+        assert read_file(path)[0][["text", "label"]].values.tolist() == [["hello", "ham"]], path
         column = name.strip(" \ufeff\u00a0")
-        assert read_file(path, text_column=f"{column} ", label_column="label")["text"].tolist() == ["hello"]
+        assert read_file(path, {"text": f"{column} ", "label": "label"})[0]["text"].tolist() == ["hello"]
 
 
-def test_joined_files_may_hold_a_mark_in_the_middle(tmp_path):
+def test_joined_files_may_hold_a_byte_order_mark_in_the_middle(tmp_path):
     line = "\ufeff" + '{"text": "a", "label": "x"}\n'
     assert [row[0] for row in read(tmp_path, "a.jsonl", line * 2)] == ["a", "a"]
 
 
-def test_names_that_are_one_without_their_spaces(tmp_path):
+def test_column_names_that_differ_only_by_spaces_are_refused(tmp_path):
     for name, content in {
         "a.jsonl": '{"text": "a", " text": "b", "label": 1}',
         "a.csv": "text,text ,label\na,b,c\n",
@@ -228,11 +233,11 @@ def test_names_that_are_one_without_their_spaces(tmp_path):
 
 def test_extra_columns_are_not_taken_for_the_text(tmp_path):
     (tmp_path / "a.csv").write_text("body,title,label,who\nanswer,question,x,me\n")
-    extra = {"text_pair": "body", "group": "who", "time": None}
-    frame = read_file(tmp_path / "a.csv", extra_columns=extra)
+    columns = {"text": None, "label": None, "text_pair": "body", "group": "who", "time": None}
+    frame, _ = read_file(tmp_path / "a.csv", columns)
     assert frame.iloc[0].to_dict() == {"text": "question", "label": "x", "text_pair": "answer", "group": "me", "row": 2}
     with pytest.raises(RecipeError, match=r"no column 'when' among .*: name it with --time_column"):
-        read_file(tmp_path / "a.csv", extra_columns={"time": "when"})
+        read_file(tmp_path / "a.csv", {"time": "when"})
 
 
 def test_globs_are_sorted_and_must_match(tmp_path):
@@ -254,21 +259,33 @@ def test_globs_are_sorted_and_must_match(tmp_path):
 
 def test_a_first_row_with_a_comma_in_quotes_is_a_row(tmp_path):
     (tmp_path / "x.csv").write_text('ham,"Hello, you\nthere"\nspam,"Win ""now"""\n')
-    frame = read_file(tmp_path / "x.csv", file_format=FileFormat(column_names=("label", "text")))
+    frame, _ = read_file(tmp_path / "x.csv", file_format=FileFormat(column_names=("label", "text")))
     assert frame["text"].tolist() == ["Hello, you\nthere", 'Win "now"']
     assert frame["row"].tolist() == [1, 2]
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "nul\0"])
-def test_a_path_that_cannot_be_is_said(name, tmp_path):
+def test_an_impossible_path_is_refused(name, tmp_path):
     with pytest.raises(RecipeError, match="cannot be read"):
         read_file(tmp_path / f"{name}.csv")
-    with pytest.raises(RecipeError, match="cannot be read"):
-        expand_paths([str(tmp_path / name)], "train_file")
+    assert expand_paths([str(tmp_path / name)], "train_file") == [str(tmp_path / name)]  # refused when it is read
 
 
-def test_times_that_python_cannot_hold_are_said(tmp_path):
+def test_times_out_of_range_are_refused(tmp_path):
     cells = {"text": ["a"], "label": pa.array([253402300800000], pa.timestamp("ms"))}
     pa.parquet.write_table(pa.table(cells), tmp_path / "x.parquet")
     with pytest.raises(RecipeError, match="column 'label' cannot be read"):
         read_file(tmp_path / "x.parquet")
+
+
+def test_arrays_of_json_objects_are_read(tmp_path):
+    content = '[\n  {"text": "a", "label": 1},\n  {"text": null, "label": "x"}\n]\n'
+    assert read(tmp_path, "a.json", content) == [["a", 1, 1], [None, "x", 2]]
+    (tmp_path / "b.json.gz").write_bytes(gzip.compress(content.encode()))
+    assert read_file(tmp_path / "b.json.gz")[0]["text"].tolist() == ["a", None]
+    with pytest.raises(RecipeError, match=r"a\.json: array is not JSON \(.*line 2 .*an array of objects is needed"):
+        read(tmp_path, "a.json", '[{"text": "a"},\n{"text": }]')
+    with pytest.raises(RecipeError, match="item 2 of the array is a JSON int, not an object"):
+        read(tmp_path, "a.json", '[{"text": "a"}, 2]')
+    with pytest.raises(RecipeError, match="no rows under the header"):
+        read(tmp_path, "a.json", "[]")

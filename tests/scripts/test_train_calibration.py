@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import NANO, make_texts, run_training
-from recipe.data.labelled import splits_of_run
+from conftest import NANO, make_texts, run_training, train_on
 from safetensors.torch import load_file
 from scipy.stats import binomtest
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -15,17 +14,16 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, log_loss
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from recipe.config import parse_arguments
-from recipe.data.dataset import load_splits
+from recipe.data.dataset import load_saved_splits
 from recipe.errors import RecipeError
 from recipe.inference.text_classifier import TextClassifier
 
-SMALL = ["--max_train_samples", "40", "--max_eval_samples", "20", "--max_predict_samples", "20"]
+SMALL = ["--baselines", "false", "--max_train_samples", "40", "--max_eval_samples", "20", "--max_predict_samples", "20"]
 
 
 @pytest.fixture(scope="module")
 def noisy(tmp_path_factory):
-    """Six in ten of the texts on medicine are labelled sport: 0.5 is no good threshold, and no model is right on all."""
+    """Six in ten of the texts on medicine have the label sport: 0.5 is no good threshold, and no model is right on all."""
     folder, rng = tmp_path_factory.mktemp("noisy"), np.random.default_rng(0)
     frame = pd.concat([make_texts(150, ["sport"]), make_texts(150, ["medicine"], seed=1)])
     frame["label"] = np.where(rng.random(len(frame)) < 0.6, "sport", frame["label"])
@@ -34,12 +32,12 @@ def noisy(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def adjusted(noisy, tmp_path_factory):
+def runs(noisy, tmp_path_factory):
     """The same training twice: as it is, and calibrated and tuned after it."""
-    folder = tmp_path_factory.mktemp("adjusted")
+    folder = tmp_path_factory.mktemp("runs")
     fields = ["--num_train_epochs", "3", "--validation_fraction", "0.2"]
-    run_training(noisy, folder / "plain", *fields)
-    run_training(noisy, folder / "adjusted", *fields, "--calibrate", "--decision_threshold", "tune")
+    train_on(NANO, noisy, folder / "plain", *fields, "--baselines", "true")
+    train_on(NANO, noisy, folder / "calibrated", *fields, "--calibrate", "true", "--decision_threshold", "tune")
     return folder
 
 
@@ -54,19 +52,21 @@ def softmax_by_transformers(folder, texts):
         return model.eval()(**batch).logits.double().softmax(-1).numpy()
 
 
-def splits(folder):
-    return load_splits(parse_arguments(["--config", str(folder / "run_config.yaml")])[1])
+def split(folder, name):
+    """The texts and label ids of a run's split."""
+    rows = load_saved_splits(folder)[name]
+    return list(rows["text"]), np.array(rows["label"])
 
 
-def test_every_run_reports_its_interval_and_its_baselines(adjusted):
-    figures, data = read(adjusted / "plain" / "test_results.json"), splits(adjusted / "plain")
-    labels = data.test["label"].to_numpy()
-    right = softmax_by_transformers(adjusted / "plain", data.test["text"].tolist()).argmax(1) == labels
+def test_every_run_reports_its_interval_and_its_baselines(runs):
+    figures = read(runs / "plain" / "test_results.json")
+    (train_texts, train_labels), (texts, labels) = (split(runs / "plain", name) for name in ("train", "test"))
+    right = softmax_by_transformers(runs / "plain", texts).argmax(1) == labels
     interval = binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson")
     assert (figures["test_accuracy_low"], figures["test_accuracy_high"]) == pytest.approx((interval.low, interval.high))
-    vectors = TfidfVectorizer().fit(data.train["text"])
-    model = LogisticRegression().fit(vectors.transform(data.train["text"]), data.train["label"])
-    tfidf = model.predict(vectors.transform(data.test["text"]))
+    vectors = TfidfVectorizer().fit(train_texts)
+    model = LogisticRegression().fit(vectors.transform(train_texts), train_labels)
+    tfidf = model.predict(vectors.transform(texts))
     assert figures["test_tfidf_accuracy"] == pytest.approx((tfidf == labels).mean())
     assert figures["test_tfidf_macro_f1"] == pytest.approx(f1_score(labels, tfidf, average="macro"))
     gains, losses = int((right & (tfidf != labels)).sum()), int((~right & (tfidf == labels)).sum())
@@ -74,12 +74,12 @@ def test_every_run_reports_its_interval_and_its_baselines(adjusted):
     assert figures["test_mcnemar_p_tfidf"] == pytest.approx(expected)
     assert figures["test_majority_accuracy"] == pytest.approx((labels == 1).mean())
     assert not {"temperature", "decision_threshold", "test_ece_uncalibrated"} & set(figures)
-    assert "decision_threshold" not in read(adjusted / "plain" / "config.json")
+    assert "decision_threshold" not in read(runs / "plain" / "config.json")
 
 
-def test_calibration_divides_the_head_and_nothing_else(adjusted):
-    plain, calibrated = (load_file(adjusted / name / "model.safetensors") for name in ("plain", "adjusted"))
-    figures, before = read(adjusted / "adjusted" / "test_results.json"), read(adjusted / "plain" / "test_results.json")
+def test_calibration_divides_the_head_and_nothing_else(runs):
+    plain, calibrated = (load_file(runs / name / "model.safetensors") for name in ("plain", "calibrated"))
+    figures, before = read(runs / "calibrated" / "test_results.json"), read(runs / "plain" / "test_results.json")
     temperature = figures["temperature"]
     assert temperature != pytest.approx(1, abs=0.02)
     assert all(
@@ -90,34 +90,35 @@ def test_calibration_divides_the_head_and_nothing_else(adjusted):
     assert figures["test_ece_uncalibrated"] == pytest.approx(before["test_ece"], abs=1e-4)
     assert figures["test_loss_uncalibrated"] == pytest.approx(before["test_loss"], abs=1e-4)
     assert figures["test_accuracy_at_0.5"] == before["test_accuracy"]
-    evals = [read(adjusted / name / "eval_results.json")["eval_loss"] for name in ("plain", "adjusted")]
+    evals = [read(runs / name / "eval_results.json")["eval_loss"] for name in ("plain", "calibrated")]
     assert evals[1] < evals[0]  # that of the texts it was fitted to can only fall
-    test = splits(adjusted / "adjusted").test
-    probabilities = softmax_by_transformers(adjusted / "adjusted", test["text"].tolist())
-    assert figures["test_loss"] == pytest.approx(log_loss(test["label"], probabilities), abs=1e-4)
+    texts, labels = split(runs / "calibrated", "test")
+    probabilities = softmax_by_transformers(runs / "calibrated", texts)
+    assert figures["test_loss"] == pytest.approx(log_loss(labels, probabilities), abs=1e-4)
 
 
-def test_the_tuned_threshold_is_kept_with_the_model_and_followed(adjusted):
-    folder, data = adjusted / "adjusted", splits(adjusted / "adjusted")
+def test_tuned_threshold_is_saved_with_the_model_and_followed(runs):
+    folder = runs / "calibrated"
     threshold = read(folder / "config.json")["decision_threshold"]
     figures = read(folder / "test_results.json")
     assert figures["decision_threshold"] == threshold != 0.5
-    texts, labels = data.validation["text"].tolist(), data.validation["label"]
+    texts, labels = split(folder, "validation")
     second = softmax_by_transformers(folder, texts)[:, 1]
     best = max(f1_score(labels, second >= bound, average="macro") for bound in [*second, 0.5])
     assert f1_score(labels, second >= threshold, average="macro") == pytest.approx(best)
-    second = softmax_by_transformers(folder, data.test["text"].tolist())[:, 1]
-    assert figures["test_accuracy"] == pytest.approx(((second >= threshold) == data.test["label"]).mean())
-    given = TextClassifier.from_pretrained(folder).predict(data.test["text"].tolist())[0]
+    texts, labels = split(folder, "test")
+    second = softmax_by_transformers(folder, texts)[:, 1]
+    assert figures["test_accuracy"] == pytest.approx(((second >= threshold) == labels).mean())
+    given = TextClassifier.from_pretrained(folder).predict(texts)[0]
     assert given == np.where(second >= threshold, "sport", "medicine").tolist()
     assert AutoModelForSequenceClassification.from_pretrained(folder).config.decision_threshold == threshold
 
 
-def test_a_number_is_kept_and_a_later_run_forgets_it(noisy, adjusted, tmp_path, caplog):
+def test_number_is_kept_and_a_later_run_drops_it(noisy, tmp_path, caplog):
     caplog.set_level("INFO", "recipe")
-    figures = run_training(noisy, tmp_path / "x", *SMALL, "--decision_threshold", "0.3", "--baselines", "false")
+    figures = run_training(noisy, tmp_path / "x", *SMALL, "--decision_threshold", "0.3")
     assert figures["decision_threshold"] == read(tmp_path / "x" / "config.json")["decision_threshold"] == 0.3
-    assert "the label 'sport' is given where its probability is at least 0.3" in caplog.text
+    assert "the label 'sport' is predicted where its probability is at least 0.3" in caplog.text
     assert "pipeline() does not know it" in caplog.text
     assert not [name for name in figures if "majority" in name or "tfidf" in name]
     again = run_training(noisy, tmp_path / "y", *SMALL, "--model_name_or_path", str(tmp_path / "x"))
@@ -126,14 +127,14 @@ def test_a_number_is_kept_and_a_later_run_forgets_it(noisy, adjusted, tmp_path, 
 
 
 def test_our_own_class_keeps_its_threshold_too(noisy, tmp_path):
-    fields = ["--pooling", "mean", *SMALL, "--calibrate"]
+    fields = ["--pooling", "mean", *SMALL, "--calibrate", "true"]
     run_training(noisy, tmp_path / "x", *fields, "--decision_threshold", "0.3")
     assert TextClassifier.from_pretrained(tmp_path / "x").decision_threshold == 0.3
     run_training(noisy, tmp_path / "y", *fields)
     assert "decision_threshold" not in read(tmp_path / "y" / "config.json")
 
 
-def test_a_threshold_that_cannot_be_is_refused_before_training(three_labels, noisy, tmp_path):
+def test_impossible_threshold_is_refused_before_training(three_labels, noisy, tmp_path):
     with pytest.raises(RecipeError, match="decision_threshold is tune, but there are 3 labels"):
         run_training(three_labels, tmp_path / "x", "--decision_threshold", "tune")
     with pytest.raises(RecipeError, match="take tune, or a number between 0 and 1"):
@@ -143,36 +144,10 @@ def test_a_threshold_that_cannot_be_is_refused_before_training(three_labels, noi
     assert not (tmp_path / "x").exists()
 
 
-def test_a_config_that_was_edited_is_refused_in_one_line(adjusted, tmp_path):
-    config = read(adjusted / "plain" / "config.json")
+def test_edited_config_is_refused_in_one_line(runs, tmp_path):
+    config = read(runs / "plain" / "config.json")
     AutoTokenizer.from_pretrained(NANO).save_pretrained(tmp_path)
-    (tmp_path / "model.safetensors").write_bytes((adjusted / "plain" / "model.safetensors").read_bytes())
+    (tmp_path / "model.safetensors").write_bytes((runs / "plain" / "model.safetensors").read_bytes())
     (tmp_path / "config.json").write_text(json.dumps({**config, "decision_threshold": 7}))
     with pytest.raises(RecipeError, match="decision_threshold is 7: take a number between 0 and 1"):
         TextClassifier.from_pretrained(tmp_path)
-
-
-def test_a_runs_splits_are_made_again_or_refused(adjusted, noisy, tmp_path, monkeypatch):
-    folder = adjusted / "plain"
-    again, args = splits_of_run(folder, ["medicine", "sport"])
-    pd.testing.assert_frame_equal(again.test, splits(folder).test)
-    assert args.class_weight == "none"
-    with pytest.raises(RecipeError, match=r"the data now has the labels 'medicine', 'sport', the model 'a', 'b'"):
-        splits_of_run(folder, ["a", "b"])
-    with pytest.raises(RecipeError, match="has no run_config"):
-        splits_of_run(NANO, ["a", "b"])
-    config = (folder / "run_config.yaml").read_text()
-    (tmp_path / "run_config.yaml").write_text(config.replace(str(noisy), "noisy.csv"))
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(RecipeError, match=r"noisy.csv: cannot be read .*the folder that training was started from"):
-        splits_of_run(tmp_path, ["medicine", "sport"])
-    (tmp_path / "noisy.csv").write_text(noisy.read_text())
-    with pytest.raises(RecipeError, match=r"data_summary.json cannot be read"):
-        splits_of_run(tmp_path, ["medicine", "sport"])
-    (tmp_path / "data_summary.json").write_bytes((folder / "data_summary.json").read_bytes())
-    assert len(splits_of_run(tmp_path, ["medicine", "sport"])[0].train) > 0
-    header, *rows = noisy.read_text().splitlines(keepends=True)
-    for changed in (rows[::-1], [*rows, "one more text,sport\n"]):  # as many in another order split otherwise too
-        (tmp_path / "noisy.csv").write_text(header + "".join(changed))
-        with pytest.raises(RecipeError, match="have changed since training, so the run's splits cannot be made again"):
-            splits_of_run(tmp_path, ["medicine", "sport"])

@@ -1,10 +1,14 @@
+import ast
 import shutil
+from pathlib import Path
 
+import datasets
 import pytest
 from conftest import NANO, SHARED, make_texts
 from transformers import AutoTokenizer, GPT2Config, GPT2Tokenizer
 
-from recipe.data.tokenization import encode_texts, load_tokenizer, tokenize_split
+from recipe.data import texts, tokenization, trained_on, windows
+from recipe.data.tokenization import encode_texts, load_tokenizer, tokenize
 from recipe.errors import RecipeError
 
 CONFIG = GPT2Config.from_pretrained(NANO)
@@ -41,17 +45,51 @@ def test_a_saved_tokenizer_says_how_it_was_used(tmp_path):
     assert CONFIG.eos_token_id not in saved("x <|endoftext|>")["input_ids"]
 
 
-def test_splits_are_counted_and_keep_their_labels(caplog):
+def test_splits_are_tokenized_counted_and_keep_their_labels(caplog):
     frame = make_texts(30, ["sport", "medicine"]).assign(label=lambda f: (f["label"] == "sport").astype(int))
+    frame.loc[30] = ["", 1]
+    rows_in = datasets.Dataset.from_pandas(frame.assign(other="x"), preserve_index=False)
     tokenizer = load_tokenizer(str(NANO), CONFIG, max_length=16, truncation_side="right")
-    split = tokenize_split(frame, tokenizer, "train")
-    lengths = [len(ids) for ids in AutoTokenizer.from_pretrained(NANO)(frame["text"].tolist())["input_ids"]]
-    assert split.rows["length"][:] == [min(length, 16) for length in lengths]
-    assert split.rows["labels"][:] == frame["label"].tolist()
-    assert split.owners.tolist() == list(range(30))
+    # A plain dict of another split, ids or names: whatever has text and label.
+    named = rows_in.cast_column("label", datasets.ClassLabel(names=["medicine", "sport"]))
+    tokenized = tokenize(datasets.DatasetDict({"train": rows_in, "mine": named.select([3, 1])}), tokenizer)
+    rows = tokenized["train"]
+    whole = AutoTokenizer.from_pretrained(NANO)(frame["text"].tolist())["input_ids"]
+    whole[30] = [CONFIG.eos_token_id]
+    assert rows["input_ids"][:] == [ids[:16] for ids in whole]
+    assert rows["attention_mask"][:] == [[1] * min(len(ids), 16) for ids in whole]
+    assert rows["length"][:] == [min(len(ids), 16) for ids in whole]
+    assert rows["uncut_length"][:] == [len(ids) for ids in whole]
+    assert rows["labels"][:] == frame["label"].tolist()
+    assert sorted(rows.column_names) == ["attention_mask", "input_ids", "labels", "length", "uncut_length"]
+    assert tokenized["mine"][:] == rows.select([3, 1])[:]
+    lengths = [len(ids) for ids in whole]
     cut, seen = sum(length > 16 for length in lengths), sum(min(length, 16) for length in lengths)
     share = f"{seen / sum(lengths) * 100:.1f} %"
-    assert f"train: {seen} of {sum(lengths)} tokens seen ({share}), {cut} of 30 texts cut at 16 tokens" in caplog.text
+    assert f"train: {seen} of {sum(lengths)} tokens seen ({share}), {cut} of 31 texts cut at 16 tokens" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"text": ["a"], "target": [1]}, "test: no column 'label' among text, target"),
+        ({"text": ["a", None], "label": [1, 0]}, "test: row 1 has the text 'None'"),
+        ({"text": ["a", "b"], "label": [1, -1]}, "test: row 1 has the label '-1'"),
+        ({"text": ["a"], "label": ["spam"]}, r"test: row 0 has the label 'spam': .*class_encode_column\('label'\)"),
+    ],
+)
+def test_rows_without_text_or_label_are_refused(columns, message):
+    with pytest.raises(RecipeError, match=message):
+        tokenize({"test": datasets.Dataset.from_dict(columns)}, load_tokenizer(str(NANO), CONFIG))
+
+
+def test_modules_for_one_text_import_no_data_libraries():
+    heavy = {"datasets", "pandas", "sklearn", "scipy"}
+    for module in (tokenization, windows, texts, trained_on):
+        tree = ast.parse(Path(module.__file__).read_text())
+        imported = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        names = {getattr(node, "module", None) or node.names[0].name for node in imported}
+        assert not heavy & {name.split(".")[0] for name in names}
 
 
 def test_wrong_lengths_and_tokenizers_are_refused(tmp_path):

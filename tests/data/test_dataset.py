@@ -6,12 +6,20 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import make_texts
+from data_helpers import all_rows, texts_of
 
 from recipe.arguments import DataArguments
 from recipe.config import parse_arguments, resolved_config
-from recipe.data.dataset import load_splits
-from recipe.data.sources import pair_fields_of, read_texts
-from recipe.data.summary import summary_table
+from recipe.data.dataset import (
+    load_saved_splits,
+    load_splits,
+    load_texts_for_model,
+    same_texts,
+    save_splits,
+    summary_table,
+)
+from recipe.data.readers import read_texts
+from recipe.data.texts import pair_fields_of
 from recipe.errors import RecipeError
 
 
@@ -27,13 +35,14 @@ def csv(labels, start=0):
 
 def test_labels_have_one_order_whatever_the_files(tmp_path):
     for labels in (["b", "a", "c"], ["c", "b", "a"]):
-        assert load(tmp_path, csv(labels * 20)).id2label == {0: "a", 1: "b", 2: "c"}
+        assert load(tmp_path, csv(labels * 20)).label_names == ["a", "b", "c"]
     assert load(tmp_path, csv([10, 9, 2] * 20)).label_names == ["2", "9", "10"]
     lines = "".join(f'{{"text": "t{i}", "label": {i % 2}}}\n' for i in range(40))
     splits = load(tmp_path, lines, "train.jsonl")
     assert splits.label_names == ["0", "1"]
     assert all(
-        int(text[1:]) % 2 == label for text, label in zip(splits.train["text"], splits.train["label"], strict=True)
+        int(text[1:]) % 2 == label
+        for text, label in zip(splits["train"]["text"], splits["train"]["label"], strict=True)
     )
 
 
@@ -54,7 +63,7 @@ def test_a_kept_head_orders_the_labels(tmp_path):
         ("a.jsonl", '{"text": "x", "label": "a"}\n{"label": "b"}\n', "row 2 has no text"),
         ("a.jsonl", '{"text": "x", "label": ["a", "b"]}\n', "row 1 has several labels"),
         ("a.jsonl", '{"text": "x", "label": 0.5}\n', "row 1 has a fractional label"),
-        ("a.jsonl", '{"text": 7, "label": "a"}\n', "row 1 has a text that is no string"),
+        ("a.jsonl", '{"text": 7, "label": "a"}\n', "row 1 has a text that is not a string"),
         ("a.csv", csv(["a"] * 10), "all rows have the label 'a'"),
     ],
 )
@@ -63,7 +72,7 @@ def test_bad_rows_are_named(tmp_path, name, content, message):
         load(tmp_path, content, name)
 
 
-def test_a_label_that_training_never_saw(tmp_path):
+def test_a_test_label_unknown_to_training_is_refused(tmp_path):
     (tmp_path / "test.csv").write_text(csv(["a", "b", "c"], start=100))
     with pytest.raises(
         RecipeError, match=r"test\.csv: row 4 has a label that the training data lacks, such as 'c'.*'a', 'b'"
@@ -73,7 +82,7 @@ def test_a_label_that_training_never_saw(tmp_path):
 
 def test_empty_is_not_missing(tmp_path):
     splits = load(tmp_path, csv(["a", "b"] * 20) + '"",a\n')
-    assert "" in {text for frame in (splits.train, splits.validation, splits.test) for text in frame["text"]}
+    assert "" in set.union(*texts_of(splits))
 
 
 def test_a_hub_dataset_keeps_its_own_label_names(tmp_path):
@@ -90,25 +99,25 @@ def test_a_hub_dataset_keeps_its_own_label_names(tmp_path):
     splits = load_splits(DataArguments(dataset_name=str(folder)))
     assert splits.label_names == ["sport", "medicine"]
     by_text = dict(zip(frame["text"], frame["label"], strict=True))
-    merged = pd.concat([splits.train, splits.validation, splits.test])
+    merged = all_rows(splits)
     assert len(merged) == 40  # the test split without labels was left aside
     assert all(
         splits.label_names[label] == by_text[text] for text, label in zip(merged["text"], merged["label"], strict=True)
     )
 
 
-def test_files_stand_in_for_a_hub_datasets_splits(tmp_path):
+def test_files_replace_a_hub_datasets_splits(tmp_path):
     folder = tmp_path / "hub"
     folder.mkdir()
     make_texts(60, ["sport", "medicine"]).to_csv(folder / "train.csv", index=False)
     make_texts(10, ["sport", "medicine"], seed=2).to_csv(tmp_path / "mine.csv", index=False)
     splits = load_splits(DataArguments(dataset_name=str(folder), test_file=str(tmp_path / "mine.csv")))
-    assert splits.test["text"].tolist() == pd.read_csv(tmp_path / "mine.csv")["text"].tolist()
+    assert splits["test"]["text"][:] == pd.read_csv(tmp_path / "mine.csv")["text"].tolist()
     with pytest.raises(RecipeError, match="nowhere"):
         load_splits(DataArguments(dataset_name=str(folder), validation_file="nowhere.csv"))
 
 
-def test_a_dataset_that_is_not_there():
+def test_a_dataset_that_does_not_exist():
     with pytest.raises(RecipeError, match=r"dataset 'nobody/nothing' cannot be loaded.*--train_file"):
         load_splits(DataArguments(dataset_name="nobody/nothing"))
 
@@ -121,8 +130,7 @@ def test_several_files_and_globs_are_one_split(tmp_path):
         (tmp_path / f"{name}.csv.gz").write_bytes(gzip.compress(part.to_csv(index=False).encode()))
     paths = [str(tmp_path / name) for name in ("one.csv", "two.jsonl", "*.csv.gz")]
     splits = load_splits(DataArguments(train_file=paths))
-    merged = pd.concat([splits.train, splits.validation, splits.test]).sort_index()
-    assert merged["text"].tolist() == frame["text"].tolist()
+    assert set.union(*texts_of(splits)) == set(frame["text"])
     read = splits.summary["rows_read"]["train"]
     assert [path.removeprefix(f"{tmp_path}/") for path in read] == ["one.csv", "two.jsonl", "a.csv.gz", "b.csv.gz"]
     assert list(read.values()) == [20, 20, 10, 10]
@@ -164,14 +172,14 @@ def test_saved_datasets_are_data(tmp_path):
     dataset.save_to_disk(tmp_path / "one")
     splits = load_splits(DataArguments(dataset_name=str(tmp_path / "both")))
     assert splits.label_names == ["sport", "medicine"]
-    assert splits.test["text"].tolist() == frame["text"][30:].tolist()
-    assert [splits.label_names[i] for i in splits.test["label"]] == frame["label"][30:].tolist()
+    assert splits["test"]["text"][:] == frame["text"][30:].tolist()
+    assert [splits.label_names[i] for i in splits["test"]["label"]] == frame["label"][30:].tolist()
     for fields in ({"dataset_name": str(tmp_path / "one")}, {"train_file": str(tmp_path / "one")}):
         splits = load_splits(DataArguments(**fields))
         assert splits.label_names == ["sport", "medicine"]
         assert sum(splits.summary["texts"].values()) == 40
     (tmp_path / "both" / "train" / "state.json").write_text("{")
-    with pytest.raises(RecipeError, match=r"both: the saved dataset cannot be loaded"):
+    with pytest.raises(RecipeError, match=r"both' cannot be loaded"):
         load_splits(DataArguments(dataset_name=str(tmp_path / "both")))
 
 
@@ -182,17 +190,19 @@ def test_files_that_declare_other_names_fall_back_to_the_alphabet(tmp_path):
         datasets.Dataset.from_pandas(frame, features=features).to_parquet(tmp_path / f"{name}.parquet")
     splits = load_splits(DataArguments(train_file=str(tmp_path / "*.parquet")))
     assert splits.label_names == ["medicine", "sport"]
-    assert {splits.label_names[label] for text, label in zip(splits.train["text"], splits.train["label"], strict=True)
+    assert {splits.label_names[label] for text, label in zip(splits["train"]["text"], splits["train"]["label"], strict=True)
             if "goal" in text} == {"sport"}  # fmt: skip
 
 
 def test_pairs_are_joined(tmp_path):
     content = "question,answer,label\n" + "".join(f"q{i},a{i},{'xy'[i % 2]}\n" for i in range(40))
     splits = load(tmp_path, content, text_pair_column="answer")
-    assert {text.replace("q", "").replace("a", "") for text in splits.test["text"]} <= {f"{i}\n{i}" for i in range(40)}
+    assert {text.replace("q", "").replace("a", "") for text in splits["test"]["text"]} <= {
+        f"{i}\n{i}" for i in range(40)
+    }
     splits = load(tmp_path, content, text_pair_column="answer", text_pair_separator=" [\\n] ")
-    assert splits.test["text"].iloc[0].startswith("q")
-    assert " [\n] a" in splits.test["text"].iloc[0]
+    assert splits["test"]["text"][0].startswith("q")
+    assert " [\n] a" in splits["test"]["text"][0]
     # One question with two answers is two texts.
     again = "text,answer,label\n" + "".join(f"q,a{i},{'xy'[i % 2]}\n" for i in range(40))
     assert sum(load(tmp_path, again, text_pair_column="answer").summary["texts"].values()) == 40
@@ -201,7 +211,7 @@ def test_pairs_are_joined(tmp_path):
         match=r"train\.csv: row 2 has no text_pair \(--text_pair_column\): fill in the text_pair or drop the row",
     ):
         load(tmp_path, "text,answer,label\nq,,x\nq,a,y\n", text_pair_column="answer")
-    with pytest.raises(RecipeError, match=r"row 1 has a text_pair that is no string"):
+    with pytest.raises(RecipeError, match=r"row 1 has a text_pair that is not a string"):
         load(tmp_path, '{"text": "a", "b": 1, "label": 1}', "a.jsonl", text_pair_column="b")
     with pytest.raises(RecipeError, match=r"no column 'c' among .*: name it with --text_pair_column"):
         load(tmp_path, "text,answer,label\nq,,x\nq,a,y\n", text_pair_column="c")
@@ -233,7 +243,7 @@ def test_the_summary_counts_every_row(tmp_path):
     summary = splits.summary
     assert summary["rows_read"] == {"train": {files["train_file"]: 95}, "test": {files["test_file"]: 15}}
     assert summary["duplicates_removed"] == {"train": 10}
-    assert summary["texts"] == {name: len(getattr(splits, name)) for name in ("train", "validation", "test")}
+    assert summary["texts"] == {name: len(splits[name]) for name in ("train", "validation", "test")}
     assert summary["labels"]["test"] == frame["label"][85:].value_counts().to_dict()
     removed = sum(sum(summary[step].values()) for step in ("duplicates_removed", "undersampled", "over_the_limit"))
     assert 95 + 15 - removed == sum(summary["texts"].values())
@@ -252,3 +262,71 @@ def test_the_table_of_many_labels_stays_narrow():
     assert "12 others" in table
     assert "78,000" in table  # 1,000 + ... + 12,000
     assert max(map(len, table.splitlines())) < 130
+
+
+def test_saved_splits_read_back_the_same(tmp_path):
+    splits = load(tmp_path, csv(["a", "b"] * 30))
+    assert isinstance(splits, datasets.DatasetDict)
+    save_splits(splits, tmp_path / "run")
+    again = load_saved_splits(tmp_path / "run")
+    assert same_texts(splits, again)
+    assert again.label_names == ["a", "b"]
+    assert again.summary == splits.summary
+    assert sorted(path.name for path in (tmp_path / "run").rglob("*.*")) == [
+        "data_summary.json", "test.parquet", "train.parquet", "validation.parquet"
+    ]  # fmt: skip
+    path = tmp_path / "run" / "splits" / "validation.parquet"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(RecipeError, match=r"validation\.parquet: the run's split cannot be read"):
+        load_saved_splits(tmp_path / "run")
+    path.unlink()
+    with pytest.raises(RecipeError, match=r"validation\.parquet: .*no such file"):
+        load_saved_splits(tmp_path / "run")
+
+
+def test_any_dataset_dict_can_be_saved(tmp_path):
+    rows = datasets.Dataset.from_dict({"id": [1, 2, 3], "text": ["a", "b", "c"], "label": ["x", "y", "x"]})
+    part = rows.class_encode_column("label").select([2, 0])
+    own = datasets.DatasetDict(dict.fromkeys(("train", "validation", "test"), part))
+    save_splits(own, tmp_path)
+    again = load_saved_splits(tmp_path)
+    assert same_texts(own, again)
+    assert (again["test"]["text"][:], again.label_names, again.summary) == (["c", "a"], ["x", "y"], {})
+
+
+def test_same_texts_sees_every_change(tmp_path):
+    splits = load(tmp_path, csv(["a", "b"] * 30))
+    names = splits.label_names[::-1]
+    train = splits["train"]
+    assert same_texts(splits, dict(splits))
+    for other in (
+        train.shuffle(seed=0),
+        train.select(range(9)),
+        train.cast_column("label", datasets.ClassLabel(names=names)),
+    ):
+        assert not same_texts(splits, {**splits, "train": other})
+    assert not same_texts(splits, {"train": train})
+
+
+def test_texts_for_a_saved_model_are_read_as_in_its_training(tmp_path):
+    path, other = tmp_path / "test.csv", tmp_path / "more.csv"
+    path.write_text("text,answer,label\nq,a,spam\nr,b,HAM\n")
+    other.write_text("text,answer,label\ns,c,Spam\n")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "run_config.yaml").write_text(
+        "text_pair_column: answer\ntext_pair_separator: ' | '\nnormalize_labels: true\n"
+    )
+    texts = load_texts_for_model([str(path), str(other)], "test_file", ["Spam", "Ham"], run)
+    assert texts["text"][:] == ["q | a", "r | b", "s | c"]
+    assert texts["label"][:] == [0, 1, 0]
+    assert texts.features["label"].names == ["Spam", "Ham"]
+    texts = load_texts_for_model([str(path)], "test_file", ["spam", "HAM"], tmp_path, text_pair_column="answer")
+    assert (texts["text"][:], texts["label"][:]) == (["q\na", "r\nb"], [0, 1])
+    with pytest.raises(RecipeError, match=r"test\.csv: row 3 has a label that the model does not know, such as 'HAM'"):
+        load_texts_for_model([str(path)], "test_file", ["spam", "Ham"], tmp_path)
+    with pytest.raises(RecipeError, match=r"test_file '.*\*\.tsv' matches no file"):
+        load_texts_for_model([str(tmp_path / "*.tsv")], "test_file", ["spam"], tmp_path)
+    (run / "run_config.yaml").write_text("a: [")
+    with pytest.raises(RecipeError, match=r"run_config\.yaml: cannot be read"):
+        pair_fields_of(run)

@@ -1,0 +1,54 @@
+"""Texts as strings: lone surrogates replaced, sentence pairs joined as a saved model's run joined them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recipe.errors import RecipeError, one_line
+
+if TYPE_CHECKING:
+    import pandas as pd  # not imported here, so that classifying one text does not wait for it
+
+RUN_CONFIG_FILE = "run_config.yaml"  # the fields of a run, in its output_dir
+PAIR_SEPARATOR = "\n"
+
+
+def clean_text(text: Any) -> Any:
+    """Return the text with surrogate pairs joined and lone surrogates replaced by U+FFFD; other values unchanged.
+
+    JSON escapes can hold lone surrogates, UTF-8 and so tokenizers cannot.
+    """
+    if not isinstance(text, str) or text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def join_pairs(frame: "pd.DataFrame", separator: str) -> "pd.DataFrame":
+    """Return the frame with its column `text_pair`, if any, joined onto `text`."""
+    if "text_pair" not in frame:
+        return frame
+    return frame.assign(text=frame["text"] + separator + frame["text_pair"]).drop(columns="text_pair")
+
+
+def read_run_config(model_dir: str | Path) -> dict[str, Any]:
+    """Return the fields of the run that saved a model; empty for a model that no run of ours saved.
+
+    Raises:
+        RecipeError: a run_config.yaml that cannot be read.
+    """
+    import yaml
+
+    path = Path(model_dir).expanduser() / RUN_CONFIG_FILE
+    try:
+        fields = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RecipeError(f"{path}: cannot be read ({one_line(error)}): restore it, or remove it") from error
+    if not isinstance(fields, dict):
+        raise RecipeError(f"{path}: holds no `field: value` lines: restore it, or remove it")
+    return fields
+
+
+def pair_fields_of(model_dir: str | Path) -> dict[str, Any]:
+    """Return `text_pair_column` (None without pairs) and `text_pair_separator` of the run that saved a model."""
+    fields = read_run_config(model_dir)
+    separator = fields.get("text_pair_separator", PAIR_SEPARATOR)
+    return {"text_pair_column": fields.get("text_pair_column"), "text_pair_separator": separator}

@@ -1,0 +1,30 @@
+"""Helpers of the data room's tests."""
+
+from unittest.mock import patch
+
+import pandas as pd
+
+from recipe.arguments import DataArguments
+from recipe.data.dataset import TextSplits, load_splits
+
+SPLITS = ("train", "validation", "test")
+
+
+def write(tmp_path, frame, name="a.csv"):
+    path = tmp_path / name
+    frame.to_csv(path, index=False)
+    return str(path)
+
+
+def load_frames(args: DataArguments) -> TextSplits:
+    """The splits as frames, before they lose `row`, `group`, `time` and their index; labels by name."""
+    with patch("recipe.data.dataset.to_dataset", lambda frame, names: frame):
+        return load_splits(args)
+
+
+def all_rows(splits: TextSplits) -> pd.DataFrame:
+    return pd.concat([splits[split].to_pandas() for split in SPLITS])
+
+
+def texts_of(splits: TextSplits) -> list[set[str]]:
+    return [set(splits[split]["text"]) for split in SPLITS]

@@ -1,0 +1,79 @@
+"""The templates, each as a user runs it, on both paths: the same figures and the same saved model."""
+
+import ast
+import re
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, make_texts, tiny_folder
+from safetensors.torch import load_file
+from transformers import GPT2ForSequenceClassification
+
+FIELDS = ["--num_train_epochs", "2", "--per_device_train_batch_size", "8", "--learning_rate", "1e-2"]
+FIELDS += ["--disable_tqdm", "true", "--use_cpu", "true", "--save_strategy", "no", "--report_to", "none"]
+
+
+@pytest.fixture
+def run_example(run_here, tmp_path):
+    make_texts(90, ["sport", "medicine"]).to_csv(tmp_path / "my.csv", index=False)
+
+    def run(name, choice, *more):
+        words = ["--model_name_or_path", tiny_folder(), "--train_file", tmp_path / "my.csv"]
+        words += ["--output_dir", tmp_path / choice, "--feature_cache", choice, *FIELDS, *more]
+        result = run_here([sys.executable, ROOT / "scripts" / "examples" / f"{name}.py", *words])
+        assert result.returncode == 0, result.stderr[-3000:]
+        return result.stdout
+
+    return run
+
+
+def figures_of(printed):
+    """The dict on the last line, without its timings."""
+    figures = ast.literal_eval(printed.strip().splitlines()[-1])
+    return {name: value for name, value in figures.items() if not re.search("runtime|second", name)}
+
+
+@pytest.mark.parametrize("name", ["own_dataset", "own_loss", "own_metric", "own_head", "lora"])
+def test_example_gives_the_same_model_on_both_paths(run_example, tmp_path, name):
+    cached, plain = (figures_of(run_example(name, choice)) for choice in ("on", "off"))
+    assert cached == pytest.approx(plain, abs=1e-4)
+    assert {"own_metric": "test_matthews", "own_dataset": "eval_macro_f1"}.get(name, "test_accuracy") in cached
+    weights = [load_file(tmp_path / choice / "model.safetensors") for choice in ("on", "off")]
+    base = load_file(tiny_folder() / "model.safetensors")
+    for key, tensor in weights[0].items():
+        torch.testing.assert_close(tensor, weights[1][key], atol=1e-3, rtol=0)
+    moved = {
+        key
+        for key, tensor in weights[0].items()
+        if not key.startswith("score.") and not torch.equal(tensor, base[key.removeprefix("transformer.")])
+    }
+    assert moved
+    assert all(key.startswith(("transformer.h.3.", "transformer.ln_f.")) for key in moved)
+    if name == "own_head":
+        assert "score.2.weight" in weights[0]
+    else:
+        GPT2ForSequenceClassification.from_pretrained(tmp_path / "on")
+
+
+def test_own_head_is_loaded_back(run_example, tmp_path):
+    run_example("own_head", "on")
+    sys.path.insert(0, str(ROOT / "scripts" / "examples"))
+    from own_head import TwoLayerHead
+
+    sys.path.pop(0)
+    model = TwoLayerHead.from_pretrained(tmp_path / "on").eval()
+    assert model.config.id2label == {0: "medicine", 1: "sport"}
+    saved = load_file(tmp_path / "on" / "model.safetensors")
+    assert torch.equal(model.score[0].weight, saved["score.0.weight"])
+
+
+def test_search_finds_the_same_rate_on_both_paths(run_example, monkeypatch):
+    import optuna
+
+    monkeypatch.setattr(optuna.samplers, "TPESampler", lambda: optuna.samplers.RandomSampler(seed=0))
+    best = [run_example("search", choice, "--n_trials", "2").splitlines()[-1] for choice in ("on", "off")]
+    pattern = r"best: \{'learning_rate': ([\d.e-]+)\}, validation loss ([\d.]+)"
+    rates, losses = zip(*(map(float, re.fullmatch(pattern, line).groups()) for line in best), strict=True)
+    assert rates[0] == rates[1]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-3)
