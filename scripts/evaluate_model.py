@@ -68,7 +68,6 @@ def main() -> None:
     args = parse_args()
     check_outputs(args)
     # Imported here, since --help and wrong options need none of it.
-    import numpy as np
     from accelerate import PartialState
 
     from recipe.data.texts import read_run_config
@@ -87,8 +86,7 @@ def main() -> None:
 
         validation = load("validation")
         warn_of_validation_texts(test, validation)
-        logits, text_index = classifier.window_logits(validation["text"][:], progress=True)
-        temperature = calibrate_head(classifier, logits, np.array(validation["label"]), text_index)
+        temperature = calibrate_head(classifier, validation, progress=True)
     if args.decision_threshold is not None:
         classifier.set_threshold(args.decision_threshold)
     measured = measure(classifier, test, True, temperature, abstain_below)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from scipy.optimize import minimize_scalar
-from scipy.special import softmax
 from torch import nn
 
 from recipe.errors import RecipeError
@@ -61,14 +60,11 @@ def fit_to_validation(
         model.config.decision_threshold = None
     if not calibrate and decision_threshold is None:
         return None
-    classifier, temperature = TextClassifier(model, tokenizer, device), None
-    if calibrate or decision_threshold == TUNE:
-        labels, (logits, text_index) = np.array(validation["label"]), classifier.window_logits(validation["text"][:])
-    if calibrate:
-        temperature = calibrate_head(classifier, logits, labels, text_index)
-        logits = logits / temperature
+    classifier = TextClassifier(model, tokenizer, device)
+    temperature = calibrate_head(classifier, validation) if calibrate else None
     if decision_threshold == TUNE:
-        decision_threshold = tune_threshold(softmax(text_logits(logits, text_index), axis=-1)[:, 1], labels)
+        probabilities = classifier.predict(validation["text"][:])[1]
+        decision_threshold = tune_threshold(probabilities[:, 1], np.array(validation["label"]))
     classifier.set_threshold(decision_threshold)
     if decision_threshold is not None:
         logger.info(
@@ -79,15 +75,14 @@ def fit_to_validation(
     return temperature
 
 
-def calibrate_head(
-    classifier: TextClassifier, logits: np.ndarray, labels: np.ndarray, text_index: np.ndarray | None = None
-) -> float:
-    """Fit the temperature to the classifier's logits (see fit_temperature), divide the head by it, and return it.
+def calibrate_head(classifier: TextClassifier, validation: "Dataset", progress: bool = False) -> float:
+    """Fit a temperature to the validation texts (see fit_temperature), divide the head by it, and return it.
 
     A decision threshold moves along, so that labels stay the same (see fold_temperature).
     """
-    temperature, remark = fit_temperature(logits, labels, text_index)
-    logger.info("Temperature %.4g, fitted to %d validation texts", temperature, len(labels))
+    logits, text_index = classifier.window_logits(validation["text"][:], progress)
+    temperature, remark = fit_temperature(logits, np.array(validation["label"]), text_index)
+    logger.info("Temperature %.4g, fitted to %d validation texts", temperature, len(validation))
     if remark:
         logger.warning("Temperature %.4g: %s", temperature, remark)
     fold_temperature(classifier.model.score, temperature)

@@ -103,18 +103,10 @@ def measure(
     abstain_below: float | None = None,
 ) -> Measurement:
     """Classify the split's `text` and compare with its `label` (ids); every process of a run calls this."""
-    texts = split["text"][:]
-    logits, text_index = classifier.window_logits(texts, progress)
-    return Measurement(
-        classifier.label_names,
-        np.array(split["label"]),
-        logits,
-        text_index,
-        classifier.decision_threshold,
-        temperature,
-        abstain_below,
-        classifier.coverage(texts),
-    )
+    texts, labels = split["text"][:], np.array(split["label"])
+    answers = (*classifier.window_logits(texts, progress), classifier.decision_threshold)
+    coverage = classifier.coverage(texts)
+    return Measurement(classifier.label_names, labels, *answers, temperature, abstain_below, coverage)
 
 
 def evaluate_saved(
@@ -189,11 +181,9 @@ def print_table(measured: Measurement) -> None:
     width = max(len(TITLES[name]) for name in (*baselines, "majority"))
     p_title = "McNemar's p" if baselines else ""
     print(f"{'':<{width}}  accuracy  95 % interval   macro F1  {p_title}".rstrip())
-    rows = [("GPT-2", measured.scores, "")]
-    rows += [
-        (TITLES[name], figures, p_value(test)) for name in baselines for figures, test in [measured.baselines[name]]
-    ]
-    for title, figures, p in rows:
+    rows = {"GPT-2": (measured.scores, None)} | {TITLES[name]: measured.baselines[name] for name in baselines}
+    for title, (figures, test) in rows.items():
+        p = p_value(test) if test else ""
         interval = f"{figures['accuracy_low']:.3f} - {figures['accuracy_high']:.3f}"
         print(f"{title:<{width}}  {figures['accuracy']:8.3f}  {interval}  {figures['macro_f1']:8.3f}  {p:>11}".rstrip())
     if baselines:

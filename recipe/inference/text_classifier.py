@@ -1,6 +1,6 @@
 """Inference engine: a saved classifier applied to texts, in batches of similar lengths, results in the texts' order."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -111,7 +111,7 @@ class TextClassifier:
         """
         state = PartialState()
         with state.split_between_processes(list(texts)) as share:
-            input_ids, text_index = self.encode(share), None
+            input_ids, text_index = self.encode(share)[0], None
             if self.windows is not None:
                 cut = [self.windows.cut(ids) for ids in input_ids]
                 text_index = np.repeat(np.arange(len(cut)), [len(windows) for windows in cut])
@@ -136,18 +136,15 @@ class TextClassifier:
                 bar.update(len(indices))
         return logits
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the token ids of each text, truncated where texts are, but not cut into windows."""
-        return [ids for input_ids, _ in self._encoded_batches(texts) for ids in input_ids]
+    def encode(self, texts: Sequence[str]) -> tuple[list[list[int]], list[int]]:
+        """Return the token ids of each text, truncated where texts are (not cut into windows), and its uncut length."""
+        parts = (texts[start : start + ENCODE_TEXTS] for start in range(0, len(texts), ENCODE_TEXTS))
+        batches = [encode_texts(self.tokenizer, part, self.max_length) for part in parts]
+        return [ids for batch, _ in batches for ids in batch], [length for _, batch in batches for length in batch]
 
     def coverage(self, texts: Sequence[str]) -> Coverage:
         """Count the tokens of the texts, and how many of them the model sees."""
-        lengths = [length for _, uncut in self._encoded_batches(texts) for length in uncut]
-        return Coverage.of(lengths, self.max_length)
-
-    def _encoded_batches(self, texts: Sequence[str]) -> Iterator[tuple[list[list[int]], list[int]]]:
-        for start in range(0, len(texts), ENCODE_TEXTS):
-            yield encode_texts(self.tokenizer, list(texts[start : start + ENCODE_TEXTS]), self.max_length)
+        return Coverage.of(self.encode(texts)[1], self.max_length)
 
 
 def check_two_labels(threshold: str | float, label_names: Sequence[str]) -> None:

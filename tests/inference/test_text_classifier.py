@@ -74,7 +74,7 @@ def test_a_model_of_our_own_class(tmp_path):
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     classifier = TextClassifier.from_pretrained(tmp_path)
-    ids = classifier.encode(["a few words here"])
+    ids = classifier.encode(["a few words here"])[0]
     with torch.no_grad():
         np.testing.assert_allclose(classifier.logits(["a few words here"]), model(torch.tensor(ids)).logits, atol=1e-5)
 
@@ -87,7 +87,7 @@ def test_windows_are_averaged_in_the_order_of_the_texts():
     classifier = TextClassifier(model, tokenizer, "cpu")
     logits, text_index = classifier.window_logits(texts)
     expected = []
-    for ids in classifier.encode(texts):
+    for ids in classifier.encode(texts)[0]:
         rows = [ids[start : start + 12] for start in range(0, max(1, len(ids) - 4), 8)]
         with torch.no_grad():
             expected.append(torch.cat([model(torch.tensor([row])).logits for row in rows]).softmax(-1).mean(0))

@@ -1,15 +1,19 @@
 """scripts/evaluate_model.py, and predict.py's thresholds and abstaining."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from conftest import NANO, assert_one_line, make_texts, run
+from datasets import DatasetDict
 from safetensors.torch import load_file
+from saved_models import three_label_run, to_dataset
 from transformers import AutoTokenizer, GPT2ForSequenceClassification, pipeline
 
+from recipe.data.dataset import save_splits
 from recipe.inference.text_classifier import TextClassifier
 
 EVALUATE, PREDICT = ["python", "scripts/evaluate_model.py"], ["python", "scripts/predict.py"]
@@ -64,6 +68,20 @@ def test_own_test_split_gives_the_runs_figures(trained, tmp_path, run_well):
         assert figures[name] == pytest.approx(value, abs=1e-5), name
 
 
+def test_baselines_follow_the_runs_class_weight(tmp_path, run_well):
+    """Two of three `bad day` have the common label: balanced weights go by the rare one."""
+    rows = [("good day", "sport")] * 6 + [("bad day", "sport")] * 2 + [("bad day", "medicine")]
+    split = to_dataset(pd.DataFrame(rows * 10, columns=["text", "label"]), sorted(LABELS))
+    predicted = {}
+    for weight in ("none", "balanced"):
+        folder = shutil.copytree(three_label_run(), tmp_path / weight)
+        save_splits(DatasetDict(dict.fromkeys(("train", "validation", "test"), split)), folder)
+        (folder / "run_config.yaml").write_text(f"class_weight: {weight}\n")
+        run_well(*EVALUATE, "--model_dir", folder, "--output_file", tmp_path / f"{weight}.json")
+        predicted[weight] = read(tmp_path / f"{weight}.json")["test_tfidf_accuracy"]
+    assert predicted == {"none": pytest.approx(8 / 9), "balanced": pytest.approx(7 / 9)}
+
+
 def test_calibrating_into_a_new_folder(trained, test_file, tmp_path, run_well):
     """On texts of which every fourth has a wrong label: the model is far too sure of them."""
     frame = make_texts(60, LABELS, seed=8)
@@ -82,6 +100,8 @@ def test_calibrating_into_a_new_folder(trained, test_file, tmp_path, run_well):
     old_weights, weights = (load_file(folder / "model.safetensors") for folder in (trained, new))
     torch.testing.assert_close(weights["score.weight"] * figures["temperature"], old_weights["score.weight"])
     assert read(new / "config.json")["architectures"] == ["GPT2ForSequenceClassification"]
+    splits = [sorted(path.name for path in (folder / "splits").iterdir()) for folder in (trained, new)]
+    assert splits[0] == splits[1]
     old, calibrated = (
         TextClassifier.from_pretrained(folder).predict(frame["text"].tolist()) for folder in (trained, new)
     )
