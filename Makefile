@@ -33,10 +33,10 @@ quickstart: $(SETUP) data/sms_spam.tsv
 		scripts/train.py --config recipe/configs/quickstart.yaml --overwrite_output_dir
 
 test: $(SETUP)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-fast: $(SETUP)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not launch"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not launch"
 
 test-slow: $(SETUP) data/sms_spam.tsv
 	$(BIN)/python -m pytest -m slow -s

@@ -13,8 +13,7 @@ from safetensors.torch import load_file
 from recipe.distributed import any_process, check_launch, check_world_size, gather_in_order, on_main_process
 from recipe.errors import RecipeError
 
-# In one of pytest's workers, so that each launch is made once.
-pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.launch]
+pytestmark = pytest.mark.launch
 LABELS = ["sport", "medicine", "technology"]
 LAUNCH = ["accelerate", "launch", "--config_file", "accelerate_configs/multi_cpu.yaml"]
 
@@ -87,19 +86,10 @@ def test_features_are_computed_in_shares(launched, one, splits):
     assert sum(int(share.iloc[0]) for share in shares) == pytest.approx(alone, rel=0.02)
 
 
-def test_file_is_predicted_in_shares_and_written_in_order(launched, splits, tmp_path):
-    predict = [
-        "scripts/predict.py",
-        "--model_dir",
-        splits / "two",
-        "--window",
-        "16",
-        "--input_file",
-        splits / "test.csv",
-        "--output_file",
-    ]
-    for launcher, output in ((LAUNCH, "two.csv"), (["python"], "one.csv")):
-        result = run(*launcher, *predict, tmp_path / output)
+def test_file_is_predicted_in_shares_and_written_in_order(launched, splits, tmp_path, run_here):
+    model = ["scripts/predict.py", "--model_dir", splits / "two", "--window", "16"]
+    predict = [*model, "--input_file", splits / "test.csv", "--output_file"]
+    for result in (run(*LAUNCH, *predict, tmp_path / "two.csv"), run_here(["python", *predict, tmp_path / "one.csv"])):
         assert result.returncode == 0, result.stderr[-3000:]
     one, two = (pd.read_csv(tmp_path / name) for name in ("one.csv", "two.csv"))
     assert two["text"].tolist() == pd.read_csv(splits / "test.csv")["text"].tolist()
