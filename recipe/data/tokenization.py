@@ -107,11 +107,23 @@ def tokenize(
     for split, dataset in splits.items():
         check_columns(split, dataset)
         tokenized[split] = dataset.map(
-            encode, batched=True, remove_columns=dataset.column_names, desc=f"Tokenizing {split}"
+            encode,
+            batched=True,
+            remove_columns=dataset.column_names,
+            new_fingerprint=fingerprint(dataset, tokenizer, limit),
+            desc=f"Tokenizing {split}",
         )
         tokenized.coverage[split] = Coverage.of(tokenized[split]["uncut_length"][:], limit)
         log_coverage(split, tokenized.coverage[split], limit, tokenizer.truncation_side)
     return tokenized
+
+
+def fingerprint(dataset: "datasets.Dataset", tokenizer: PreTrainedTokenizerBase, limit: int) -> str:
+    """Return a hash of everything that the tokens depend on: `datasets` would pickle the tokenizer, a second a run."""
+    import xxhash
+
+    rules = (tokenizer.backend_tokenizer.to_str(), tokenizer.eos_token_id, tokenizer.truncation_side, limit)
+    return xxhash.xxh3_64_hexdigest(repr((dataset._fingerprint, *rules, tokenizer.split_special_tokens)).encode())
 
 
 def check_columns(split: str, dataset: "datasets.Dataset") -> None:
