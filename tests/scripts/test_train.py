@@ -171,6 +171,7 @@ def test_bfloat16_trunk_costs_at_most_one_message_in_300(tmp_path):
         str(tmp_path / "cache"),
     ]
     fields += ["--max_train_samples", "300", "--max_eval_samples", "50", "--max_predict_samples", "300"]
+    fields += ["--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false"]
     for seed in ("0", "1", "2"):
         accuracy = {}
         for dtype in ("float32", "bfloat16"):
