@@ -244,8 +244,8 @@ class RecipeTrainer(Trainer):
             return
         state = self.model.state_dict() if state_dict is None else state_dict
         folder.mkdir(parents=True, exist_ok=True)
-        whole = self.features is None and not hasattr(self.model, "merge_and_unload")  # as Trainer does
-        tensors = {name: state[name].detach().contiguous() for name in (state if whole else self._trained_names())}
+        complete = self.features is None and not hasattr(self.model, "merge_and_unload")  # as Trainer does
+        tensors = {name: state[name].detach().contiguous() for name in (state if complete else self._trained_names())}
         save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
         self.classifier.config.save_pretrained(folder)
         if self.processing_class is not None:

@@ -48,7 +48,7 @@ def test_probabilities_are_averaged_and_single_windows_left_alone():
         average_windows(logits, text_index[:5])
 
 
-def test_what_is_asked_wins_over_what_is_saved():
+def test_options_win_over_saved_windows():
     saved = GPT2Config(window=100, window_overlap=10, window_max_length=500)
     assert choose_windows(GPT2Config()) is None
     assert choose_windows(GPT2Config(), 64) == Windows(64, 16)

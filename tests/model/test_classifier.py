@@ -50,7 +50,7 @@ def test_padding_on_either_side_changes_nothing(pooling):
 
 
 @torch.no_grad()
-def test_pooling_reads_what_it_says():
+def test_pooling_reads_the_named_token():
     input_ids = torch.tensor([[3, 1, 4, 1, 5]])
     for pooling, pick in (("last", lambda h: h[:, -1]), ("first", lambda h: h[:, 0]), ("mean", lambda h: h.mean(1))):
         model = tiny_model(pooling=pooling)
@@ -125,7 +125,7 @@ def test_gradients_equal_those_of_an_uncut_model(trainable):
             assert parameter.grad is None
 
 
-def test_the_cut_follows_what_trains_and_the_trunk_stays_out_of_autograd():
+def test_trunk_ends_below_the_first_trained_block_and_stays_out_of_autograd():
     model = tiny_model()
     input_ids = torch.randint(0, 98, (2, 6))
     for patterns, depth in (
@@ -163,7 +163,7 @@ def test_fused_gelu_runs_and_the_config_keeps_its_name(tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["activation_function"] == "gelu_new"
 
 
-def test_more_tokens_than_positions_is_said():
+def test_more_tokens_than_positions_are_refused():
     with pytest.raises(ValueError, match="65 tokens a text, but the model has 64"):
         tiny_model()(input_ids=torch.zeros(1, 65, dtype=torch.long))
 
@@ -195,7 +195,7 @@ def test_head_is_kept_and_another_size_refused(tmp_path):
     assert torch.equal(fresh.transformer.wte.weight, model.transformer.wte.weight)
 
 
-def test_what_is_no_gpt2_is_refused(tmp_path):
+def test_other_architectures_are_refused(tmp_path):
     bert = tmp_path / "bert"
     BertModel(
         BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)

@@ -36,7 +36,7 @@ def test_the_copy_shares_nothing_and_keeps_the_config():
 
 
 @torch.no_grad()
-def test_what_cannot_be_stock_is_refused():
+def test_models_without_a_stock_form_are_refused():
     with pytest.raises(ValueError, match="reads the last token only"):
         to_stock(tiny_model(pooling="mean"))
     model = tiny_model()

@@ -16,7 +16,7 @@ def test_counts_at_gpt2_small_shape():
 
 
 @pytest.mark.parametrize("k", [0, 1, 2, 4])
-def test_last_blocks_are_what_trains(k):
+def test_last_blocks_train(k):
     model = tiny_model()
     freeze_except(model, last_blocks(model.config, k))
     trains = {name for name, p in model.named_parameters() if p.requires_grad}

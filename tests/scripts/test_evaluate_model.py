@@ -184,12 +184,12 @@ def test_predict_abstains(two_labels, tmp_path, run_well):
     make_texts(40, ["sport", "medicine"])[["text"]].to_csv(tmp_path / "in.csv", index=False)
     command = [*PREDICT, "--model_dir", two_labels, "--input_file", tmp_path / "in.csv"]
     run_well(*command, "--output_file", tmp_path / "all.csv")
-    whole = pd.read_csv(tmp_path / "all.csv")
-    top = whole.filter(like="probability_").max(axis=1)
+    everything = pd.read_csv(tmp_path / "all.csv")
+    top = everything.filter(like="probability_").max(axis=1)
     bound = float(top.median())
     printed = run_well(*command, "--output_file", tmp_path / "sure.csv", "--abstain_below", bound)
     sure = pd.read_csv(tmp_path / "sure.csv", keep_default_na=False)
-    assert sure["label"].tolist() == [label if p >= bound else "" for label, p in zip(whole["label"], top, strict=True)]
+    assert sure["label"].tolist() == [label if p >= bound else "" for label, p in zip(everything["label"], top, strict=True)]
     assert f"{(top < bound).sum()} of 40 texts got no label" in printed.stderr
     printed = run_well(*command, "--abstain_below", "1")
     assert [json.loads(line)["label"] for line in printed.stdout.splitlines()] == [None] * 40

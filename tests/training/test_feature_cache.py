@@ -103,7 +103,7 @@ def test_a_copy_for_a_worker_carries_names_of_files(tmp_path):
     assert torch.equal(copy[sequence_key([3, 4, 5])], features[sequence_key([3, 4, 5])])
 
 
-def test_a_second_run_computes_only_what_is_new(tmp_path):
+def test_second_run_computes_new_rows_alone(tmp_path):
     model = frozen_model()
     cache_features(model, SEQUENCES, tmp_path)
     first = files(tmp_path)
@@ -117,7 +117,7 @@ def test_a_second_run_computes_only_what_is_new(tmp_path):
     assert features[sequence_key([9, 9, 9])].shape == (3, 32)
 
 
-def test_the_key_covers_what_the_values_depend_on():
+def test_key_covers_everything_that_rows_depend_on():
     model = frozen_model()
     key = trunk_key(model, torch.float32)
     assert trunk_key(frozen_model(), torch.float32) == key
@@ -162,16 +162,16 @@ def damage_empty(path):
 
 
 @pytest.mark.parametrize("damage", [damage_one_bit, damage_the_head, damage_the_end, damage_cut_short, damage_empty])
-def test_a_damaged_file_is_said_and_made_again(tmp_path, caplog, damage):
+def test_damaged_file_is_reported_and_computed_again(tmp_path, caplog, damage):
     model = frozen_model()
     cache_features(model, SEQUENCES, tmp_path)
     (path,) = tmp_path.rglob("*.arrow")
-    whole = path.read_bytes()
+    complete = path.read_bytes()
     damage(path)
     caplog.set_level(logging.WARNING, logger="recipe")
     features = cache_features(model, SEQUENCES, tmp_path)
     assert "is damaged: removed" in caplog.text
-    assert [p.read_bytes() for p in tmp_path.rglob("*.arrow")] == [whole]
+    assert [p.read_bytes() for p in tmp_path.rglob("*.arrow")] == [complete]
     torch.testing.assert_close(features[sequence_key([4])], reference_states(model, [4], 3), atol=1e-5, rtol=1e-4)
 
 
@@ -232,7 +232,7 @@ def test_caches_are_listed_and_cleared(tmp_path):
     assert list(list_caches(tmp_path / "nowhere")) == []
 
 
-def test_a_large_set_is_written_in_parts_and_read_whole(tmp_path, monkeypatch):
+def test_large_set_is_written_in_parts(tmp_path, monkeypatch):
     monkeypatch.setattr("recipe.training.feature_cache.SHARD_TOKENS", 40)
     model = frozen_model()
     sequences = [[i, *range(i % 7)] for i in range(30)]
@@ -244,7 +244,7 @@ def test_a_large_set_is_written_in_parts_and_read_whole(tmp_path, monkeypatch):
         torch.testing.assert_close(features[sequence_key(ids)], expected, atol=1e-5, rtol=0)
 
 
-def test_what_a_killed_writer_left_goes_after_a_day(tmp_path):
+def test_remains_of_a_killed_writer_are_removed_after_a_day(tmp_path):
     model = frozen_model()
     cache_features(model, [[1]], tmp_path)
     (folder,) = tmp_path.iterdir()
