@@ -31,7 +31,9 @@ class ModelArguments:
         "What trains: all, head, last_blocks:K (the last K blocks, ln_f and the head), or globs over parameter names.",
     )
     pooling: Literal["last", "first", "mean"] | None = option(
-        None, "Which token the head reads; by default the one in a classifier's checkpoint, else last, the recipe."
+        None,
+        "Token that the head reads: last (the recipe), mean, or first (sees no other token: a control); by default the"
+        " checkpoint's.",
     )
     dropout: float = option(0.0, "Dropout of the trainable blocks.")
     ignore_mismatched_sizes: bool = option(

@@ -75,7 +75,11 @@ def main() -> None:
     from recipe.evaluation.report import measure, print_confusion, print_report
     from recipe.inference.text_classifier import TextClassifier
 
-    abstain_below = args.abstain_below and parse_probability("abstain_below", args.abstain_below, one_allowed=True)
+    abstain_below, threshold = args.abstain_below, args.decision_threshold
+    if abstain_below is not None:
+        abstain_below = parse_probability("abstain_below", abstain_below, one_allowed=True)
+    if threshold is not None:
+        threshold = parse_probability("decision_threshold", threshold)
     classifier = TextClassifier.from_pretrained(args.model_dir, args.device)
     load = functools.partial(load_split, args, classifier.label_names)
     test, temperature = load("test"), None
@@ -87,8 +91,8 @@ def main() -> None:
         validation = load("validation")
         warn_of_validation_texts(test, validation)
         temperature = calibrate_head(classifier, validation, progress=True)
-    if args.decision_threshold is not None:
-        classifier.set_threshold(args.decision_threshold)
+    if threshold is not None:
+        classifier.set_threshold(threshold)
     measured = measure(classifier, test, True, temperature, abstain_below)
     if not PartialState().is_main_process:  # under `accelerate launch` the processes divide the texts, one reports
         return
@@ -117,9 +121,12 @@ def load_split(args: argparse.Namespace, label_names: list[str], name: str) -> "
         file_format = FileFormat(args.delimiter, args.csv_quoting, names)
         return load_texts_for_model(files, field, label_names, args.model_dir, *columns, file_format)
     try:
-        return load_saved_splits(args.model_dir)[name]
+        split = load_saved_splits(args.model_dir)[name]
     except RecipeError as error:
         raise RecipeError(f"no {name} texts: {error}; or give --{field} FILE") from error
+    if split.features["label"].names != label_names:
+        raise RecipeError(f"{args.model_dir}/splits: has other labels than the model: give --{field} FILE")
+    return split
 
 
 def load_training_texts(load: functools.partial, files: list[str] | None, test_texts: set[str]) -> "Dataset | None":

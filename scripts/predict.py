@@ -57,6 +57,8 @@ def main() -> None:
         from recipe.evaluation.thresholds import is_unsure
 
         abstain_below = parse_probability("abstain_below", args.abstain_below, one_allowed=True)
+    if args.decision_threshold is not None:
+        parse_probability("decision_threshold", args.decision_threshold)
     texts = read_texts(args)
     classifier = TextClassifier.from_pretrained(args.model_dir, args.device, args.window)
     if args.decision_threshold is not None:

@@ -34,6 +34,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     from recipe.evaluation.metrics import compute_metrics
     from recipe.evaluation.report import evaluate_saved
     from recipe.model.classifier import GPT2LastTokenClassifier
+    from recipe.model.export import warn_unless_stock
     from recipe.model.freezing import freeze_except, trainable_patterns
     from recipe.model.loading import labels_of_head, load_config
     from recipe.training.callbacks import EarlyStopping
@@ -69,8 +70,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         ignore_mismatched_sizes=model_args.ignore_mismatched_sizes,
     )
     remember_windows(model.config, windows)
+    warn_unless_stock(model)
 
-    # 6. What trains: everything else is frozen. For LoRA instead, see examples/lora.py.
+    # 6. Trainable parameters; everything else is frozen. For LoRA instead, see examples/lora.py.
     report = freeze_except(model, trainable_patterns(model.config, model_args.trainable))
     logger.info("%s\n\n%s\n\n%s", summary_table(splits.summary), report, model.about_head)
 
@@ -97,19 +99,20 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     run.start(splits)
     trained = trainer.train(resume_from_checkpoint=run.checkpoint)
 
-    # 9. What validation decides after training: a temperature, a threshold (where asked for).
+    # 9. Fitted to validation, where asked for: a temperature, a threshold.
     temperature = fit_to_validation(
         model, tokenizer, splits["validation"], training_args.calibrate, training_args.decision_threshold
     )
 
     # 10. The stock checkpoint, which every Hugging Face tool loads, and its figures, computed from the saved folder.
     trainer.save_model()
+    run.save(splits)
+    if trainer.is_world_process_zero():
+        save_trained_on(training_args.output_dir, splits["train"]["text"], name)
     counts = {"trainable_parameters": report.trainable, "total_parameters": report.total}
     counts |= {f"train_{name}": value for name, value in tokenized.coverage["train"].figures().items()}
     trainer.save_metrics("train", {**trained.metrics, "train_samples": len(splits["train"]), **counts}, combined=False)
     trainer.save_state()
-    if trainer.is_world_process_zero():
-        save_trained_on(training_args.output_dir, splits["train"]["text"], name)
     results = evaluate_saved(
         training_args.output_dir,
         splits,

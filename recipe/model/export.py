@@ -52,13 +52,32 @@ def to_stock(model: GPT2LastTokenClassifier) -> GPT2ForSequenceClassification:
     return stock.eval()
 
 
+def warn_unless_stock(model: GPT2LastTokenClassifier) -> None:
+    """Log a warning, before training, where the saved model will be of our own class."""
+    reason = None
+    if model.pooling == "first":
+        reason = "pooling is 'first', which sees the first token alone: a control, not a classifier"
+    elif model.pooling != "last":
+        reason = f"pooling is {model.pooling!r}"
+    elif model.num_labels > model.config.n_embd:
+        reason = f"there are {model.num_labels} labels, more than n_embd ({model.config.n_embd})"
+    if reason:
+        logger.warning(
+            "%s: the saved model will be %s, our own class: use TextClassifier or predict.py, since pipeline() would load it"
+            " as the stock class and answer wrongly",
+            reason, type(model).__name__,
+        )  # fmt: skip
+
+
 def servable(model: GPT2LastTokenClassifier) -> PreTrainedModel:
     """Return the stock model, or, where none has the same logits, the model itself, with a warning."""
     try:
         return to_stock(model)
     except RecipeError as error:  # rather a model of our own class than none
         logger.warning(
-            "the saved model is %s, our own class, which pipeline() cannot load: %s", type(model).__name__, error
+            "the saved model is %s, our own class, which pipeline() loads wrongly as the stock one: %s",
+            type(model).__name__,
+            error,
         )
         return model
 

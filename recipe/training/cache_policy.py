@@ -1,4 +1,4 @@
-"""The decision whether the trunk runs once per text: what that takes on disk, whether it pays, what it has taken."""
+"""Whether to cache the trunk's output: its size on disk, its gain; and the caches that exist."""
 
 import ctypes
 import json
@@ -8,13 +8,15 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
 
-from recipe.errors import RecipeError
+from recipe.distributed import on_main_process
+from recipe.errors import RecipeError, one_line
 from recipe.model.classifier import GPT2LastTokenClassifier
-from recipe.training.feature_cache import ABOUT_FILE, DEFAULT_FOLDER
+from recipe.training.feature_cache import ABOUT_FILE, DEFAULT_FOLDER, TrunkFeatures, cache_features, token_sequences
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +57,30 @@ class CachePolicy:
         if self.trunk_dtype == "bfloat16" and (self.choice == "off" or not frozen):
             raise RecipeError("trunk_dtype is bfloat16, but the trunk is not cached: it needs --feature_cache on")
 
+    def compute(
+        self, model: GPT2LastTokenClassifier, cacheable: Sequence[Any], device: torch.device, reads: float
+    ) -> TrunkFeatures | None:
+        """Return the trunk's output for every text of the datasets, computing rows that are missing; None if not wanted.
+
+        Raises:
+            RecipeError: a folder without room or permission.
+        """
+        sequences = [ids for dataset in cacheable for ids in token_sequences(dataset)]
+        if not on_main_process(self.wants_cache, model, [len(ids) for ids in sequences], reads):
+            return None
+        try:
+            return cache_features(model.to(device).eval(), sequences, self.folder, self.dtype(device))
+        except OSError as error:
+            reason = f"feature cache in {self.folder or DEFAULT_FOLDER}: {error.strerror or one_line(error)}"
+            raise RecipeError(f"{reason}: pass --feature_cache_dir DIR, or --feature_cache off") from error
+
+    def refuse_if_ordered(self, reason: str) -> None:
+        """Raise RecipeError if the cache was asked for and cannot be."""
+        if self.choice == "on" or self.trunk_dtype == "bfloat16":
+            raise RecipeError(
+                f"feature_cache is on, or trunk_dtype bfloat16, but {reason}: leave both at their defaults"
+            )
+
     def wants_cache(self, model: GPT2LastTokenClassifier, lengths: Sequence[int], reads: float) -> bool:
         """Decide, and log the reasons.
 
@@ -62,15 +88,12 @@ class CachePolicy:
             lengths: tokens of each text, of all datasets together.
             reads: how often training reads each text.
         """
-        if self.choice == "off" or model.split_depth == 0:
-            logger.info("Feature cache: not used")
-            return False
         numbers = (len(lengths) if model.keeps_one_token else sum(lengths)) * model.config.n_embd
         size = numbers * self.dtype(model.device).itemsize / 1e9
         limit = free_disk(Path(self.folder or DEFAULT_FOLDER)) / 2e9 if self.max_gb is None else self.max_gb
         used = self.choice == "on" or (size <= limit and reads > 1)
         logger.info(
-            "Feature cache: up to %.3f GB on disk (at most %.1f GB, see --feature_cache_max_gb), read %g times: %s",
+            "Feature cache: up to %.3f GB on disk (at most %.1f GB, see --feature_cache_max_gb), each text read %.1f times: %s",
             size, limit, reads, "used" if used else "not used",
         )  # fmt: skip
         if self.trunk_dtype == "bfloat16" and not used:

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 SAME_SIGNAL = 5  # seconds within which two signals are one
 PR_SET_PDEATHSIG = 1  # of Linux' prctl.h
-EXIT_CODE = 128 + signal.SIGTERM  # what a shell reports for a program that SIGTERM ended
+EXIT_CODE = 128 + signal.SIGTERM  # the shell's exit code after SIGTERM
 
 
 class StopOnSigterm(TrainerCallback):
@@ -30,7 +30,7 @@ class StopOnSigterm(TrainerCallback):
     """
 
     def __init__(self) -> None:
-        self.requested = self.stopping = False
+        self.requested = self.stopping = self.stepping = False
         self.requested_at = 0.0
 
     @contextmanager
@@ -45,8 +45,16 @@ class StopOnSigterm(TrainerCallback):
             yield
         finally:
             signal.signal(signal.SIGTERM, previous)
+            self.stepping = False
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.stepping = True
 
     def on_signal(self, signum: int, frame: object) -> None:
+        if not self.stepping:  # while the trunk runs there is nothing to save: its rows are on disk
+            sys.exit(EXIT_CODE)
         if self.requested:
             if time.monotonic() - self.requested_at > SAME_SIGNAL:
                 sys.exit(EXIT_CODE)

@@ -6,11 +6,15 @@ import re
 import shutil
 from pathlib import Path
 
+from safetensors.torch import load_file
+from torch import nn
+
 from recipe.atomic import write_json
+from recipe.errors import RecipeError, one_line
 
 logger = logging.getLogger(__name__)
 
-MARKER = "complete.json"
+MARKER, WEIGHTS_FILE = "complete.json", "model.safetensors"
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
@@ -78,10 +82,36 @@ def why_best_incomplete(checkpoint: Path) -> str | None:
 
 
 def set_newer_aside(folder: Path, checkpoint: Path) -> None:
-    """Rename checkpoints after the one that training resumes from: their steps are taken anew."""
+    """Rename checkpoints after the one that training resumes from: their steps are repeated."""
     for path in list_checkpoints(folder):
         if checkpoint.resolve().parent == folder.resolve() and step_of(path) > step_of(checkpoint):
             aside = folder / f"replaced-{path.name}"
             shutil.rmtree(aside, ignore_errors=True)
             path.rename(aside)
             logger.warning("%s is newer than %s, which training resumes from: renamed to %s", path, checkpoint, aside)
+
+
+def trained_names(model: nn.Module) -> list[str]:
+    """Return the names of the parameters that train."""
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def load_trained(model: nn.Module, checkpoint: Path) -> None:
+    """Load a checkpoint's weights, the trained ones or all, into the model.
+
+    Raises:
+        RecipeError: no weights that load, or those of another filter.
+    """
+    try:
+        state = load_file(checkpoint / WEIGHTS_FILE)
+    except (OSError, ValueError) as error:
+        reason = f"no {WEIGHTS_FILE} that loads ({one_line(error)})"
+        raise RecipeError(f"{checkpoint}: {reason}: resume from another one") from error
+    here, there = set(trained_names(model)), set(state)
+    wrong = sorted(here - there) or ([] if there == set(model.state_dict()) else sorted(there - here))
+    if wrong:
+        raise RecipeError(
+            f"{checkpoint}: was saved with another filter: {wrong[0]} trains {'here' if wrong[0] in here else 'there'}"
+            " alone: give the same `trainable`"
+        )
+    model.load_state_dict(state, strict=False)

@@ -25,11 +25,12 @@ import torch
 import xxhash
 from huggingface_hub.constants import HF_HOME
 from torch.nn.utils.rnn import pad_sequence
+from transformers.trainer_utils import has_length
 
 from recipe.atomic import file_hash, write_json
-from recipe.data.tokenization import batch_tokens, batches_by_length
 from recipe.distributed import shares, wait_for_everyone
 from recipe.model.classifier import GPT2LastTokenClassifier
+from recipe.training.trunk_pass import as_bytes, in_dtype, run_trunk
 
 logger = logging.getLogger(__name__)
 # Rows are read only, and views of read-only memory.
@@ -127,6 +128,17 @@ class FeatureCollator:
         if all(key in self.features for key in keys):
             batch["trunk_output"] = pad_sequence([self.features[key] for key in keys], batch_first=True)
         return batch
+
+
+def has_token_ids(dataset: Any) -> bool:
+    """Return whether the dataset has a length and rows with `input_ids`, so that its texts can be cached."""
+    return has_length(dataset) and len(dataset) > 0 and "input_ids" in dataset[0]
+
+
+def trunk_versions(model: GPT2LastTokenClassifier) -> tuple[int, ...]:
+    """Return how often each parameter of the trunk was changed in place."""
+    trunk = (model.transformer.wte, model.transformer.wpe, *model.transformer.h[: model.split_depth])
+    return tuple(parameter._version for module in trunk for parameter in module.parameters())
 
 
 def token_sequences(dataset: Any) -> Iterator[np.ndarray]:
@@ -255,38 +267,3 @@ def remove_unfinished(folder: Path) -> None:
         with contextlib.suppress(FileNotFoundError):
             if time.time() - path.stat().st_mtime > KEEP_UNFINISHED:
                 shutil.rmtree(path)
-
-
-def in_dtype(model: GPT2LastTokenClassifier, dtype: torch.dtype) -> GPT2LastTokenClassifier:
-    """Return the model itself, or a copy whose trunk is in another dtype (the tail's weights are never used)."""
-    if dtype == model.dtype:
-        return model
-    depth = model.split_depth
-    with torch.device("meta"):
-        copy = GPT2LastTokenClassifier(model.config).requires_grad_(False)
-    copy.transformer.h[depth:].requires_grad_(True)  # where the trunk ends
-    trunk = ("transformer.wte.", "transformer.wpe.", *(f"transformer.h.{i}." for i in range(depth)))
-    state = {name: value.detach().to(dtype) for name, value in model.state_dict().items() if name.startswith(trunk)}
-    copy.load_state_dict(state, strict=False, assign=True)
-    return copy
-
-
-@torch.no_grad()
-def run_trunk(trunk: GPT2LastTokenClassifier, sequences: Sequence[Sequence[int]]) -> list[torch.Tensor]:
-    """Return [T, n_embd] of each sequence on the CPU, in their order; [1, n_embd] where the head reads one token alone."""
-    hidden: list[torch.Tensor] = [torch.empty(0)] * len(sequences)
-    device = trunk.transformer.wte.weight.device
-    for indices in batches_by_length([len(ids) for ids in sequences], batch_tokens(device)):
-        batch = [torch.as_tensor(sequences[i], dtype=torch.long) for i in indices]
-        states = trunk.trunk(pad_sequence(batch, batch_first=True).to(device)).cpu()
-        for i, ids, row in zip(indices, batch, states, strict=True):
-            kept = row[: len(ids)]
-            if trunk.keeps_one_token:
-                kept = kept[-1:] if trunk.pooling == "last" else kept[:1]
-            hidden[i] = kept
-    return hidden
-
-
-def as_bytes(states: torch.Tensor) -> bytes:
-    """Return a tensor's bytes; numpy, and so Arrow, has no bfloat16, so they pass as integers."""
-    return states.contiguous().view(torch.uint8).numpy().tobytes()

@@ -28,11 +28,14 @@ from recipe.training.checkpoints import last_complete_checkpoint, list_checkpoin
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "run_state.json"
+UNFINISHED = (
+    "unfinished"  # folder with the splits of the run under way: those beside it belong to the model that is saved
+)
 SHOWN_DIFFERENCES = 5
 
 
 class RunFolder:
-    """`output_dir`, checked when it is opened, changed when the run starts.
+    """`output_dir`: checked when it is opened, changed when the run starts, complete when it is saved and finished.
 
     `checkpoint` is what training resumes from, or None. The folder of an unfinished run of the same config resumes from
     its last complete checkpoint by itself. With several processes the main one decides and writes.
@@ -45,13 +48,14 @@ class RunFolder:
     def __init__(self, training_args: RecipeTrainingArguments, config: dict[str, Any]):
         check_world_size(training_args.world_size)
         self.path, self.args, self.config = Path(training_args.output_dir), training_args, config
+        self.lock: FileLock | None = None
         self.checkpoint: str | None = on_main_process(self._find_checkpoint)
         self.resumes_by_itself = self.checkpoint is not None and not training_args.resume_from_checkpoint
-        if self.resumes_by_itself:  # the same early stopping continues to count
+        if self.resumes_by_itself:  # early stopping continues its count
             training_args.restore_callback_states_from_checkpoint = True
 
     def start(self, splits: datasets.DatasetDict) -> None:
-        """Remove what a killed or older run left, and write what runs now; a finished model stays until it is replaced.
+        """Remove what a killed or older run left, and record the run that starts; a finished model stays until it is replaced.
 
         Raises:
             RecipeError: an unfinished run on other texts, or a folder that not all machines see.
@@ -59,11 +63,17 @@ class RunFolder:
         on_main_process(self._start, splits)
         wait_for_everyone()
         if not (self.path / STATE_FILE).is_file():  # every process reads checkpoints and the saved model
-            raise RecipeError(f"output_dir {self.path} is not seen by all machines: take one on a disk that they share")
+            raise RecipeError(
+                f"output_dir {self.path} is not visible to all machines: take one on a disk that they share"
+            )
+
+    def save(self, splits: datasets.DatasetDict) -> None:
+        """Write what belongs to the saved model: its splits and run_config.yaml."""
+        on_main_process(self._save, splits)
 
     def finish(self) -> None:
-        """Write run_config.yaml and mark the run as finished: called after everything else."""
-        on_main_process(self._finish)
+        """Mark the run as finished: called after everything else."""
+        on_main_process(self._write_state, True)
 
     def _find_checkpoint(self) -> str | None:
         folder, named = self.path, self.args.resume_from_checkpoint
@@ -112,7 +122,9 @@ class RunFolder:
         return checkpoint
 
     def _start(self, splits: datasets.DatasetDict) -> None:
-        if self.resumes_by_itself and not same_texts(load_saved_splits(self.path), splits):
+        unfinished = self.path / UNFINISHED
+        saved = unfinished if unfinished.is_dir() else self.path
+        if self.resumes_by_itself and not same_texts(load_saved_splits(saved), splits):
             raise RecipeError(
                 f"output_dir {self.path} holds an unfinished run on other data: the files have changed since; pass"
                 " --overwrite_output_dir to start from scratch"
@@ -127,16 +139,17 @@ class RunFolder:
                     shutil.rmtree(path)
             if self.checkpoint is not None:
                 set_newer_aside(self.path, Path(self.checkpoint))
-            save_splits(splits, self.path)
-            self._write_state(False)
+            self._write_state(False)  # first, so that a kill leaves a folder that is known
+            save_splits(splits, unfinished)
         except OSError as error:
             raise RecipeError(
                 f"output_dir {self.path} cannot be written to ({one_line(error)}): give another folder"
             ) from error
 
-    def _finish(self) -> None:
+    def _save(self, splits: datasets.DatasetDict) -> None:
         write_text(self.path / RUN_CONFIG_FILE, yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
-        self._write_state(True)
+        save_splits(splits, self.path)
+        shutil.rmtree(self.path / UNFINISHED, ignore_errors=True)
 
     def _write_state(self, finished: bool) -> None:
         processes = self.args.world_size

@@ -1,4 +1,4 @@
-"""RecipeTrainer: a drop-in Trainer that runs the frozen trunk once per text and trains the tail on what it gave."""
+"""RecipeTrainer: a drop-in Trainer that runs the frozen trunk once per text and trains the tail on its output."""
 
 import copy
 import logging
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
 from transformers import DataCollatorWithPadding, PreTrainedModel, Trainer, TrainingArguments
@@ -14,39 +14,37 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import TrainOutput, has_length, rotate_checkpoints
 
 from recipe.data.tokenization import PaddingCollator
-from recipe.distributed import on_main_process, wait_for_everyone
+from recipe.distributed import wait_for_everyone
 from recipe.errors import RecipeError, one_line
 from recipe.model.classifier import GPT2LastTokenClassifier
 from recipe.model.export import save_classifier
 from recipe.training.cache_policy import CachePolicy, count_reads, keep_freed_memory
 from recipe.training.callbacks import StopOnSigterm
-from recipe.training.checkpoints import mark_complete, remove_marker
-from recipe.training.feature_cache import (
-    DEFAULT_FOLDER,
-    FeatureCollator,
-    TrunkFeatures,
-    cache_features,
-    token_sequences,
-    trunk_key,
+from recipe.training.checkpoints import (
+    WEIGHTS_FILE,
+    last_complete_checkpoint,
+    load_trained,
+    mark_complete,
+    remove_marker,
+    trained_names,
 )
+from recipe.training.feature_cache import FeatureCollator, TrunkFeatures, has_token_ids, trunk_key, trunk_versions
 from recipe.training.sampling import SeededLengthGroupedSampler
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS_FILE = "model.safetensors"
-
 
 class RecipeTrainer(Trainer):
-    """Trainer for GPT2LastTokenClassifier, plain or with peft adapters: the same results, at the price of the tail.
+    """Trainer for GPT2LastTokenClassifier, plain or with peft adapters: the same results, at the tail's cost.
 
     In a script written for this model and Trainer, changing the class name changes the speed and nothing else. What is
     frozen decides: `train` runs the trunk (embeddings and leading frozen blocks) once per text of train_dataset and
-    eval_dataset and caches what leaves it; batches of cached texts then carry it as `trunk_output`. Other texts go through
-    the whole model.
+    eval_dataset and caches its output; batches of cached texts then carry it as `trunk_output`. Other texts go through the
+    complete model.
 
-    What it adds to Trainer: checkpoints hold the trained weights alone where the trunk is cached, are marked once they are
-    complete, and resume exactly (also when grouped by length); evaluation reads rows in order and drops none; a loss or weight that is not
-    finite stops the run before it is saved; SIGTERM saves first; `save_model` writes the complete stock checkpoint.
+    What it adds: checkpoints hold the trained weights alone where the trunk is cached, are marked once complete, and resume
+    exactly; evaluation drops no row; a loss or weight that is not finite stops the run before it is saved; SIGTERM saves
+    first; `save_model` writes the complete model, stock wherever that has the same logits.
     """
 
     def __init__(
@@ -67,14 +65,18 @@ class RecipeTrainer(Trainer):
         """
         self.cache_policy = CachePolicy(feature_cache, feature_cache_dir, feature_cache_max_gb, trunk_dtype)
         self.features: TrunkFeatures | None = None
-        self.cached: tuple | None = None  # what the features are of
-        self.saving_checkpoint = False
-        self.counted_parameters: int | None = None
+        self.cached_key: tuple | None = None  # of the trunk that the features came from
+        self.cached_datasets: list = []
+        self.cached_model = self.cached_versions = None
+        self.saving_checkpoint, self.counted_parameters = False, None
         self.train_sampler: Sampler | None = None
         if args is not None and args.n_gpu > 1:  # DataParallel's replicas have no parameters to tell what is frozen
             logger.warning("one of %d GPUs is used: to use all, start with `accelerate launch`", args.n_gpu)
             args._n_gpu = 1
-        super().__init__(model, args, *positional, **keywords)
+        try:
+            super().__init__(model, args, *positional, **keywords)
+        except (ImportError, RuntimeError) as error:  # a field asks for a package that is not installed
+            raise RecipeError(f"training cannot start: {one_line(error)}") from error
         self.cache_policy.check(self.classifier)
         rows = len(self.train_dataset) if has_length(self.train_dataset) else None
         if rows is not None and self.args.dataloader_drop_last and rows < self.args.train_batch_size:
@@ -90,9 +92,14 @@ class RecipeTrainer(Trainer):
         self.add_callback(self.stop_on_sigterm)
 
     @property
+    def unwrapped(self) -> nn.Module:
+        """The user's model, without DDP, FSDP or torch.compile around it."""
+        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+
+    @property
     def classifier(self) -> GPT2LastTokenClassifier:
-        """The model under every wrapper (DDP, torch.compile, peft)."""
-        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        """The model under every wrapper, peft's too."""
+        model = self.unwrapped
         model = model.get_base_model() if hasattr(model, "get_base_model") else model
         if not isinstance(model, GPT2LastTokenClassifier):
             raise RecipeError(f"RecipeTrainer trains GPT2LastTokenClassifier, not {type(model).__name__}: use Trainer")
@@ -107,38 +114,43 @@ class RecipeTrainer(Trainer):
 
     def _cache_features(self) -> None:
         """Compute the trunk's output for the training and evaluation texts that are not cached yet."""
-        model, policy = self.classifier, self.cache_policy
+        model, policy, train = self.classifier, self.cache_policy, self.train_dataset
         evaluated = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"eval": self.eval_dataset}
-        cacheable = [dataset for dataset in (self.train_dataset, *evaluated.values()) if has_length(dataset)]
-        if policy.choice == "off" or model.split_depth == 0 or not has_length(self.train_dataset):
+        evaluated = evaluated.values() if self.args.eval_strategy != "no" else ()
+        cacheable = [dataset for dataset in (train, *evaluated) if has_token_ids(dataset)]
+        if policy.choice == "off" or model.split_depth == 0 or not has_token_ids(train):
+            policy.refuse_if_ordered(
+                "train_dataset has no length, or no input_ids" if model.split_depth else "no trunk is frozen"
+            )
             logger.info("Feature cache: not used")
-            self.features = self.cached = model.cached_depth = None
+            self._use_features(None, None)
             return
         dtype = policy.dtype(self.args.device)
-        of = (trunk_key(model, dtype), *map(id, cacheable))
-        if of == self.cached:
-            model.cached_depth = model.split_depth if self.features is not None else None
+        key = (trunk_key(model, dtype), policy)
+        if key == self.cached_key and list(map(id, cacheable)) == list(map(id, self.cached_datasets)):
+            self._use_features(self.features, model)
             return
-        sequences = [ids for dataset in cacheable for ids in token_sequences(dataset)]
-        reads = count_reads(len(self.train_dataset), self.args)
-        self.features, self.cached, model.cached_depth = None, of, None
-        if not on_main_process(policy.wants_cache, model, [len(ids) for ids in sequences], reads):
-            return
-        model.to(self.args.device).eval()
-        try:
-            self.features = cache_features(model, sequences, policy.folder, dtype)
-        except OSError as error:  # no room, no permission
-            reason = f"feature cache in {policy.folder or DEFAULT_FOLDER}: {error.strerror or one_line(error)}"
-            raise RecipeError(f"{reason}: pass --feature_cache_dir DIR, or --feature_cache off") from error
-        if self.args.dataloader_num_workers == 0 and self.features.to_device(self.args.device):
-            self.args.dataloader_pin_memory = False  # what lies on the device cannot be pinned
-        model.cached_depth = model.split_depth
-        keep_freed_memory()
+        self.cached_key, self.cached_datasets = key, cacheable
+        self._use_features(None, None)
+        features = policy.compute(model, cacheable, self.args.device, count_reads(len(train), self.args))
+        if features is not None:
+            keep_freed_memory()
+            if self.args.dataloader_num_workers == 0 and features.to_device(self.args.device):
+                self.args.dataloader_pin_memory = False  # what lies on the device cannot be pinned
+        self._use_features(features, model)
+
+    def _use_features(self, features: TrunkFeatures | None, model: GPT2LastTokenClassifier | None) -> None:
+        """Have dataloaders pass these rows, which are the model's as its trunk is now, or none."""
+        self.features, self.cached_model = features, model
+        self.cached_versions = trunk_versions(model) if features is not None else None
+        self.classifier.cached_depth = None if features is None else model.split_depth
+        self._eval_dataloaders = {}  # persistent workers hold older rows
 
     def _get_dataloader(self, *args: Any, is_training: bool = False, **keywords: Any) -> DataLoader:
-        """As in Trainer, with the cached rows; and `dataloader_drop_last` drops training rows alone."""
+        """Add the cached rows; and let `dataloader_drop_last` drop training rows alone."""
         collator, drop_last = self.data_collator, self.args.dataloader_drop_last
-        if self.features is not None:
+        model = self.classifier
+        if self.features is not None and model is self.cached_model and trunk_versions(model) == self.cached_versions:
             self.data_collator = FeatureCollator(collator, self.features)
         self.args.dataloader_drop_last = drop_last and is_training
         try:
@@ -159,11 +171,11 @@ class RecipeTrainer(Trainer):
         return sampler
 
     def _get_eval_sampler(self, eval_dataset: Dataset) -> Sampler | None:
-        """In order; accelerate divides the rows among several processes and gathers each of them once."""
+        """Read rows in order; accelerate divides them among processes and gathers each once."""
         return SequentialSampler(eval_dataset) if has_length(eval_dataset) else None
 
     def _run_epoch(self, *, epoch: int, **keywords: Any) -> None:
-        """As in Trainer, but a run that resumes from its very last step takes no more steps, nor one that patience ended."""
+        """Run Trainer's epoch, unless the run resumes from its very last step, or from where patience ended it."""
         if isinstance(self.train_sampler, SeededLengthGroupedSampler):
             self.train_sampler.set_epoch(epoch)  # with several processes, accelerate's wrappers hide it from Trainer
         if self.state.global_step < self.state.max_steps and not self.control.should_training_stop:
@@ -172,31 +184,35 @@ class RecipeTrainer(Trainer):
     # ---- Training stops safely ----
 
     def train(self, *args: Any, **keywords: Any) -> TrainOutput:
-        """As in Trainer; SIGTERM meanwhile saves a checkpoint and exits with code 143.
+        """Train as Trainer does; on SIGTERM save a checkpoint and exit with code 143.
 
         Raises:
             RecipeError: a loss or weights that are not finite.
         """
+        resume = keywords.get("resume_from_checkpoint", args[0] if args else None)
+        if resume is True and (complete := last_complete_checkpoint(Path(self.args.output_dir))):
+            args, keywords = args[1:], {**keywords, "resume_from_checkpoint": complete}
+        self.counted_parameters = None
         with self.stop_on_sigterm.installed():
             output = super().train(*args, **keywords)
         self._check_weights()
         return output
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **keywords: Any) -> torch.Tensor:
-        """As in Trainer, but a loss that is not finite stops the run before the optimizer's step."""
+        """Take Trainer's step, and stop the run before the optimizer's at a loss that is not finite."""
         loss = super().training_step(model, inputs, *args, **keywords)
         if not torch.isfinite(loss).all():
             self._stop(f"the loss is {loss.item()} at step {self.state.global_step + 1}")
         return loss
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """As in Trainer, but the parameters are counted once and not at every step."""
+        """Count as Trainer does, but the parameters once and not at every step."""
         if self.counted_parameters is None:
             self.counted_parameters = self.model.num_parameters(exclude_embeddings=True)
         return 6 * inputs["input_ids"].numel() * self.counted_parameters
 
     def _clip_grad_norm(self, model: nn.Module) -> torch.Tensor | None:
-        """As in Trainer, without a look at every frozen parameter."""
+        """Clip as Trainer does, without a look at every frozen parameter."""
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             return super()._clip_grad_norm(model)
         trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
@@ -217,7 +233,7 @@ class RecipeTrainer(Trainer):
     # ---- Saving: the trained weights in checkpoints, the complete stock model at the end ----
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """As in Trainer, but a marker is written last, and older checkpoints are removed only then."""
+        """Save as Trainer does, write the marker last, and only then remove older checkpoints."""
         self._check_weights()
         folder = Path(self._get_output_dir(trial))
         checkpoint = folder / f"checkpoint-{self.state.global_step}"
@@ -239,21 +255,24 @@ class RecipeTrainer(Trainer):
         folder = Path(output_dir or self.args.output_dir)
         if not self.args.should_save:
             return
+        tokenizer = self.processing_class or getattr(self.data_collator, "tokenizer", None)
         if not self.saving_checkpoint:
-            save_classifier(self._complete_model(state_dict), self.processing_class, folder)
+            save_classifier(self._complete_model(state_dict), tokenizer, folder)
             return
         state = self.model.state_dict() if state_dict is None else state_dict
         folder.mkdir(parents=True, exist_ok=True)
         complete = self.features is None and not hasattr(self.model, "merge_and_unload")  # as Trainer does
-        tensors = {name: state[name].detach().contiguous() for name in (state if complete else self._trained_names())}
+        tensors = {
+            name: state[name].detach().contiguous() for name in (state if complete else trained_names(self.unwrapped))
+        }
         save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
         self.classifier.config.save_pretrained(folder)
-        if self.processing_class is not None:
-            self.processing_class.save_pretrained(folder)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
 
     def _complete_model(self, state_dict: dict[str, torch.Tensor] | None) -> GPT2LastTokenClassifier:
         """Return the trained classifier on its own: adapters merged, shards (FSDP's `state_dict`) put together."""
-        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        model = self.unwrapped
         if state_dict is not None:
             with torch.device("meta"):
                 model = type(model)(model.config)
@@ -264,37 +283,18 @@ class RecipeTrainer(Trainer):
         if self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
-            self._load_trained(Path(resume_from_checkpoint))
+            load_trained(self.unwrapped, Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super()._load_best_model()
         else:
-            self._load_trained(Path(self.state.best_model_checkpoint))
+            load_trained(self.unwrapped, Path(self.state.best_model_checkpoint))
 
-    def _load_trained(self, checkpoint: Path) -> None:
-        """Load a checkpoint's weights into the model."""
-        try:
-            state = load_file(checkpoint / WEIGHTS_FILE)
-        except (OSError, ValueError) as error:
-            raise RecipeError(
-                f"{checkpoint}: no {WEIGHTS_FILE} that loads ({one_line(error)}): resume from another one"
-            ) from error
-        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        here, there = set(self._trained_names()), set(state)
-        wrong = sorted(here - there) or ([] if there == set(model.state_dict()) else sorted(there - here))
-        if wrong:
-            raise RecipeError(
-                f"{checkpoint}: was saved with another filter: {wrong[0]} trains {'here' if wrong[0] in here else 'there'}"
-                " alone: give the same `trainable`"
-            )
-        model.load_state_dict(state, strict=False)
-
-    def _trained_names(self) -> list[str]:
-        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Push nothing yet: a checkpoint is no model. `push_to_hub` at the end pushes the complete one."""
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        """As in Trainer, where `save_strategy: best` asks this whether to save: after SIGTERM, in any case."""
+        """Compare as Trainer does; `save_strategy: best` asks this whether to save: after SIGTERM, in any case."""
         is_best = super()._determine_best_metric(metrics, trial)
         return is_best or self.stop_on_sigterm.stopping

@@ -189,7 +189,9 @@ def test_predict_abstains(two_labels, tmp_path, run_well):
     bound = float(top.median())
     printed = run_well(*command, "--output_file", tmp_path / "sure.csv", "--abstain_below", bound)
     sure = pd.read_csv(tmp_path / "sure.csv", keep_default_na=False)
-    assert sure["label"].tolist() == [label if p >= bound else "" for label, p in zip(everything["label"], top, strict=True)]
+    assert sure["label"].tolist() == [
+        label if p >= bound else "" for label, p in zip(everything["label"], top, strict=True)
+    ]
     assert f"{(top < bound).sum()} of 40 texts got no label" in printed.stderr
     printed = run_well(*command, "--abstain_below", "1")
     assert [json.loads(line)["label"] for line in printed.stdout.splitlines()] == [None] * 40

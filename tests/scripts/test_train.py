@@ -154,7 +154,7 @@ def test_class_weights_reach_the_loss(tmp_path):
 
 def test_model_without_a_stock_form_is_saved_as_our_own(three_labels, tmp_path, caplog):
     run_training(three_labels, tmp_path / "x", "--pooling", "mean", "--trainable", "head")
-    assert "GPT2LastTokenClassifier, our own class, which pipeline() cannot load" in caplog.text
+    assert "the saved model will be GPT2LastTokenClassifier, our own class" in caplog.text
     assert read_json(tmp_path / "x" / "config.json")["architectures"] == ["GPT2LastTokenClassifier"]
     assert TextClassifier.from_pretrained(tmp_path / "x").model.pooling == "mean"
 

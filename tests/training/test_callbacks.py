@@ -87,3 +87,14 @@ def test_handler_is_removed_after_an_error(three_labels, tmp_path):
     with pytest.raises(ValueError, match="the loss is"):
         run_training(three_labels, tmp_path / "x", "--learning_rate", "1e30", "--max_grad_norm", "0")
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_sigterm_while_the_trunk_runs_ends_at_once(three_labels, tmp_path, monkeypatch):
+    def terminated(*args):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("the signal came too late")
+
+    monkeypatch.setattr("recipe.training.feature_cache.run_trunk", terminated)
+    with pytest.raises(SystemExit) as stop:
+        run_training(three_labels, tmp_path / "x", "--feature_cache", "on", "--feature_cache_dir", str(tmp_path / "c"))
+    assert stop.value.code == 143

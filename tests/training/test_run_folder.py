@@ -195,3 +195,27 @@ def test_impossible_output_dir_is_refused_first(three_labels, tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(RecipeError, match="file is a file: give a folder"):
         run_training(three_labels, tmp_path / "file" / "x")
+
+
+def test_stopped_overwrite_leaves_the_old_model_with_its_splits(three_labels, tmp_path):
+    folder = tmp_path / "x"
+    run_training(three_labels, folder)
+    before = {path: path.read_bytes() for path in (*folder.glob("*.json"), *folder.rglob("*.parquet"))}
+    config = (folder / "run_config.yaml").read_text()
+    with pytest.raises(RecipeError, match="the loss is"):
+        run_training(three_labels, folder, "--overwrite_output_dir", "--split_seed", "7", "--learning_rate", "1e30")
+    for path, content in before.items():
+        if path.name != "run_state.json":
+            assert path.read_bytes() == content, path
+    assert (folder / "run_config.yaml").read_text() == config
+
+
+def test_kill_before_the_first_step_leaves_a_folder_that_starts_again(three_labels, tmp_path, monkeypatch):
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("recipe.training.run_folder.save_splits", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_training(three_labels, tmp_path / "x")
+    run_training(three_labels, tmp_path / "x")

@@ -532,3 +532,90 @@ def test_weights_that_are_not_finite_replace_nothing(tmp_path):
     with pytest.raises(RecipeError, match="weights are not finite after step 20"):
         trainer.train()
     assert [folder.name for folder in (tmp_path / "cached").glob("checkpoint-*")] == ["checkpoint-10"]
+
+
+def test_nothing_is_cached_where_nothing_is_frozen_or_the_cache_is_off(tmp_path):
+    for patterns, choice in ((["*"], "auto"), (["transformer.h.0.*", "score.*"], "auto"), (["score.*"], "off")):
+        folder = tmp_path / f"{patterns[0]}{choice}".replace("*", "all")
+        trainer = RecipeTrainer(
+            frozen_model(patterns),
+            arguments(folder, max_steps=1),
+            collate,
+            train_dataset=TRAIN,
+            eval_dataset=EVAL,
+            feature_cache=choice,
+            feature_cache_dir=str(folder / "cache"),
+        )
+        trainer.train()
+        assert trainer.features is None
+        assert not list(folder.rglob("*.arrow"))
+
+
+def test_cached_rows_are_not_used_for_another_model_or_a_changed_trunk(tmp_path):
+    """A model that is put in the trainer's place, or a frozen block that is changed in place."""
+    trainer = make_trainer("cached", tmp_path)
+    trainer.train()
+
+    def expected():
+        return make_trainer("trainer", tmp_path, model=trainer.model).evaluate()["eval_loss"]
+
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected(), abs=1e-5)
+    with torch.no_grad():
+        trainer.model.transformer.h[1].mlp.c_fc.weight.add_(0.5)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected(), abs=1e-5)
+    other = frozen_model()
+    with torch.no_grad():
+        other.transformer.wte.weight.mul_(-1)
+    trainer.model = trainer.model_wrapped = other
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected(), abs=1e-5)
+
+
+def test_dataset_without_token_ids_trains_uncached(tmp_path):
+    """A collator that tokenizes: there is nothing to look rows up by before a batch is made."""
+
+    def tokenizing(rows):
+        return collate([{"input_ids": row["ids"], "attention_mask": [1] * len(row["ids"]), **row} for row in rows])
+
+    rows = [{"ids": row["input_ids"], "labels": row["labels"]} for row in TRAIN]
+    fields = {"data_collator": tokenizing, "train_dataset": RowsOfLists(rows), "eval_dataset": RowsOfLists(rows)}
+    options = {"arguments_": {"remove_unused_columns": False}, **fields}
+    trainer = RecipeTrainer(
+        frozen_model(), arguments(tmp_path / "x", remove_unused_columns=False, max_steps=3), tokenizing,
+        train_dataset=fields["train_dataset"], eval_dataset=fields["eval_dataset"],
+    )  # fmt: skip
+    trainer.train()
+    assert trainer.features is None
+    with pytest.raises(RecipeError, match=r"feature_cache is on, .* but train_dataset has no length, or no input_ids"):
+        make_trainer("cached", tmp_path, **options).train()
+
+
+def test_resuming_by_true_takes_the_last_complete_checkpoint(tmp_path):
+    fields = {"arguments_": {"save_strategy": "steps", "save_steps": 7}}
+    trainer = make_trainer("cached", tmp_path, **fields)
+    trainer.train()
+    (tmp_path / "cached" / "checkpoint-14" / "complete.json").unlink()
+    (tmp_path / "cached" / "checkpoint-14" / "optimizer.pt").unlink()
+    (tmp_path / "cached" / "checkpoint-20" / "complete.json").unlink()
+    resumed = make_trainer("cached", tmp_path, **fields)
+    steps = []
+
+    class Watch(TrainerCallback):
+        def on_step_begin(self, args, state, control, **keywords):
+            steps.append(state.global_step)
+
+    resumed.add_callback(Watch())
+    resumed.train(resume_from_checkpoint=True)
+    assert steps[0] == 7
+    for a, b in zip(trainer.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_missing_package_is_one_line(tmp_path):
+    with pytest.raises(RecipeError, match=r"training cannot start: .*wandb"):
+        RecipeTrainer(frozen_model(), arguments(tmp_path, report_to="wandb", eval_strategy="no"))
+
+
+def test_checkpoints_are_not_pushed_as_models(tmp_path):
+    """Trainer would copy a checkpoint's weights, the trained ones alone, over the complete model."""
+    trainer = make_trainer("cached", tmp_path, arguments_={"save_strategy": "epoch"})
+    assert trainer._push_from_checkpoint(str(tmp_path / "checkpoint-1")) is None
