@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     # 2. The output folder. An unfinished run of this config resumes; a folder that holds anything else is refused.
     run = RunFolder(training_args, resolved_config(model_args, data_args, training_args))
 
-    # 3. Texts and labels, in three splits. Any DatasetDict with the columns text and label will do.
+    # 3. Texts and labels, in three splits. For your own: TextSplits(any DatasetDict with the columns text and label).
     name, revision = model_args.model_name_or_path, model_args.model_revision
     config = load_config(name, revision)
     splits = load_splits(data_args, labels_of_head(config))

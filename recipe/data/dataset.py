@@ -199,10 +199,9 @@ def load_saved_splits(run_dir: str | os.PathLike) -> TextSplits:
             loaded[split] = datasets.Dataset(pa.parquet.read_table(path))  # features come from the file's schema
             missing = {"text", "label"} - set(loaded[split].column_names)
         except (OSError, ValueError, TypeError, KeyError, pa.ArrowException) as error:
-            reason = "no such file" if isinstance(error, FileNotFoundError) else one_line(error)[:200]
-            raise RecipeError(
-                f"{path}: the run's split cannot be read ({reason}): train again to restore it"
-            ) from error
+            if isinstance(error, FileNotFoundError):
+                raise RecipeError(f"{path}: no such file, as train.py leaves one beside each model") from error
+            raise RecipeError(f"{path}: cannot be read ({one_line(error)[:200]}): train again to restore it") from error
         if missing:
             raise RecipeError(f"{path}: no column {', '.join(sorted(missing))}: train again to restore the run's split")
     try:
@@ -257,6 +256,8 @@ def count_texts(frames: Frames, names: list[str]) -> dict[str, Any]:
 
 def summary_table(summary: dict[str, Any]) -> str:
     """Return a table with a row for each split: its texts, and those of each label; rare labels share a column."""
+    if "labels" not in summary:  # splits of the user's own
+        return ""
     labels = pd.DataFrame.from_dict(summary["labels"], orient="index")
     if labels.shape[1] > SHOWN + 1:
         common = labels.sum().nlargest(SHOWN).index

@@ -10,6 +10,9 @@ from conftest import ROOT, make_texts, tiny_folder
 from safetensors.torch import load_file
 from transformers import GPT2ForSequenceClassification
 
+from recipe.errors import RecipeError
+from recipe.inference.text_classifier import TextClassifier
+
 FIELDS = ["--num_train_epochs", "2", "--per_device_train_batch_size", "8", "--learning_rate", "1e-2"]
 FIELDS += ["--disable_tqdm", "true", "--use_cpu", "true", "--save_strategy", "no", "--report_to", "none"]
 
@@ -66,6 +69,8 @@ def test_own_head_is_loaded_back(run_example, tmp_path):
     assert model.config.id2label == {0: "medicine", 1: "sport"}
     saved = load_file(tmp_path / "on" / "model.safetensors")
     assert torch.equal(model.score[0].weight, saved["score.0.weight"])
+    with pytest.raises(RecipeError, match="was saved by TwoLayerHead, a class with a head of its own"):
+        TextClassifier.from_pretrained(tmp_path / "on")
 
 
 def test_search_finds_the_same_rate_on_both_paths(run_example, monkeypatch):
