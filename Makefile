@@ -36,7 +36,7 @@ test: $(SETUP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-fast: $(SETUP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not launch"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not launch"
 
 test-slow: $(SETUP) data/sms_spam.tsv
 	$(BIN)/python -m pytest -m slow -s

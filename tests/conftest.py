@@ -186,3 +186,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (folder / "stdout.txt").write_text(result.stdout)
             (folder / "stderr.txt").write_text(result.stderr)
     return folder
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The scripts' tests train or start programs: `make test-fast` leaves them out."""
+    for item in items:
+        if item.path.parent.name == "scripts":
+            item.add_marker(pytest.mark.launch)

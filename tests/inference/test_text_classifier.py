@@ -25,6 +25,7 @@ def test_batches_hold_every_text_once_and_keep_the_bound():
     assert list(batches_by_length([], 128)) == []
 
 
+@pytest.mark.launch
 def test_pipeline_agrees_on_300_messages():
     classifier = TextClassifier.from_pretrained(three_label_run())
     odd = ["", "<|endoftext|>", "ends in <|endoftext|>", "🎉", "مرحبا", "nul \0 byte", "word " * 2000]

@@ -12,6 +12,8 @@ import recipe.training.trainer
 from recipe.training.checkpoints import last_complete_checkpoint
 from recipe.training.trainer import RecipeTrainer
 
+pytestmark = pytest.mark.launch
+
 
 class StopAt(TrainerCallback):
     """SIGTERM at the beginning of a step."""

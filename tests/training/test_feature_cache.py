@@ -195,6 +195,7 @@ def test_an_interrupted_writer_leaves_nothing_that_is_trusted(tmp_path, monkeypa
     torch.testing.assert_close(features[sequence_key([4])], reference_states(model, [4], 3), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.launch
 def test_concurrent_writers_agree(tmp_path):
     code = (
         "import sys; sys.path[:0] = ['tests', 'tests/training']; from test_feature_cache import *;"

@@ -23,6 +23,7 @@ from conftest import (
 
 from recipe.errors import RecipeError
 
+pytestmark = pytest.mark.launch
 FORK = multiprocessing.get_context("fork")  # a child that has imported everything already
 
 

@@ -246,6 +246,7 @@ def test_callbacks_get_the_model_itself(tmp_path):
     np.testing.assert_allclose(watches[0].norms, watches[1].norms, atol=1e-5)
 
 
+@pytest.mark.launch
 def test_tensorboard_gets_the_same_curves(tmp_path, monkeypatch):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -315,6 +316,7 @@ def test_checkpoint_of_another_filter_is_refused(tmp_path):
         trainer.train(resume_from_checkpoint=str(tmp_path / "cached" / "checkpoint-7"))
 
 
+@pytest.mark.launch
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_dataloader_workers_read_the_cache(tmp_path, context):
     fields = {"num_train_epochs": 1, "eval_strategy": "no"}
@@ -332,6 +334,7 @@ def test_dataloader_workers_read_the_cache(tmp_path, context):
     assert batches == [True] * 10
 
 
+@pytest.mark.launch
 def test_compiled_model(tmp_path):
     compare(
         tmp_path,
@@ -371,6 +374,7 @@ def test_model_init_starts_over_on_one_cache(tmp_path):
     assert len(models) == 3  # one to look at, one a training
 
 
+@pytest.mark.launch
 def test_optuna_runs_all_trials_on_one_cache(tmp_path):
     def search(path):
         import optuna
