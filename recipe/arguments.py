@@ -161,7 +161,7 @@ class RecipeTrainingArguments(TrainingArguments):
     )
     baselines: bool = option(True, "Measure the majority class and TF-IDF + logistic regression on the test texts too.")
     calibrate: bool = option(
-        False, "Fit a temperature on validation and fold it into the head; labels of whole texts stay."
+        False, "Fit a temperature on validation and fold it into the head; labels of uncut texts stay the same."
     )
     decision_threshold: str | None = option(
         None, "For two labels: the probability from which on the second is given, or tune, for the best macro F1."

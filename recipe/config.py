@@ -8,9 +8,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-if {"-h", "--help"} & set(
-    sys.argv
-):  # transformers imports peft where it finds it: 2 s that printing the options can spare
+# transformers imports peft where it is installed: two seconds that printing the options can spare.
+if {"-h", "--help"} & set(sys.argv):
     sys.modules.setdefault("peft", None)
 
 import yaml

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 CHOICES = ("auto", "on", "off")
 DTYPES = ("float32", "bfloat16", "auto")
+NOT_CACHED = "trunk_dtype is bfloat16, but the trunk is not cached: it needs --feature_cache on"
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class CachePolicy:
                 "feature_cache is on, but the first block trains: freeze it, or leave feature_cache at auto"
             )
         if self.trunk_dtype == "bfloat16" and (self.choice == "off" or not frozen):
-            raise RecipeError("trunk_dtype is bfloat16, but the trunk is not cached: it needs --feature_cache on")
+            raise RecipeError(NOT_CACHED)
 
     def compute(
         self, model: GPT2LastTokenClassifier, cacheable: Sequence[Any], device: torch.device, reads: float
@@ -74,7 +75,7 @@ class CachePolicy:
             reason = f"feature cache in {self.folder or DEFAULT_FOLDER}: {error.strerror or one_line(error)}"
             raise RecipeError(f"{reason}: pass --feature_cache_dir DIR, or --feature_cache off") from error
 
-    def refuse_if_ordered(self, reason: str) -> None:
+    def refuse_if_required(self, reason: str) -> None:
         """Raise RecipeError if the cache was asked for and cannot be."""
         if self.choice == "on" or self.trunk_dtype == "bfloat16":
             raise RecipeError(
@@ -97,7 +98,7 @@ class CachePolicy:
             size, limit, reads, "used" if used else "not used",
         )  # fmt: skip
         if self.trunk_dtype == "bfloat16" and not used:
-            raise RecipeError("trunk_dtype is bfloat16, but the trunk is not cached: it needs --feature_cache on")
+            raise RecipeError(NOT_CACHED)
         return used
 
     def dtype(self, device: torch.device) -> torch.dtype:

@@ -115,7 +115,7 @@ class FeatureCollator:
     """A data collator that adds the cached `trunk_output` to the batches of another one.
 
     It looks rows up by the token ids of the finished batch, so it holds for any dataset and any collator; a batch with a
-    text that is not cached goes through the whole model.
+    text that is not cached goes through the complete model.
     """
 
     def __init__(self, collator: Callable[[list], dict[str, Any]], features: TrunkFeatures):

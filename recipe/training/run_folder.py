@@ -28,9 +28,7 @@ from recipe.training.checkpoints import last_complete_checkpoint, list_checkpoin
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "run_state.json"
-UNFINISHED = (
-    "unfinished"  # folder with the splits of the run under way: those beside it belong to the model that is saved
-)
+UNFINISHED = "unfinished"  # folder of the current run's splits, until its model is saved and they go beside it
 SHOWN_DIFFERENCES = 5
 
 

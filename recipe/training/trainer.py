@@ -119,7 +119,7 @@ class RecipeTrainer(Trainer):
         evaluated = evaluated.values() if self.args.eval_strategy != "no" else ()
         cacheable = [dataset for dataset in (train, *evaluated) if has_token_ids(dataset)]
         if policy.choice == "off" or model.split_depth == 0 or not has_token_ids(train):
-            policy.refuse_if_ordered(
+            policy.refuse_if_required(
                 "train_dataset has no length, or no input_ids" if model.split_depth else "no trunk is frozen"
             )
             logger.info("Feature cache: not used")
