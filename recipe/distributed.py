@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list, gather_object, reduce
+from torch import nn
 
 from recipe.errors import RecipeError
 
@@ -42,6 +44,17 @@ def check_launch(use_cpu: bool) -> None:
     if not use_cpu and processes > torch.accelerator.device_count():
         devices = torch.accelerator.device_count()
         raise RecipeError(f"{processes} processes were started for {devices} GPUs: set num_processes to {devices}")
+
+
+def check_sharding(state: AcceleratorState, model: nn.Module) -> None:
+    """Raise RecipeError for ways of dividing the model that are not known to give the same results."""
+    fsdp, deepspeed = getattr(state, "fsdp_plugin", None), getattr(state, "deepspeed_plugin", None)
+    if fsdp is not None and fsdp.fsdp_version != 2:
+        raise RecipeError("FSDP 1 is not supported: set fsdp_version to 2, as accelerate_configs/fsdp.yaml does")
+    if fsdp is not None and hasattr(model, "merge_and_unload"):
+        raise RecipeError("FSDP cannot put adapters back into the model: take accelerate_configs/multi_gpu.yaml")
+    if deepspeed is not None and deepspeed.zero_stage == 3:
+        raise RecipeError("ZeRO stage 3 is not supported: take accelerate_configs/deepspeed_zero2.yaml, or fsdp.yaml")
 
 
 def check_world_size(in_use: int) -> None:

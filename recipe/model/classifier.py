@@ -10,7 +10,6 @@ from torch.nn import functional as F
 from transformers import GPT2Config, GPT2Model
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.gpt2.modeling_gpt2 import GPT2PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from recipe.errors import RecipeError, one_line
 from recipe.model.loading import (
@@ -23,7 +22,7 @@ from recipe.model.loading import (
     load_config,
     quiet_loading,
 )
-from recipe.model.tail import last_token_block, pool
+from recipe.model.tail import GPT2Block, pool
 
 POOLINGS = ("last", "first", "mean")
 
@@ -75,8 +74,9 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
         self.cached_depth: int | None = None  # blocks of the trunk that RecipeTrainer has cached the output of
         self.transformer = GPT2Model(config)
         self.score = nn.Linear(config.n_embd, config.num_labels)
-        if config.activation_function == "gelu_new":
-            for block in self.transformer.h:
+        for block in self.transformer.h:
+            block.__class__ = GPT2Block  # GPT2Model makes its own; they hold the same
+            if config.activation_function == "gelu_new":
                 block.mlp.act = nn.GELU(approximate="tanh")  # the same function in one kernel instead of eight
         self.post_init()
 
@@ -254,13 +254,11 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
         ln_f, blocks = self.transformer.ln_f, list(self.transformer.h)[self.split_depth if depth is None else depth :]
         if any(block.gradient_checkpointing and block.training for block in blocks) and not hidden.requires_grad:
             hidden.requires_grad_(torch.is_grad_enabled())  # else reentrant checkpoints give their block no gradients
-        # The shortcut reads the attention's weights itself, so an adapter inside it would be passed over.
-        if self.pooling == "last" and blocks and type(blocks[-1].attn.c_attn) is Conv1D:
-            for block in blocks[:-1]:
-                hidden = block(hidden)
-            return self.score(ln_f(last_token_block(blocks[-1], hidden, lengths)))
-        for block in blocks:
+        one_token = blocks and self.pooling == "last" and blocks[-1].has_shortcut
+        for block in blocks[:-1] if one_token else blocks:
             hidden = block(hidden)
+        if one_token:
+            return self.score(ln_f(blocks[-1](hidden, lengths=lengths)))
         return self.score(pool(hidden, lengths, ln_f, self.pooling))
 
     @torch.no_grad()

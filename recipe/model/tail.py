@@ -1,8 +1,11 @@
 """The tail's last step: the token that the head reads, and a shortcut that computes the top block for it alone."""
 
+from typing import Any
+
 import torch
 from torch import nn
-from transformers.models.gpt2.modeling_gpt2 import GPT2Block
+from transformers.models.gpt2 import modeling_gpt2
+from transformers.pytorch_utils import Conv1D
 
 
 def pool(hidden: torch.Tensor, lengths: torch.Tensor, ln_f: nn.LayerNorm, pooling: str) -> torch.Tensor:
@@ -19,6 +22,27 @@ def token_mask(hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     return torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]
 
 
+class GPT2Block(modeling_gpt2.GPT2Block):
+    """transformers' block, which can also compute its output for each text's last token alone.
+
+    It bears the same name because FSDP's configs wrap blocks by name. The shortcut runs within `forward`, so that their
+    hooks, which put a block's weights together, come before it.
+    """
+
+    def forward(
+        self, hidden_states: torch.Tensor, *args: Any, lengths: torch.Tensor | None = None, **kwargs: Any
+    ) -> torch.Tensor:
+        """Return [B, T, n_embd], or, with `lengths`, int64 [B], each text's last token alone: [B, n_embd]."""
+        if lengths is None:
+            return super().forward(hidden_states, *args, **kwargs)
+        return last_token_block(self, hidden_states, lengths)
+
+    @property
+    def has_shortcut(self) -> bool:
+        """Whether `lengths` may be given: the shortcut reads the attention's weights, so it would pass an adapter over."""
+        return type(self.attn.c_attn) is Conv1D
+
+
 def last_token_block(block: GPT2Block, hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     """Return what `block(hidden)` gives for each text's last token, and compute nothing else.
 
@@ -28,7 +52,7 @@ def last_token_block(block: GPT2Block, hidden: torch.Tensor, lengths: torch.Tens
     for n_embd, a text costs about 12 d^2 + 2 n_head d T in place of 12 d^2 T (or of 2 d^2 T + 10 d^2 with keys and values).
 
     Args:
-        block: a GPT2Block whose `attn.c_attn` is a plain Conv1D (no adapter in it).
+        block: one that has the shortcut.
         hidden: the block's input, [B, T, n_embd], padded on the right.
         lengths: int64 [B], the number of tokens of each text.
 

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
 from transformers import DataCollatorWithPadding, PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import TrainOutput, has_length, rotate_checkpoints
 
 from recipe.data.tokenization import PaddingCollator
-from recipe.distributed import wait_for_everyone
+from recipe.distributed import any_process, check_sharding, wait_for_everyone
 from recipe.errors import RecipeError, one_line
 from recipe.model.classifier import GPT2LastTokenClassifier
 from recipe.model.export import save_classifier
@@ -68,7 +69,7 @@ class RecipeTrainer(Trainer):
         self.cached_key: tuple | None = None  # of the trunk that the features came from
         self.cached_datasets: list = []
         self.cached_model = self.cached_versions = None
-        self.saving_checkpoint, self.counted_parameters = False, None
+        self.saving_checkpoint = False
         self.train_sampler: Sampler | None = None
         if args is not None and args.n_gpu > 1:  # DataParallel's replicas have no parameters to tell what is frozen
             logger.warning("one of %d GPUs is used: to use all, start with `accelerate launch`", args.n_gpu)
@@ -78,6 +79,7 @@ class RecipeTrainer(Trainer):
         except (ImportError, RuntimeError) as error:  # a field asks for a package that is not installed
             raise RecipeError(f"training cannot start: {one_line(error)}") from error
         self.cache_policy.check(self.classifier)
+        check_sharding(self.accelerator.state, self.model)
         rows = len(self.train_dataset) if has_length(self.train_dataset) else None
         if rows is not None and self.args.dataloader_drop_last and rows < self.args.train_batch_size:
             raise RecipeError(
@@ -118,10 +120,10 @@ class RecipeTrainer(Trainer):
         evaluated = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"eval": self.eval_dataset}
         evaluated = evaluated.values() if self.args.eval_strategy != "no" else ()
         cacheable = [dataset for dataset in (train, *evaluated) if has_token_ids(dataset)]
-        if policy.choice == "off" or model.split_depth == 0 or not has_token_ids(train):
-            policy.refuse_if_required(
-                "train_dataset has no length, or no input_ids" if model.split_depth else "no trunk is frozen"
-            )
+        sharded = isinstance(next(model.parameters()), DTensor)  # by an earlier call: its trunk cannot run alone
+        if policy.choice == "off" or model.split_depth == 0 or not has_token_ids(train) or sharded:
+            reason = "train_dataset has no length, or no input_ids" if model.split_depth else "no trunk is frozen"
+            policy.refuse_if_required("FSDP has divided the model already" if sharded else reason)
             logger.info("Feature cache: not used")
             self._use_features(None, None)
             return
@@ -158,6 +160,18 @@ class RecipeTrainer(Trainer):
         finally:
             self.data_collator, self.args.dataloader_drop_last = collator, drop_last
 
+    def _prepare_for_training(self, *args: Any, **keywords: Any) -> tuple[nn.Module, DataLoader]:
+        """Wrap the model as Trainer does; FSDP puts shards in place of its weights, which are still those of the cache."""
+        prepared = super()._prepare_for_training(*args, **keywords)
+        self._use_features(self.features, self.cached_model)
+        return prepared
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Under FSDP, whose processes put each block together jointly, all of them run the trunk if one has to."""
+        if self.is_fsdp_enabled and any_process("trunk_output" not in inputs):
+            inputs = {name: value for name, value in inputs.items() if name != "trunk_output"}
+        return super()._prepare_inputs(inputs)
+
     # ---- Order of rows: found again when a run resumes ----
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
@@ -192,36 +206,24 @@ class RecipeTrainer(Trainer):
         resume = keywords.get("resume_from_checkpoint", args[0] if args else None)
         if resume is True and (complete := last_complete_checkpoint(Path(self.args.output_dir))):
             args, keywords = args[1:], {**keywords, "resume_from_checkpoint": complete}
-        self.counted_parameters = None
         with self.stop_on_sigterm.installed():
             output = super().train(*args, **keywords)
         self._check_weights()
         return output
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **keywords: Any) -> torch.Tensor:
-        """Take Trainer's step, and stop the run before the optimizer's at a loss that is not finite."""
+        """Take Trainer's step, and stop the run before the optimizer's at a loss that is not finite in any process."""
         loss = super().training_step(model, inputs, *args, **keywords)
-        if not torch.isfinite(loss).all():
-            self._stop(f"the loss is {loss.item()} at step {self.state.global_step + 1}")
+        finite = bool(torch.isfinite(loss).all())
+        if any_process(not finite):
+            value = "not finite in another process" if finite else loss.item()
+            self._stop(f"the loss is {value} at step {self.state.global_step + 1}")
         return loss
-
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Count as Trainer does, but the parameters once and not at every step."""
-        if self.counted_parameters is None:
-            self.counted_parameters = self.model.num_parameters(exclude_embeddings=True)
-        return 6 * inputs["input_ids"].numel() * self.counted_parameters
-
-    def _clip_grad_norm(self, model: nn.Module) -> torch.Tensor | None:
-        """Clip as Trainer does, without a look at every frozen parameter."""
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            return super()._clip_grad_norm(model)
-        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        return self.accelerator.clip_grad_norm_(trained, self.args.max_grad_norm)
 
     def _check_weights(self) -> None:
         """Raise RecipeError for weights that are not finite (a finite loss can give such gradients) before they are saved."""
-        trained = (p for p in self.model.parameters() if p.requires_grad)
-        if not all(torch.isfinite(parameter).all() for parameter in trained):
+        trained = [p.to_local() if isinstance(p, DTensor) else p for p in self.model.parameters() if p.requires_grad]
+        if any_process(not all(torch.isfinite(parameter).all() for parameter in trained)):  # each has shards of its own
             self._stop(f"weights are not finite after step {self.state.global_step}")
 
     def _stop(self, reason: str) -> None:
@@ -288,6 +290,7 @@ class RecipeTrainer(Trainer):
     def _load_best_model(self) -> None:
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super()._load_best_model()
+            self._use_features(self.features, self.cached_model)  # loading writes the trunk's weights too, as they were
         else:
             load_trained(self.unwrapped, Path(self.state.best_model_checkpoint))
 
