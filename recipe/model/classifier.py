@@ -7,11 +7,12 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional as F
-from transformers import GPT2Config, GPT2Model
+from transformers import AutoConfig, AutoModelForSequenceClassification, GPT2Config, GPT2Model
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.gpt2.modeling_gpt2 import GPT2PreTrainedModel
 
 from recipe.errors import RecipeError, one_line
+from recipe.model.config_checks import MODEL_TYPE, check_weights_header
 from recipe.model.loading import (
     HUB_ARGUMENTS,
     check_labels_of_head,
@@ -22,7 +23,7 @@ from recipe.model.loading import (
     load_config,
     quiet_loading,
 )
-from recipe.model.tail import GPT2Block, pool
+from recipe.model.tail import GPT2Block, align_left, count_tokens, pool
 
 POOLINGS = ("last", "first", "mean")
 
@@ -30,11 +31,15 @@ POOLINGS = ("last", "first", "mean")
 class GPT2ClassifierConfig(GPT2Config):
     """GPT2Config and what a classifier adds to it; fields that are None stay out of config.json.
 
+    A model type of its own: where this package is not imported, the Auto classes and pipeline() refuse a folder of this
+    class, which they would else load as a stock GPT2ForSequenceClassification, and answer wrongly.
+
     `pooling` is the token that the head reads: `last` (the recipe), `first` or `mean`. `decision_threshold`, for two labels,
     is the probability from which on label 1 is predicted; None takes the likeliest label. `window`, `window_overlap` and
     `window_max_length`, in tokens, say how long texts were cut (see recipe/data/windows.py).
     """
 
+    model_type = MODEL_TYPE
     pooling: str = "last"
     decision_threshold: float | None = None
     window: int | None = None
@@ -62,8 +67,11 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
     accepts_loss_kwargs = False
 
     def __init__(self, config: GPT2Config):
+        if not isinstance(config, GPT2ClassifierConfig):  # a plain GPT2Config will do
+            fields = {name: value for name, value in config.to_dict().items() if name != "model_type"}
+            config = GPT2ClassifierConfig(**fields, attn_implementation=config._attn_implementation)
         super().__init__(config)
-        self.pooling = getattr(config, "pooling", "last")  # a plain GPT2Config will do
+        self.pooling = config.pooling
         if self.pooling not in POOLINGS:
             raise RecipeError(f"pooling is {self.pooling!r}: take one of {', '.join(POOLINGS)}")
         if config.num_labels < 2:
@@ -118,6 +126,7 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
         want_info = kwargs.pop("output_loading_info", False)
         base_config = load_config(name, **{key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs})
         check_labels_of_head(name, base_config, id2label, ignore_mismatched_sizes)
+        check_weights_header(name, base_config)
         try:
             with quiet_loading():
                 model, info = super().from_pretrained(
@@ -131,7 +140,7 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
                 )
         except (OSError, SafetensorError) as error:
             raise RecipeError(f"{name}: no weights that load: {describe_weights(name) or one_line(error)}") from error
-        check_loaded_weights(name, info, ignore_mismatched_sizes)
+        check_loaded_weights(name, model, info, ignore_mismatched_sizes)
         if has_other_labels(base_config, id2label) and not info["mismatched_keys"]:  # right size, wrong labels
             for key, parameter in model.score.named_parameters():
                 nn.init.normal_(parameter, std=model.config.initializer_range if parameter.dim() > 1 else 0)
@@ -277,22 +286,5 @@ def is_trained(module: nn.Module) -> bool:
     return any(is_trained(child) for child in module._modules.values() if child is not None)
 
 
-def count_tokens(input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-    """Return the number of tokens of each text, at least 1: int64 [B]."""
-    if attention_mask is None:
-        return torch.full((len(input_ids),), input_ids.shape[1], device=input_ids.device)
-    return attention_mask.ne(0).sum(dim=1).clamp(min=1)
-
-
-def align_left(input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Move each row's tokens to its front, in order, so that position i is token i wherever the padding was.
-
-    The last token is found from the mask, never from the ids: GPT-2 pads with `<|endoftext|>`, which texts may hold.
-
-    Returns:
-        input_ids [B, T], padded on the right, and lengths int64 [B] (at least 1).
-    """
-    if attention_mask is not None:
-        order = attention_mask.ne(0).to(torch.int8).argsort(dim=1, descending=True, stable=True)
-        input_ids = input_ids.gather(1, order)
-    return input_ids, count_tokens(input_ids, attention_mask)
+AutoConfig.register(MODEL_TYPE, GPT2ClassifierConfig)
+AutoModelForSequenceClassification.register(GPT2ClassifierConfig, GPT2LastTokenClassifier)

@@ -13,7 +13,9 @@ from recipe.model.classifier import GPT2LastTokenClassifier
 
 logger = logging.getLogger(__name__)
 
-MAX_BIAS_RESIDUAL = 5e-5  # of a logit: what folding the bias away may cost
+HOW_TO_LOAD = "predict.py reads it; pipeline() does after `from recipe import GPT2LastTokenClassifier`"
+# Of a logit: what folding the bias away may cost, by the dtype that the stock model is served in.
+MAX_BIAS_RESIDUAL = {torch.float32: 5e-5, torch.bfloat16: 0.1}
 
 
 def to_stock(model: GPT2LastTokenClassifier) -> GPT2ForSequenceClassification:
@@ -30,22 +32,22 @@ def to_stock(model: GPT2LastTokenClassifier) -> GPT2ForSequenceClassification:
         raise RecipeError(f"pooling is {model.pooling!r}: GPT2ForSequenceClassification reads the last token only")
     if type(model.score) is not nn.Linear or model.score.bias is None:
         raise RecipeError(f"the head is {model.score}: GPT2ForSequenceClassification has a linear one")
-    fields = model.config.to_dict()
-    fields.pop("pooling", None)
+    fields = {name: value for name, value in model.config.to_dict().items() if name not in ("pooling", "model_type")}
     config = GPT2Config(**{**fields, "problem_type": "single_label_classification"})
     state = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
     weight, bias = state["score.weight"].double(), state.pop("score.bias").double()
     shift = torch.linalg.pinv(weight) @ bias
     norm_bias = state["transformer.ln_f.bias"]
-    folded = (norm_bias.double() + shift).to(norm_bias.dtype)
-    # Of what is stored, rounding included.
-    residual = (weight @ (folded.double() - norm_bias.double()) - bias).abs().max().item()
-    if residual > MAX_BIAS_RESIDUAL:
-        raise RecipeError(
-            f"the head's bias cannot be folded into ln_f.bias: {residual:.1e} of a logit would be lost"
-            f" ({config.num_labels} labels, n_embd {config.n_embd}): its rows must be linearly independent"
-        )
-    state["transformer.ln_f.bias"] = folded
+    folded = norm_bias.double() + shift
+    for dtype, allowed in MAX_BIAS_RESIDUAL.items():
+        # Of what is stored, rounding included: where rows are alike the shift is large, and so is what rounding loses.
+        residual = (weight @ (folded.to(dtype).double() - norm_bias.double()) - bias).abs().max().item()
+        if not residual <= allowed:
+            raise RecipeError(
+                f"the head's bias cannot be folded into ln_f.bias: {residual:.1e} of a logit would be lost in {dtype}"
+                f" ({config.num_labels} labels, n_embd {config.n_embd}): its rows must be linearly independent"
+            )
+    state["transformer.ln_f.bias"] = folded.to(norm_bias.dtype)
     with torch.device("meta"):  # no time spent on random weights that the next line replaces
         stock = GPT2ForSequenceClassification(config)
     stock.load_state_dict(state, strict=True, assign=True)
@@ -63,9 +65,8 @@ def warn_unless_stock(model: GPT2LastTokenClassifier) -> None:
         reason = f"there are {model.num_labels} labels, more than n_embd ({model.config.n_embd})"
     if reason:
         logger.warning(
-            "%s: the saved model will be %s, our own class: use TextClassifier or predict.py, since pipeline() would load it"
-            " as the stock class and answer wrongly",
-            reason, type(model).__name__,
+            "%s: the saved model will be %s, our own class: %s",
+            reason, type(model).__name__, HOW_TO_LOAD,
         )  # fmt: skip
 
 
@@ -74,11 +75,7 @@ def servable(model: GPT2LastTokenClassifier) -> PreTrainedModel:
     try:
         return to_stock(model)
     except RecipeError as error:  # rather a model of our own class than none
-        logger.warning(
-            "the saved model is %s, our own class, which pipeline() loads wrongly as the stock one: %s",
-            type(model).__name__,
-            error,
-        )
+        logger.warning("the saved model is %s, our own class (%s): %s", type(model).__name__, error, HOW_TO_LOAD)
         return model
 
 

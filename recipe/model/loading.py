@@ -5,12 +5,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub.utils import logging as hub_logging
+from torch import nn
 from transformers import GPT2Config
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
 from recipe.errors import RecipeError, one_line
+from recipe.model.config_checks import config_from_fields
 
 HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only")
 
@@ -21,7 +24,7 @@ def load_config(name: str, revision: str = "main", **hub_arguments: Any) -> GPT2
     transformers itself would load another architecture's folder as a GPT-2 of random weights, with a mere warning.
 
     Raises:
-        RecipeError: no such folder or hub model, no readable config.json, or a model_type other than gpt2.
+        RecipeError: no such folder or hub model, no readable config.json, or one that no GPT-2 classifier has.
     """
     folder = Path(name).expanduser()
     looks_local = (
@@ -36,14 +39,10 @@ def load_config(name: str, revision: str = "main", **hub_arguments: Any) -> GPT2
     try:
         with quiet_loading():
             config, _ = PreTrainedConfig.get_config_dict(name, revision=revision, **hub_arguments)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # the hub, the network and the file each raise their own
         where = "has no readable config.json" if folder.is_dir() else "is neither a local folder nor found on the hub"
         raise RecipeError(f"model {name!r} {where}: {one_line(error)}") from error
-    if not config.get("model_type"):
-        raise RecipeError(f"model {name!r} has no readable config.json: give a folder that save_pretrained wrote")
-    if config["model_type"] != "gpt2":
-        raise RecipeError(f"model {name!r} is of type {config['model_type']!r}, not 'gpt2': take a GPT-2 model")
-    return GPT2Config.from_dict(config)
+    return config_from_fields(name, config)
 
 
 def labels_of_head(config: GPT2Config) -> list[str] | None:
@@ -88,8 +87,8 @@ def describe_weights(name: str) -> str | None:
     return "the folder has no model.safetensors: save the model with save_pretrained"
 
 
-def check_loaded_weights(name: str, info: dict[str, Any], fresh_head: bool) -> None:
-    """Raise RecipeError where weights other than the head's are missing, or shapes differ from config.json's."""
+def check_loaded_weights(name: str, model: nn.Module, info: dict[str, Any], fresh_head: bool) -> None:
+    """Raise RecipeError where weights other than the head's are missing, not finite, or of other shapes than config.json's."""
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("score."))
     if "transformer.wte.weight" in missing and Path(name, "trainer_state.json").is_file():
         raise RecipeError(
@@ -99,6 +98,12 @@ def check_loaded_weights(name: str, info: dict[str, Any], fresh_head: bool) -> N
         raise RecipeError(
             f"{name}: the checkpoint lacks {len(missing)} GPT-2 weights ({missing[0]} ...): it is incomplete"
         )
+    if any(key.startswith("score.") for key in info["unexpected_keys"]) and not fresh_head:
+        saved_by = (model.config.architectures or ["?"])[0]
+        raise RecipeError(f"{name}: was saved by {saved_by}, a class with a head of its own: load it with that class")
+    for key, parameter in model.named_parameters():
+        if not torch.isfinite(parameter.sum()) and not torch.isfinite(parameter).all():  # the sum takes half the time
+            raise RecipeError(f"{name}: {key} holds values that are not finite: train it again, or take another model")
     for key, saved, wanted in sorted(info["mismatched_keys"]):
         if not key.startswith("score."):
             raise RecipeError(f"{name}: {key} is {list(saved)} in the checkpoint but {list(wanted)} by its config.json")

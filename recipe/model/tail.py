@@ -1,4 +1,4 @@
-"""The tail's last step: the token that the head reads, and a shortcut that computes the top block for it alone."""
+"""The token that the head reads: found from the attention mask, pooled, and a block that computes it alone."""
 
 from typing import Any
 
@@ -6,6 +6,27 @@ import torch
 from torch import nn
 from transformers.models.gpt2 import modeling_gpt2
 from transformers.pytorch_utils import Conv1D
+
+
+def count_tokens(input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """Return the number of tokens of each text, at least 1: int64 [B]."""
+    if attention_mask is None:
+        return torch.full((len(input_ids),), input_ids.shape[1], device=input_ids.device)
+    return attention_mask.ne(0).sum(dim=1).clamp(min=1)
+
+
+def align_left(input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Move each row's tokens to its front, in order, so that position i is token i wherever the padding was.
+
+    The last token is found from the mask, never from the ids: GPT-2 pads with `<|endoftext|>`, which texts may hold.
+
+    Returns:
+        input_ids [B, T], padded on the right, and lengths int64 [B] (at least 1).
+    """
+    if attention_mask is not None:
+        order = attention_mask.ne(0).to(torch.int8).argsort(dim=1, descending=True, stable=True)
+        input_ids = input_ids.gather(1, order)
+    return input_ids, count_tokens(input_ids, attention_mask)
 
 
 def pool(hidden: torch.Tensor, lengths: torch.Tensor, ln_f: nn.LayerNorm, pooling: str) -> torch.Tensor:

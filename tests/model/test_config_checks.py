@@ -1,0 +1,102 @@
+"""A config.json or weights that cannot be used are refused in one line, before anything is built."""
+
+import json
+import shutil
+import time
+
+import pytest
+import torch
+from conftest import tiny_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification
+
+from recipe import GPT2LastTokenClassifier, to_stock
+from recipe.errors import RecipeError
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved")
+    to_stock(tiny_model()).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    """A copy to spoil."""
+    shutil.copytree(saved, tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"n_layer": 100_000}, "n_layer 100000, but the weights have 4 blocks"),
+        ({"n_layer": 2}, "n_layer 2, but the weights have 4 blocks"),
+        ({"n_embd": 1_000_000}, r"wte.weight is \[100, 32\] in the weights, but \[100, 1000000\]"),
+        ({"n_inner": 10**12}, r"c_fc.weight is \[32, 128\] in the weights"),
+        ({"n_positions": 7}, r"wpe.weight is \[64, 32\]"),
+        ({"n_head": 0}, "n_head is 0"),
+        ({"n_head": 3}, "n_head is 3, which does not divide n_embd, 32"),
+        ({"n_embd": "wide"}, "n_embd is 'wide'"),
+        ({"activation_function": "sine"}, "activation_function is 'sine'"),
+        ({"id2label": {"0": "a", "2": "c", "1": "a"}}, "id2label holds a name twice"),
+        ({"id2label": {"0": "a", "5": "c", "1": "b"}}, "id2label names the ids 0, 5, 1, not 0 to 2"),
+        ({"id2label": {"zero": "a"}}, "config.json cannot be used"),
+        ({"id2label": ["a", "b"]}, "config.json cannot be used"),
+        ({"problem_type": "multi_label_classification"}, "trained for problem_type 'multi_label_classification'"),
+        ({"model_type": "bert"}, "is of type 'bert'"),
+    ],
+)
+def test_odd_configs_are_refused_at_once(folder, fields, message):
+    config = json.loads((folder / "config.json").read_text()) | fields
+    (folder / "config.json").write_text(json.dumps(config))
+    start = time.perf_counter()
+    with pytest.raises(RecipeError, match=message):
+        GPT2LastTokenClassifier.from_pretrained(folder)
+    assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", "null", "{}", "{", "\x00"])
+def test_a_config_of_another_shape_is_refused(folder, content):
+    (folder / "config.json").write_text(content)
+    with pytest.raises(RecipeError, match=r"no readable config\.json"):
+        GPT2LastTokenClassifier.from_pretrained(folder)
+
+
+def spoil(folder, change):
+    state = load_file(folder / "model.safetensors")
+    change(state)
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_weights_that_are_not_finite_are_refused(folder):
+    spoil(folder, lambda state: state["transformer.h.1.ln_1.weight"].fill_(float("nan")))
+    with pytest.raises(RecipeError, match=r"h\.1\.ln_1\.weight holds values that are not finite"):
+        GPT2LastTokenClassifier.from_pretrained(folder)
+
+
+def test_integer_weights_are_refused(folder):
+    key = "transformer.h.1.ln_1.weight"
+    spoil(folder, lambda state: state.update({key: state[key].to(torch.int64)}))
+    with pytest.raises(RecipeError, match="is of dtype I64"):
+        GPT2LastTokenClassifier.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("index", ['{"weight_map": {"transformer.wte.weight": "../model.safetensors"}}', "[]", "{"])
+def test_an_index_that_leaves_its_folder_or_is_none_is_refused(folder, index):
+    (folder / "model.safetensors").rename(folder.parent / "model.safetensors")
+    (folder / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(RecipeError, match=r"not a file of its folder|no weights that load"):
+        GPT2LastTokenClassifier.from_pretrained(folder)
+
+
+@torch.no_grad()
+def test_a_folder_of_our_own_class_loads_as_that_class_or_not_at_all(tmp_path):
+    model = tiny_model(pooling="mean")
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    input_ids = torch.arange(12).view(2, 6)
+    assert type(loaded) is GPT2LastTokenClassifier
+    assert torch.equal(loaded(input_ids=input_ids).logits, model(input_ids=input_ids).logits)
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "gpt2_last_token_classifier"
