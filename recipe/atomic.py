@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-TEMPORARY_PREFIX = ".saving-"
+TEMPORARY_PREFIX = ".recipe-saving-"
 
 
 def write_files(folder: str | os.PathLike, write: Callable[[Path], None]) -> None:

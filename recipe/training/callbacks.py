@@ -92,7 +92,7 @@ class EarlyStopping(EarlyStoppingCallback):
 
 
 def end_with_the_launcher() -> None:
-    """Have Linux send SIGTERM when the launcher dies of it: `accelerate launch` of one process does not pass it on."""
-    launched_alone = "ACCELERATE_MIXED_PRECISION" in os.environ and "RANK" not in os.environ
-    if launched_alone and sys.platform == "linux":
+    """Have Linux send SIGTERM when the launcher dies: of SIGTERM it does not always pass on, or of SIGKILL."""
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
+    if launched and sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

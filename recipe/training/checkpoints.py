@@ -4,9 +4,12 @@ import json
 import logging
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors.torch import load_file
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from recipe.atomic import write_json
@@ -96,15 +99,23 @@ def trained_names(model: nn.Module) -> list[str]:
     return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
-def load_trained(model: nn.Module, checkpoint: Path) -> None:
+def save_trained(tensors: Mapping[str, torch.Tensor], checkpoint: Path, base: dict[str, str]) -> None:
+    """Write a checkpoint's weights, with `base`, hashes of what they were trained on top of."""
+    tensors = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    save_file(tensors, checkpoint / WEIGHTS_FILE, metadata={"format": "pt", **base})
+
+
+def load_trained(model: nn.Module, checkpoint: Path, base: dict[str, str]) -> None:
     """Load a checkpoint's weights, the trained ones or all, into the model.
 
     Raises:
-        RecipeError: no weights that load, or those of another filter.
+        RecipeError: no weights that load, those of another filter, or trained on top of another model or tokenizer.
     """
     try:
-        state = load_file(checkpoint / WEIGHTS_FILE)
-    except (OSError, ValueError) as error:
+        with safe_open(checkpoint / WEIGHTS_FILE, "pt") as file:
+            noted = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
+    except (OSError, ValueError, SafetensorError) as error:
         reason = f"no {WEIGHTS_FILE} that loads ({one_line(error)})"
         raise RecipeError(f"{checkpoint}: {reason}: resume from another one") from error
     here, there = set(trained_names(model)), set(state)
@@ -114,4 +125,10 @@ def load_trained(model: nn.Module, checkpoint: Path) -> None:
             f"{checkpoint}: was saved with another filter: {wrong[0]} trains {'here' if wrong[0] in here else 'there'}"
             " alone: give the same `trainable`"
         )
+    for part, value in base.items():
+        if part in noted and noted[part] != value:
+            raise RecipeError(
+                f"{checkpoint}: was trained on another {part.replace('_', ' ')}: give the same"
+                " model_name_or_path, with the files it had then"
+            )
     model.load_state_dict(state, strict=False)

@@ -22,6 +22,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import torch
+import transformers
 import xxhash
 from huggingface_hub.constants import HF_HOME
 from torch.nn.utils.rnn import pad_sequence
@@ -30,14 +31,14 @@ from transformers.trainer_utils import has_length
 from recipe.atomic import file_hash, write_json
 from recipe.distributed import shares, wait_for_everyone
 from recipe.model.classifier import GPT2LastTokenClassifier
-from recipe.training.trunk_pass import as_bytes, in_dtype, run_trunk
+from recipe.training.trunk_pass import as_bytes, hash_parameters, in_dtype, run_trunk
 
 logger = logging.getLogger(__name__)
 # Rows are read only, and views of read-only memory.
 warnings.filterwarnings("ignore", message="The given buffer is not writable")
 
 DEFAULT_FOLDER = Path(HF_HOME) / "gpt2_trunk_features"
-FORMAT = 1  # of the rows; a change makes old caches unknown
+FORMAT = 2  # of the rows; a change makes old caches unknown
 COLUMNS = datasets.Features({"key": datasets.Value("binary"), "hidden": datasets.Value("binary")})
 ROWS_AT_ONCE = 64  # rows computed and written together: what is held in memory
 SHARD_TOKENS = 250_000  # tokens a file (0.8 GB at GPT-2 small's width): what a killed run loses at most
@@ -137,8 +138,7 @@ def has_token_ids(dataset: Any) -> bool:
 
 def trunk_versions(model: GPT2LastTokenClassifier) -> tuple[int, ...]:
     """Return how often each parameter of the trunk was changed in place."""
-    trunk = (model.transformer.wte, model.transformer.wpe, *model.transformer.h[: model.split_depth])
-    return tuple(parameter._version for module in trunk for parameter in module.parameters())
+    return tuple(parameter._version for _, parameter in trunk_parameters(model))
 
 
 def token_sequences(dataset: Any) -> Iterator[np.ndarray]:
@@ -203,20 +203,24 @@ def sequence_key(input_ids: Sequence[int] | np.ndarray | torch.Tensor) -> bytes:
 
 
 def trunk_key(model: GPT2LastTokenClassifier, dtype: torch.dtype) -> str:
-    """Return a hash of everything a hidden state depends on, except the token ids."""
-    config, depth = model.config, model.split_depth
+    """Return a hash of everything a hidden state depends on, except the token ids, to its last bit."""
+    config, device = model.config, model.device.type
     fields = ("n_head", "layer_norm_epsilon", "activation_function", "scale_attn_weights")
     fields += ("scale_attn_by_inverse_layer_idx",)
     settings = {name: getattr(config, name) for name in fields}
     kept = model.pooling if model.keeps_one_token else "all"
-    tf32 = model.device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32
-    about = [FORMAT, depth, str(dtype), tf32, kept, settings]
+    backend = torch.backends.cuda if device == "cuda" else torch.backends.mkldnn
+    where = [device, backend.matmul.fp32_precision, torch.__version__, transformers.__version__]
+    about = [FORMAT, model.split_depth, str(dtype), kept, settings, where]
     digest = xxhash.xxh3_128(json.dumps(about, sort_keys=True).encode())
-    for module in (model.transformer.wte, model.transformer.wpe, *model.transformer.h[:depth]):
-        for name, parameter in module.named_parameters():
-            digest.update(f"{name} {parameter.dtype} {list(parameter.shape)}".encode())
-            digest.update(as_bytes(parameter.detach().cpu()))
+    hash_parameters(digest, trunk_parameters(model))
     return digest.hexdigest()
+
+
+def trunk_parameters(model: GPT2LastTokenClassifier) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    """Yield the parameters of the trunk, embeddings first."""
+    for module in (model.transformer.wte, model.transformer.wpe, *model.transformer.h[: model.split_depth]):
+        yield from module.named_parameters()
 
 
 def write_shards(

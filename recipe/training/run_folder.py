@@ -4,7 +4,6 @@ From its first step on a run's folder holds `run_state.json`: the resolved confi
 run has finished; and its splits (see recipe/data/dataset.py).
 """
 
-import contextlib
 import json
 import logging
 import os
@@ -15,7 +14,6 @@ from typing import Any
 import datasets
 import yaml
 from filelock import FileLock, Timeout
-from huggingface_hub.constants import HF_HOME
 
 from recipe.arguments import RecipeTrainingArguments
 from recipe.atomic import TEMPORARY_PREFIX, write_json, write_text
@@ -27,7 +25,7 @@ from recipe.training.checkpoints import last_complete_checkpoint, list_checkpoin
 
 logger = logging.getLogger(__name__)
 
-STATE_FILE = "run_state.json"
+STATE_FILE, LOCK_FILE = "run_state.json", ".run.lock"
 UNFINISHED = "unfinished"  # folder of the current run's splits, until its model is saved and they go beside it
 SHOWN_DIFFERENCES = 5
 
@@ -76,7 +74,8 @@ class RunFolder:
     def _find_checkpoint(self) -> str | None:
         folder, named = self.path, self.args.resume_from_checkpoint
         check_writable(folder)
-        self.lock = lock(folder)
+        if (folder / STATE_FILE).is_file():  # a folder that holds something else is not written to before it is taken
+            self.lock = lock(folder)
         state = None if self.args.overwrite_output_dir else read_state(folder)
         different = differences(state, self.config, self.args.world_size) if state else ""
         resumes = state is not None and not state["finished"] and not different
@@ -129,7 +128,10 @@ class RunFolder:
             )
         ours = (self.path / STATE_FILE).is_file()
         try:
-            for path in self.path.glob(f"{TEMPORARY_PREFIX}*"):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.lock = self.lock or lock(self.path)
+            refuse_links(self.path)
+            for path in self.path.glob(f"{TEMPORARY_PREFIX}*") if ours else ():
                 shutil.rmtree(path)
             for path in list_checkpoints(self.path):
                 stale = self.checkpoint is None and (ours or (path / "trainer_state.json").is_file())
@@ -166,24 +168,21 @@ def check_writable(folder: Path) -> None:
         raise RecipeError(f"output_dir {folder}: {existing} cannot be written to: give another folder")
 
 
-def lock(folder: Path) -> FileLock | None:
-    """Keep a second process of this machine from training in the folder; a killed one's lock is released with it.
+def lock(folder: Path) -> FileLock:
+    """Keep a second process from training in the folder; a killed one's lock is released with it."""
+    held = FileLock(folder / LOCK_FILE, is_singleton=True)
+    try:
+        held.acquire(timeout=0)
+    except Timeout as error:
+        raise RecipeError(f"output_dir {folder}: another process trains there: wait for it, or stop it") from error
+    return held
 
-    Where no lock can be written, return None.
-    """
-    import xxhash
 
-    key = str(folder.resolve())
-    path = Path(HF_HOME) / "gpt2_run_locks" / f"{xxhash.xxh3_128_hexdigest(key.encode())}.lock"
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        held = FileLock(path, is_singleton=True)
-        try:
-            held.acquire(timeout=0)
-        except Timeout as error:
-            raise RecipeError(f"output_dir {folder}: another process trains there: wait for it, or stop it") from error
-        return held
-    return None
+def refuse_links(folder: Path) -> None:
+    """Raise RecipeError for symbolic links in the folder: what they lead to would be written over."""
+    for path in folder.iterdir():
+        if path.is_symlink():
+            raise RecipeError(f"output_dir {folder}: {path.name} is a symbolic link: remove it, or give another folder")
 
 
 def lies_in(folder: Path, checkpoint: str) -> bool:
@@ -192,8 +191,9 @@ def lies_in(folder: Path, checkpoint: str) -> bool:
 
 
 def is_empty(folder: Path) -> bool:
-    """Return whether the folder holds nothing but what a killed run had not yet moved into place."""
-    return not folder.is_dir() or all(path.name.startswith(TEMPORARY_PREFIX) for path in folder.iterdir())
+    """Return whether the folder holds nothing but what a killed run had not yet moved into place, and its lock."""
+    ours = (LOCK_FILE, TEMPORARY_PREFIX)
+    return not folder.is_dir() or all(path.name.startswith(ours) for path in folder.iterdir())
 
 
 def read_state(folder: Path) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""RecipeTrainer: a drop-in Trainer that runs the frozen trunk once per text and trains the tail on its output."""
+"""RecipeTrainer: a drop-in Trainer that trains the tail on cached features, resumes exactly, and stops safely."""
 
 import copy
 import logging
@@ -6,80 +6,67 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+import xxhash
 from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
-from transformers import DataCollatorWithPadding, PreTrainedModel, Trainer, TrainingArguments
+from transformers import DataCollatorWithPadding
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import TrainOutput, has_length, rotate_checkpoints
 
 from recipe.data.tokenization import PaddingCollator
-from recipe.distributed import any_process, check_sharding, wait_for_everyone
-from recipe.errors import RecipeError, one_line
+from recipe.distributed import any_process, wait_for_everyone
+from recipe.errors import RecipeError
 from recipe.model.classifier import GPT2LastTokenClassifier
 from recipe.model.export import save_classifier
-from recipe.training.cache_policy import CachePolicy, count_reads, keep_freed_memory
+from recipe.training.caching_trainer import CachingTrainer
 from recipe.training.callbacks import StopOnSigterm
 from recipe.training.checkpoints import (
-    WEIGHTS_FILE,
     last_complete_checkpoint,
     load_trained,
     mark_complete,
     remove_marker,
+    save_trained,
     trained_names,
 )
-from recipe.training.feature_cache import FeatureCollator, TrunkFeatures, has_token_ids, trunk_key, trunk_versions
-from recipe.training.sampling import SeededLengthGroupedSampler
+from recipe.training.trunk_pass import hash_parameters
 
 logger = logging.getLogger(__name__)
 
 
-class RecipeTrainer(Trainer):
+class SeededLengthGroupedSampler(LengthGroupedSampler):
+    """transformers' grouping by length, but its order depends on the seed and the epoch alone, so a resumed run finds it."""
+
+    def __init__(self, batch_size: int, lengths: list[int], seed: int):
+        super().__init__(batch_size, lengths=lengths)
+        self.seed = seed
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.generator = torch.Generator()
+        self.generator.manual_seed(self.seed + 1_000_003 * epoch)
+
+
+class RecipeTrainer(CachingTrainer):
     """Trainer for GPT2LastTokenClassifier, plain or with peft adapters: the same results, at the tail's cost.
 
-    In a script written for this model and Trainer, changing the class name changes the speed and nothing else. What is
-    frozen decides: `train` runs the trunk (embeddings and leading frozen blocks) once per text of train_dataset and
-    eval_dataset and caches its output; batches of cached texts then carry it as `trunk_output`. Other texts go through the
-    complete model.
+    In a script written for this model and Trainer, changing the class name changes the speed and nothing else: see
+    CachingTrainer, and, for its options, CachePolicy.
 
     What it adds: checkpoints hold the trained weights alone where the trunk is cached, are marked once complete, and resume
     exactly; evaluation drops no row; a loss or weight that is not finite stops the run before it is saved; SIGTERM saves
     first; `save_model` writes the complete model, stock wherever that has the same logits.
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel | nn.Module | None = None,
-        args: TrainingArguments | None = None,
-        *positional: Any,
-        feature_cache: str = "auto",
-        feature_cache_dir: str | None = None,
-        feature_cache_max_gb: float | None = None,
-        trunk_dtype: str = "float32",
-        **keywords: Any,
-    ):
-        """Take what Trainer takes, and the options of CachePolicy.
+    def __init__(self, *args: Any, **keywords: Any):
+        """Take what CachingTrainer takes.
 
         Raises:
-            RecipeError (a ValueError): another model, or options that its filter contradicts.
+            RecipeError (a ValueError): as there, and a batch that no training rows fill.
         """
-        self.cache_policy = CachePolicy(feature_cache, feature_cache_dir, feature_cache_max_gb, trunk_dtype)
-        self.features: TrunkFeatures | None = None
-        self.cached_key: tuple | None = None  # of the trunk that the features came from
-        self.cached_datasets: list = []
-        self.cached_model = self.cached_versions = None
         self.saving_checkpoint = False
         self.train_sampler: Sampler | None = None
-        if args is not None and args.n_gpu > 1:  # DataParallel's replicas have no parameters to tell what is frozen
-            logger.warning("one of %d GPUs is used: to use all, start with `accelerate launch`", args.n_gpu)
-            args._n_gpu = 1
-        try:
-            super().__init__(model, args, *positional, **keywords)
-        except (ImportError, RuntimeError) as error:  # a field asks for a package that is not installed
-            raise RecipeError(f"training cannot start: {one_line(error)}") from error
-        self.cache_policy.check(self.classifier)
-        check_sharding(self.accelerator.state, self.model)
+        super().__init__(*args, **keywords)
         rows = len(self.train_dataset) if has_length(self.train_dataset) else None
         if rows is not None and self.args.dataloader_drop_last and rows < self.args.train_batch_size:
             raise RecipeError(
@@ -93,86 +80,16 @@ class RecipeTrainer(Trainer):
         self.stop_on_sigterm = StopOnSigterm()
         self.add_callback(self.stop_on_sigterm)
 
-    @property
-    def unwrapped(self) -> nn.Module:
-        """The user's model, without DDP, FSDP or torch.compile around it."""
-        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-
-    @property
-    def classifier(self) -> GPT2LastTokenClassifier:
-        """The model under every wrapper, peft's too."""
-        model = self.unwrapped
-        model = model.get_base_model() if hasattr(model, "get_base_model") else model
-        if not isinstance(model, GPT2LastTokenClassifier):
-            raise RecipeError(f"RecipeTrainer trains GPT2LastTokenClassifier, not {type(model).__name__}: use Trainer")
-        return model
-
-    # ---- The trunk, once per text ----
-
-    def get_train_dataloader(self) -> DataLoader:
-        """Fill the feature cache first, where it is used: here each run, trial and retry passes before its first step."""
-        self._cache_features()
-        return super().get_train_dataloader()
-
-    def _cache_features(self) -> None:
-        """Compute the trunk's output for the training and evaluation texts that are not cached yet."""
-        model, policy, train = self.classifier, self.cache_policy, self.train_dataset
-        evaluated = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"eval": self.eval_dataset}
-        evaluated = evaluated.values() if self.args.eval_strategy != "no" else ()
-        cacheable = [dataset for dataset in (train, *evaluated) if has_token_ids(dataset)]
-        sharded = isinstance(next(model.parameters()), DTensor)  # by an earlier call: its trunk cannot run alone
-        if policy.choice == "off" or model.split_depth == 0 or not has_token_ids(train) or sharded:
-            reason = "train_dataset has no length, or no input_ids" if model.split_depth else "no trunk is frozen"
-            policy.refuse_if_required("FSDP has divided the model already" if sharded else reason)
-            logger.info("Feature cache: not used")
-            self._use_features(None, None)
-            return
-        dtype = policy.dtype(self.args.device)
-        key = (trunk_key(model, dtype), policy)
-        if key == self.cached_key and list(map(id, cacheable)) == list(map(id, self.cached_datasets)):
-            self._use_features(self.features, model)
-            return
-        self.cached_key, self.cached_datasets = key, cacheable
-        self._use_features(None, None)
-        features = policy.compute(model, cacheable, self.args.device, count_reads(len(train), self.args))
-        if features is not None:
-            keep_freed_memory()
-            if self.args.dataloader_num_workers == 0 and features.to_device(self.args.device):
-                self.args.dataloader_pin_memory = False  # what lies on the device cannot be pinned
-        self._use_features(features, model)
-
-    def _use_features(self, features: TrunkFeatures | None, model: GPT2LastTokenClassifier | None) -> None:
-        """Have dataloaders pass these rows, which are the model's as its trunk is now, or none."""
-        self.features, self.cached_model = features, model
-        self.cached_versions = trunk_versions(model) if features is not None else None
-        self.classifier.cached_depth = None if features is None else model.split_depth
-        self._eval_dataloaders = {}  # persistent workers hold older rows
+    # ---- Which rows, in which order: found again when a run resumes ----
 
     def _get_dataloader(self, *args: Any, is_training: bool = False, **keywords: Any) -> DataLoader:
-        """Add the cached rows; and let `dataloader_drop_last` drop training rows alone."""
-        collator, drop_last = self.data_collator, self.args.dataloader_drop_last
-        model = self.classifier
-        if self.features is not None and model is self.cached_model and trunk_versions(model) == self.cached_versions:
-            self.data_collator = FeatureCollator(collator, self.features)
+        """Let `dataloader_drop_last` drop training rows alone."""
+        drop_last = self.args.dataloader_drop_last
         self.args.dataloader_drop_last = drop_last and is_training
         try:
             return super()._get_dataloader(*args, is_training=is_training, **keywords)
         finally:
-            self.data_collator, self.args.dataloader_drop_last = collator, drop_last
-
-    def _prepare_for_training(self, *args: Any, **keywords: Any) -> tuple[nn.Module, DataLoader]:
-        """Wrap the model as Trainer does; FSDP puts shards in place of its weights, which are still those of the cache."""
-        prepared = super()._prepare_for_training(*args, **keywords)
-        self._use_features(self.features, self.cached_model)
-        return prepared
-
-    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Under FSDP, whose processes put each block together jointly, all of them run the trunk if one has to."""
-        if self.is_fsdp_enabled and any_process("trunk_output" not in inputs):
-            inputs = {name: value for name, value in inputs.items() if name != "trunk_output"}
-        return super()._prepare_inputs(inputs)
-
-    # ---- Order of rows: found again when a run resumes ----
+            self.args.dataloader_drop_last = drop_last
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         # self.train_dataset: the one that is passed has lost the columns that the model does not take, `length` too.
@@ -261,16 +178,24 @@ class RecipeTrainer(Trainer):
         if not self.saving_checkpoint:
             save_classifier(self._complete_model(state_dict), tokenizer, folder)
             return
-        state = self.model.state_dict() if state_dict is None else state_dict
         folder.mkdir(parents=True, exist_ok=True)
+        state = self.model.state_dict() if state_dict is None else state_dict
         complete = self.features is None and not hasattr(self.model, "merge_and_unload")  # as Trainer does
-        tensors = {
-            name: state[name].detach().contiguous() for name in (state if complete else trained_names(self.unwrapped))
-        }
-        save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        tensors = state if complete else {name: state[name] for name in trained_names(self.unwrapped)}
+        # FSDP also saves all weights, in files of its own, and resumes from these.
+        save_trained(tensors, folder, {} if complete or self.is_fsdp_enabled else self._trained_on_top_of())
         self.classifier.config.save_pretrained(folder)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
+
+    def _trained_on_top_of(self) -> dict[str, str]:
+        """Return hashes of what the trained weights are joined to again: the tokenizer, and the frozen weights."""
+        tokenizer, digest = getattr(self.processing_class, "backend_tokenizer", None), xxhash.xxh3_128()
+        hash_parameters(digest, ((name, p) for name, p in self.unwrapped.named_parameters() if not p.requires_grad))
+        hashes = {"base_model": digest.hexdigest()}
+        if tokenizer is not None:
+            hashes["tokenizer"] = xxhash.xxh3_128_hexdigest(tokenizer.to_str().encode())
+        return hashes
 
     def _complete_model(self, state_dict: dict[str, torch.Tensor] | None) -> GPT2LastTokenClassifier:
         """Return the trained classifier on its own: adapters merged, shards (FSDP's `state_dict`) put together."""
@@ -285,14 +210,14 @@ class RecipeTrainer(Trainer):
         if self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
-            load_trained(self.unwrapped, Path(resume_from_checkpoint))
+            load_trained(self.unwrapped, Path(resume_from_checkpoint), self._trained_on_top_of())
 
     def _load_best_model(self) -> None:
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super()._load_best_model()
             self._use_features(self.features, self.cached_model)  # loading writes the trunk's weights too, as they were
         else:
-            load_trained(self.unwrapped, Path(self.state.best_model_checkpoint))
+            load_trained(self.unwrapped, Path(self.state.best_model_checkpoint), {})
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Push nothing yet: a checkpoint is no model. `push_to_hub` at the end pushes the complete one."""

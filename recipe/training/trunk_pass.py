@@ -1,8 +1,9 @@
 """The trunk's pass over texts: batches of similar lengths, in the dtype of the cache."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
+import xxhash
 from torch.nn.utils.rnn import pad_sequence
 
 from recipe.data.tokenization import batch_tokens, batches_by_length
@@ -42,3 +43,10 @@ def run_trunk(trunk: GPT2LastTokenClassifier, sequences: Sequence[Sequence[int]]
 def as_bytes(states: torch.Tensor) -> bytes:
     """Return a tensor's bytes; numpy, and so Arrow, has no bfloat16, so they pass as integers."""
     return states.contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def hash_parameters(digest: xxhash.xxh3_128, parameters: Iterable[tuple[str, torch.nn.Parameter]]) -> None:
+    """Add names, shapes and values of parameters to a hash."""
+    for name, parameter in parameters:
+        digest.update(f"{name} {parameter.dtype} {list(parameter.shape)}".encode())
+        digest.update(as_bytes(parameter.detach().cpu()))

@@ -65,7 +65,7 @@ def kill_at_random(command: list[str], folder, kills: int) -> list[str]:
         if not (state.is_file() and json.loads(state.read_text())["finished"]):
             complete(argv)
         assert same_weights(folder / "straight", folder / str(number)), (number, left)
-        assert not list((folder / str(number)).glob(".saving-*"))
+        assert not list((folder / str(number)).glob(".recipe-saving-*"))
     return found
 
 
@@ -121,9 +121,9 @@ def test_finished_run_is_kept_unless_told(three_labels, tmp_path):
 
 
 def test_folder_with_the_remains_of_a_killed_write_is_empty(three_labels, tmp_path):
-    (tmp_path / "x" / ".saving-abc").mkdir(parents=True)
+    (tmp_path / "x" / ".recipe-saving-abc").mkdir(parents=True)
     run_training(three_labels, tmp_path / "x")
-    assert not list((tmp_path / "x").glob(".saving-*"))
+    assert not list((tmp_path / "x").glob(".recipe-saving-*"))
 
 
 def test_resuming_from_the_last_complete_checkpoint(three_labels, tmp_path, caplog):

@@ -6,17 +6,19 @@ import logging
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model
+from conftest import NANO, tiny_model
 from datasets import Dataset
 from torch import nn
 from transformers import (
     EarlyStoppingCallback,
+    GPT2Config,
     GPT2ForSequenceClassification,
     Trainer,
     TrainerCallback,
     TrainingArguments,
 )
 
+from recipe import load_tokenizer
 from recipe.errors import RecipeError
 from recipe.model.export import to_stock
 from recipe.model.freezing import freeze_except, last_blocks
@@ -314,6 +316,32 @@ def test_checkpoint_of_another_filter_is_refused(tmp_path):
     trainer = make_trainer("cached", tmp_path, model=frozen_model(["score.*"]), **fields)
     with pytest.raises(RecipeError, match=r"saved with another filter: transformer\.h\.3\..* trains there alone"):
         trainer.train(resume_from_checkpoint=str(tmp_path / "cached" / "checkpoint-7"))
+
+
+@pytest.mark.parametrize("path", ["plain", "cached"])
+def test_a_tail_is_not_joined_to_another_base_model_or_tokenizer(tmp_path, path):
+    """A checkpoint of the trained weights alone; a complete one brings its own base model along."""
+    config, fields = GPT2Config.from_pretrained(NANO), {"save_strategy": "steps", "save_steps": 7, "max_steps": 7}
+    checkpoint = str(tmp_path / path / "checkpoint-7")
+    keywords = {"arguments_": fields, "processing_class": load_tokenizer(str(NANO), config)}
+    make_trainer(path, tmp_path, **keywords).train()
+    other = frozen_model()
+    with torch.no_grad():
+        other.transformer.h[1].ln_1.bias[3] += 0.5
+    trainer = make_trainer(path, tmp_path, model=other, **keywords)
+    if path == "cached":
+        with pytest.raises(RecipeError, match="was trained on another base model"):
+            trainer.train(resume_from_checkpoint=checkpoint)
+    else:
+        trainer.train(resume_from_checkpoint=checkpoint)
+        assert trainer.model.transformer.h[1].ln_1.bias[3] == frozen_model().transformer.h[1].ln_1.bias[3]
+    tokenizer = load_tokenizer(str(NANO), config)
+    tokenizer.add_tokens(["neologism"])
+    keywords["processing_class"] = tokenizer
+    trainer = make_trainer("cached", tmp_path, **keywords)
+    if path == "cached":
+        with pytest.raises(RecipeError, match="was trained on another tokenizer: give"):
+            trainer.train(resume_from_checkpoint=checkpoint)
 
 
 @pytest.mark.launch
