@@ -29,8 +29,6 @@ SPLITS_FOLDER, SUMMARY_FILE = "splits", "data_summary.json"  # in a run's output
 REMOVALS = ("conflicts_dropped", "group_rows_given_up", "duplicates_removed", "undersampled", "over_the_limit")
 SHOWN = 8  # labels that have a column of their own in the table
 
-Frames = dict[str, pd.DataFrame]
-
 
 class TextSplits(datasets.DatasetDict):
     """The splits train, validation and test, each with `text` (string) and `label` (ClassLabel).
@@ -64,72 +62,88 @@ def load_splits(args: DataArguments, label_names: list[str] | None = None) -> Te
     Raises:
         RecipeError: whatever is wrong with the data, with file and row.
     """
-    frames, declared = read_splits(args)
-    frames, names = name_labels(frames, declared, label_names, args.normalize_labels)
-    summary = count_rows(frames)
-    frames = remove_leaks(frames, args, summary)
+    rows, declared = read_splits(args)
+    rows, names = name_labels(rows, declared, label_names, args.normalize_labels)
+    summary = count_rows(rows)
+    rows = remove_leaks(rows, args, summary)
     if args.undersample == "all":
-        frames = count_removed(summary, "undersampled", frames, undersample(frames, names, args.split_seed))
-    frames = make_missing_splits(frames, args)
-    frames = separate_groups(frames, args, summary)  # which a split by time cuts through
+        rows = count_removed(summary, "undersampled", rows, undersample(rows, names, args.split_seed))
+    rows = make_missing_splits(rows, args)
+    rows = separate_groups(rows, args, summary)  # which a split by time cuts through
     if args.undersample == "train":
-        frames = count_removed(summary, "undersampled", frames, undersample(frames, names, args.split_seed))
-    frames = count_removed(summary, "over_the_limit", frames, draw_samples(frames, args))
-    check_label_coverage(frames, names)
-    summary |= count_texts(frames, names)
-    return TextSplits({split: to_dataset(frames[split], names) for split in SPLITS}, summary)
+        rows = count_removed(summary, "undersampled", rows, undersample(rows, names, args.split_seed))
+    rows = count_removed(summary, "over_the_limit", rows, draw_samples(rows, args))
+    counts = rows.value_counts(["split", "label"]).unstack().reindex(index=SPLITS, columns=names).fillna(0).astype(int)
+    check_label_coverage(counts)
+    summary |= {"texts": counts.sum(axis=1).to_dict(), "labels": counts.to_dict("index")}
+    return TextSplits({split: to_dataset(rows[rows["split"] == split], names) for split in SPLITS}, summary)
 
 
 def name_labels(
-    frames: Frames, declared: list[str] | None, of_head: list[str] | None, normalize: bool
-) -> tuple[Frames, list[str]]:
-    """Return the frames with labels in their final spelling, and the names of the labels by id."""
-    refuse_regression(pd.concat([frame[["label", "row", "source"]] for frame in frames.values()], ignore_index=True))
-    read = pd.concat([frame["label"] for frame in frames.values()]).nunique()
-    frames = {
-        split: frame.assign(label=spell_labels(frame["label"], of_head, normalize)) for split, frame in frames.items()
-    }
-    labels = pd.concat([frame["label"] for frame in frames.values()])
-    if labels.nunique() < read:
-        logger.info("%d spellings of labels are merged into %d labels", read, labels.nunique())
+    rows: pd.DataFrame, declared: list[str] | None, of_head: list[str] | None, normalize: bool
+) -> tuple[pd.DataFrame, list[str]]:
+    """Return the rows with labels in their final spelling, and the names of the labels by id."""
+    refuse_regression(rows)
+    read, rows = rows["label"].nunique(), rows.assign(label=spell_labels(rows["label"], of_head, normalize))
+    if (merged := rows["label"].nunique()) < read:
+        logger.info("%d spellings of labels are merged into %d labels", read, merged)
     if declared is not None:
-        declared = pd.Series([canonical_name(name) for name in declared], dtype=object)
-        declared = spell_labels(declared, of_head, normalize).tolist()
-    train = frames["train"]
+        declared = spell_labels(pd.Series(declared, dtype=object).map(canonical_name), of_head, normalize).tolist()
+    train = rows[rows["split"] == "train"]
     names = order_labels(train["label"], declared, of_head)
-    for split in ("validation", "test"):
-        if split in frames:
-            check_known_labels(frames[split], names)
+    check_known_labels(rows, names)
     if train["label"].nunique() < 2:
         label = train["label"].iloc[0]
         raise RecipeError(f"{source_of(train)}: all rows have the label {label!r}: a classifier needs two labels")
-    warn_of_spellings(labels, of_head)
-    return frames, names
+    warn_of_spellings(rows["label"], of_head)
+    return rows, names
 
 
-def remove_leaks(frames: Frames, args: DataArguments, summary: dict[str, Any]) -> Frames:
+def remove_leaks(rows: pd.DataFrame, args: DataArguments, summary: dict[str, Any]) -> pd.DataFrame:
     """Remove what a fair test forbids: texts with several labels (where asked for), groups and copies in two splits."""
     if args.time_column:
         from recipe.data.group_and_time_splits import parse_times
 
-        frames["train"] = frames["train"].assign(time=parse_times(frames["train"]))
-    conflicts = find_conflicts(frames)
+        rows = rows.assign(time=parse_times(rows[rows["split"] == "train"]))
+    conflicts = find_conflicts(rows)
     summary["conflicts"] = conflicts["text"].nunique()
     report_conflicts(conflicts, args)
     if args.drop_conflicts:
-        frames = count_removed(summary, "conflicts_dropped", frames, drop_conflicts(frames, conflicts))
-    frames = separate_groups(frames, args, summary)
+        rows = count_removed(summary, "conflicts_dropped", rows, drop_conflicts(rows, conflicts))
+    rows = separate_groups(rows, args, summary)
     if args.remove_duplicates:
-        frames = count_removed(summary, "duplicates_removed", frames, remove_duplicates(frames))
-    return frames
+        rows = count_removed(summary, "duplicates_removed", rows, remove_duplicates(rows))
+    return rows
 
 
-def separate_groups(frames: Frames, args: DataArguments, summary: dict[str, Any]) -> Frames:
+def separate_groups(rows: pd.DataFrame, args: DataArguments, summary: dict[str, Any]) -> pd.DataFrame:
     if not args.group_column:
-        return frames
+        return rows
     from recipe.data.group_and_time_splits import give_up_groups
 
-    return count_removed(summary, "group_rows_given_up", frames, give_up_groups(frames))
+    return count_removed(summary, "group_rows_given_up", rows, give_up_groups(rows))
+
+
+def count_rows(rows: pd.DataFrame) -> dict[str, Any]:
+    """Return a summary to begin with.
+
+    rows_read: split -> file -> rows, of the splits that were given.
+    conflicts: texts that occur with different labels.
+    conflicts_dropped, group_rows_given_up, duplicates_removed, undersampled, over_the_limit: split -> rows removed,
+        where any were. What is removed before splits are made counts as `train`.
+    texts, labels: what is left, split -> texts, and split -> label -> texts, every label in the order of its id.
+    """
+    read = {
+        split: part.value_counts(sort=False).to_dict() for split, part in rows.groupby("split", sort=False)["source"]
+    }
+    return {"rows_read": read, "conflicts": 0} | {step: {} for step in REMOVALS}
+
+
+def count_removed(summary: dict[str, Any], step: str, before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
+    """Add to the summary how many rows a step removed from each split; return what it left."""
+    removed = before["split"].drop(after.index).value_counts(sort=False)
+    summary[step] = removed.add(pd.Series(summary[step]), fill_value=0).astype(int).to_dict()
+    return after
 
 
 def to_dataset(frame: pd.DataFrame, names: list[str]) -> datasets.Dataset:
@@ -166,7 +180,7 @@ def load_texts_for_model(
     """
     pair = pair_fields_of(model_dir)
     columns = {"text": text_column, "label": label_column, "text_pair": text_pair_column or pair["text_pair_column"]}
-    frame = join_pairs(read_files(paths, field, columns, file_format)[0], pair["text_pair_separator"])
+    frame = join_pairs(read_files(paths, field, columns, file_format).frame, pair["text_pair_separator"])
     normalize = bool(read_run_config(model_dir).get("normalize_labels", False))
     frame = frame.assign(label=spell_labels(frame["label"], label_names, normalize))
     check_known_labels(frame, label_names, of_model=True)
@@ -222,36 +236,6 @@ def same_texts(a: Mapping[str, datasets.Dataset], b: Mapping[str, datasets.Datas
         and all(a[split][column][:] == b[split][column][:] for column in ("text", "label"))
         for split in a
     )
-
-
-def count_rows(frames: Frames) -> dict[str, Any]:
-    """Return a summary to begin with.
-
-    rows_read: split -> file -> rows, of the splits that were given.
-    conflicts: texts that occur with different labels.
-    conflicts_dropped, group_rows_given_up, duplicates_removed, undersampled, over_the_limit: split -> rows removed,
-        where any were. What is removed before splits are made counts as `train`.
-    texts, labels (see count_texts): what is left.
-    """
-    rows = {split: frame["source"].value_counts(sort=False).to_dict() for split, frame in frames.items()}
-    return {"rows_read": rows, "conflicts": 0} | {step: {} for step in REMOVALS}
-
-
-def count_removed(summary: dict[str, Any], step: str, before: Frames, after: Frames) -> Frames:
-    """Add to the summary how many rows a step removed from each split; return what it left."""
-    for split, frame in before.items():
-        if removed := len(frame) - len(after[split]):
-            summary[step][split] = summary[step].get(split, 0) + removed
-    return after
-
-
-def count_texts(frames: Frames, names: list[str]) -> dict[str, Any]:
-    """Return texts: split -> rows, and labels: split -> label -> rows, every label in the order of its id."""
-    counts = {split: frame["label"].value_counts().reindex(names, fill_value=0) for split, frame in frames.items()}
-    return {
-        "texts": {split: len(frame) for split, frame in frames.items()},
-        "labels": {split: {name: int(count) for name, count in of.items()} for split, of in counts.items()},
-    }
 
 
 def summary_table(summary: dict[str, Any]) -> str:

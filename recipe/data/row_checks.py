@@ -80,14 +80,17 @@ def check_known_labels(frame: pd.DataFrame, names: list[str], of_model: bool = F
     refuse_rows(frame, unknown, f"a label that {lacking}, such as {label!r}", f"known are {known}; {fix}")
 
 
-def check_label_coverage(frames: dict[str, pd.DataFrame], names: list[str]) -> None:
-    """Warn of labels that a split lacks; refuse a training split of one label, which cannot teach anything."""
-    for split, frame in frames.items():
-        absent = [name for name in names if name not in set(frame["label"])]
-        if split == "train" and len(absent) > len(names) - 2:
-            raise RecipeError(
-                f"the training split holds a single label ({len(frame)} texts are left after duplicates and limits):"
-                " give more rows, or a larger max_train_samples"
-            )
-        if absent:
-            logger.warning("%s: no text has the label %s", split, ", ".join(repr(name) for name in absent[:SHOWN]))
+def check_label_coverage(counts: pd.DataFrame) -> None:
+    """Warn of labels that a split lacks; refuse a training split of one label, which cannot teach anything.
+
+    Args:
+        counts: texts of each split (rows) and label (columns).
+    """
+    if (counts.loc["train"] > 0).sum() < 2:
+        raise RecipeError(
+            f"the training split holds a single label ({counts.loc['train'].sum()} texts are left after duplicates and"
+            " limits): give more rows, or a larger max_train_samples"
+        )
+    for split, of_label in counts.iterrows():
+        if absent := of_label.index[of_label == 0].tolist():
+            logger.warning("%s: no text has the label %s", split, ", ".join(map(repr, absent[:SHOWN])))
