@@ -15,13 +15,13 @@ import pyarrow.parquet
 from recipe.arguments import DataArguments
 from recipe.atomic import write_files, write_json
 from recipe.data.labels import canonical_name, order_labels, spell_labels, warn_of_spellings
-from recipe.data.leakage import drop_conflicts, find_conflicts, remove_duplicates, report_conflicts
-from recipe.data.readers import SPLITS, read_files, read_splits
+from recipe.data.leakage import drop_conflicts, find_conflicts, give_up_groups, remove_duplicates, report_conflicts
+from recipe.data.readers import SPLITS, TEXT_AND_LABEL, read_files, read_splits
 from recipe.data.row_checks import check_known_labels, check_label_coverage, refuse_regression, source_of
 from recipe.data.splits import draw_samples, make_missing_splits, undersample
-from recipe.data.tables import FileFormat
+from recipe.data.tables import FileFormat, Wanted
 from recipe.data.texts import join_pairs, pair_fields_of, read_run_config
-from recipe.errors import RecipeError, one_line
+from recipe.errors import RecipeError, explain
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,11 @@ SHOWN = 8  # labels that have a column of their own in the table
 class TextSplits(datasets.DatasetDict):
     """The splits train, validation and test, each with `text` (string) and `label` (ClassLabel).
 
-    `summary` counts what was read, removed and split, as plain dicts (see count_rows).
+    `summary` counts, as plain dicts, what was read, removed and split:
+        rows_read: split -> file -> rows, of the splits that were given.
+        conflicts: texts that occur with different labels.
+        each of REMOVALS: split -> rows removed, where any were; before splits are made they count as `train`.
+        texts, labels: split -> texts left; split -> label -> texts left, every label in the order of its id.
     """
 
     summary: dict[str, Any]
@@ -48,13 +52,7 @@ class TextSplits(datasets.DatasetDict):
 
 
 def load_splits(args: DataArguments, label_names: list[str] | None = None) -> TextSplits:
-    """Load texts and labels as three splits; the same rows always give the same splits and label ids. In this order:
-
-    1. Read and check the rows of every split that is given (files, or a dataset of the hub or the disk).
-    2. Name the labels: one spelling each, and one order of ids.
-    3. Remove leaks: texts with several labels (where asked for), groups and exact copies that are in two splits.
-    4. Split the validation and test sets that were not given off the training rows.
-    5. Sample: balance the labels and limit the rows, where asked for.
+    """Load texts and labels as three splits; the same rows always give the same splits and label ids.
 
     Args:
         label_names: the labels by id of a head that is kept; used where it names all of the data's.
@@ -62,17 +60,47 @@ def load_splits(args: DataArguments, label_names: list[str] | None = None) -> Te
     Raises:
         RecipeError: whatever is wrong with the data, with file and row.
     """
+    # 1. The checked rows of every split that is given (files, or a dataset of the hub or the disk).
     rows, declared = read_splits(args)
+    read = {split: part.value_counts(sort=False) for split, part in rows.groupby("split", sort=False)["source"]}
+    summary = {"rows_read": {split: counts.to_dict() for split, counts in read.items()}}
+    summary |= {"conflicts": 0, **{step: {} for step in REMOVALS}}
+
+    def keep(step: str, left: pd.DataFrame) -> None:
+        """Go on with the rows that a step has left, and count those that it has removed."""
+        nonlocal rows
+        for split, count in rows["split"].drop(left.index).value_counts(sort=False).items():
+            summary[step][split] = summary[step].get(split, 0) + count
+        rows = left
+
+    # 2. Labels: one spelling each, and one order of ids.
     rows, names = name_labels(rows, declared, label_names, args.normalize_labels)
-    summary = count_rows(rows)
-    rows = remove_leaks(rows, args, summary)
+    if args.time_column:
+        from recipe.data.group_and_time_splits import parse_times
+
+        rows = rows.assign(time=parse_times(rows[rows["split"] == "train"]))
+
+    # 3. Leaks: texts with several labels (dropped where asked for), groups and exact copies that are in two splits.
+    conflicts = find_conflicts(rows)
+    summary["conflicts"] = conflicts["text"].nunique()
+    report_conflicts(conflicts, args)
+    if args.drop_conflicts:
+        keep("conflicts_dropped", drop_conflicts(rows, conflicts))
+    if args.group_column:
+        keep("group_rows_given_up", give_up_groups(rows))
+    if args.remove_duplicates:
+        keep("duplicates_removed", remove_duplicates(rows))
+
+    # 4. The validation and test sets that were not given are split off the training rows; samples, where asked for.
     if args.undersample == "all":
-        rows = count_removed(summary, "undersampled", rows, undersample(rows, names, args.split_seed))
+        keep("undersampled", undersample(rows, names, args.split_seed))
     rows = make_missing_splits(rows, args)
-    rows = separate_groups(rows, args, summary)  # which a split by time cuts through
+    if args.group_column:  # a split by time cuts through groups
+        keep("group_rows_given_up", give_up_groups(rows))
     if args.undersample == "train":
-        rows = count_removed(summary, "undersampled", rows, undersample(rows, names, args.split_seed))
-    rows = count_removed(summary, "over_the_limit", rows, draw_samples(rows, args))
+        keep("undersampled", undersample(rows, names, args.split_seed))
+    keep("over_the_limit", draw_samples(rows, args))
+
     counts = rows.value_counts(["split", "label"]).unstack().reindex(index=SPLITS, columns=names).fillna(0).astype(int)
     check_label_coverage(counts)
     summary |= {"texts": counts.sum(axis=1).to_dict(), "labels": counts.to_dict("index")}
@@ -99,53 +127,6 @@ def name_labels(
     return rows, names
 
 
-def remove_leaks(rows: pd.DataFrame, args: DataArguments, summary: dict[str, Any]) -> pd.DataFrame:
-    """Remove what a fair test forbids: texts with several labels (where asked for), groups and copies in two splits."""
-    if args.time_column:
-        from recipe.data.group_and_time_splits import parse_times
-
-        rows = rows.assign(time=parse_times(rows[rows["split"] == "train"]))
-    conflicts = find_conflicts(rows)
-    summary["conflicts"] = conflicts["text"].nunique()
-    report_conflicts(conflicts, args)
-    if args.drop_conflicts:
-        rows = count_removed(summary, "conflicts_dropped", rows, drop_conflicts(rows, conflicts))
-    rows = separate_groups(rows, args, summary)
-    if args.remove_duplicates:
-        rows = count_removed(summary, "duplicates_removed", rows, remove_duplicates(rows))
-    return rows
-
-
-def separate_groups(rows: pd.DataFrame, args: DataArguments, summary: dict[str, Any]) -> pd.DataFrame:
-    if not args.group_column:
-        return rows
-    from recipe.data.group_and_time_splits import give_up_groups
-
-    return count_removed(summary, "group_rows_given_up", rows, give_up_groups(rows))
-
-
-def count_rows(rows: pd.DataFrame) -> dict[str, Any]:
-    """Return a summary to begin with.
-
-    rows_read: split -> file -> rows, of the splits that were given.
-    conflicts: texts that occur with different labels.
-    conflicts_dropped, group_rows_given_up, duplicates_removed, undersampled, over_the_limit: split -> rows removed,
-        where any were. What is removed before splits are made counts as `train`.
-    texts, labels: what is left, split -> texts, and split -> label -> texts, every label in the order of its id.
-    """
-    read = {
-        split: part.value_counts(sort=False).to_dict() for split, part in rows.groupby("split", sort=False)["source"]
-    }
-    return {"rows_read": read, "conflicts": 0} | {step: {} for step in REMOVALS}
-
-
-def count_removed(summary: dict[str, Any], step: str, before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
-    """Add to the summary how many rows a step removed from each split; return what it left."""
-    removed = before["split"].drop(after.index).value_counts(sort=False)
-    summary[step] = removed.add(pd.Series(summary[step]), fill_value=0).astype(int).to_dict()
-    return after
-
-
 def to_dataset(frame: pd.DataFrame, names: list[str]) -> datasets.Dataset:
     ids = {name: i for i, name in enumerate(names)}
     features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)})
@@ -158,9 +139,7 @@ def load_texts_for_model(
     field: str,
     label_names: list[str],
     model_dir: str | Path,
-    text_column: str | None = None,
-    label_column: str | None = None,
-    text_pair_column: str | None = None,
+    wanted: Wanted = TEXT_AND_LABEL,
     file_format: FileFormat = FileFormat(),
 ) -> datasets.Dataset:
     """Load files of texts and labels for a saved model, pairs joined and labels spelled as in its training.
@@ -170,7 +149,7 @@ def load_texts_for_model(
         field: the option that names them, for errors, such as test_file.
         label_names: the model's labels by id.
         model_dir: the model's folder, whose run_config.yaml (if any) tells how it was trained.
-        text_pair_column: by default the one that the model was trained with.
+        wanted: the columns; `text_pair` is by default the one that the model was trained with.
 
     Returns:
         A dataset with `text` (string) and `label` (ClassLabel of label_names).
@@ -178,10 +157,9 @@ def load_texts_for_model(
     Raises:
         RecipeError: whatever is wrong with a file, and labels that the model does not know, with their rows.
     """
-    pair = pair_fields_of(model_dir)
-    columns = {"text": text_column, "label": label_column, "text_pair": text_pair_column or pair["text_pair_column"]}
-    frame = join_pairs(read_files(paths, field, columns, file_format).frame, pair["text_pair_separator"])
-    normalize = bool(read_run_config(model_dir).get("normalize_labels", False))
+    pair, normalize = pair_fields_of(model_dir), bool(read_run_config(model_dir).get("normalize_labels", False))
+    wanted = {**wanted, "text_pair": wanted.get("text_pair") or pair["text_pair_column"]}
+    frame = join_pairs(read_files(paths, field, wanted, file_format).frame, pair["text_pair_separator"])
     frame = frame.assign(label=spell_labels(frame["label"], label_names, normalize))
     check_known_labels(frame, label_names, of_model=True)
     return to_dataset(frame, label_names)
@@ -206,36 +184,26 @@ def load_saved_splits(run_dir: str | os.PathLike) -> TextSplits:
     Raises:
         RecipeError: a file that is absent or damaged.
     """
-    loaded = {}
+    loaded, errors = {}, (OSError, ValueError, TypeError, KeyError, pa.ArrowException)
     for split in SPLITS:
         path = Path(run_dir) / SPLITS_FOLDER / f"{split}.parquet"
-        try:
-            loaded[split] = datasets.Dataset(pa.parquet.read_table(path))  # features come from the file's schema
-            missing = {"text", "label"} - set(loaded[split].column_names)
-        except (OSError, ValueError, TypeError, KeyError, pa.ArrowException) as error:
-            if isinstance(error, FileNotFoundError):
-                raise RecipeError(f"{path}: no such file, as train.py leaves one beside each model") from error
-            raise RecipeError(f"{path}: cannot be read ({one_line(error)[:200]}): train again to restore it") from error
-        if missing:
-            raise RecipeError(f"{path}: no column {', '.join(sorted(missing))}: train again to restore the run's split")
-    try:
-        summary = json.loads((Path(run_dir) / SUMMARY_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RecipeError(f"{Path(run_dir) / SUMMARY_FILE}: cannot be read ({one_line(error)}): train again") from error
-    return TextSplits(loaded, summary)
+        if not path.exists():
+            raise RecipeError(f"{path}: no such file, as train.py leaves one beside each model")
+        with explain(errors, f"{path}: cannot be read", "train again to restore it"):
+            table = pa.parquet.read_table(path).select(["text", "label"])
+            loaded[split] = datasets.Dataset(table)  # features come from the file's schema
+    path = Path(run_dir) / SUMMARY_FILE
+    with explain(errors, f"{path}: cannot be read", "train again to restore it"):
+        return TextSplits(loaded, json.loads(path.read_text(encoding="utf-8")))
 
 
 def same_texts(a: Mapping[str, datasets.Dataset], b: Mapping[str, datasets.Dataset]) -> bool:
     """Return whether two DatasetDicts hold the same splits of the same texts and labels, in the same order."""
 
-    def names(split: datasets.Dataset) -> list[str] | None:
-        return getattr(split.features["label"], "names", None)
+    def content(split: datasets.Dataset) -> tuple:
+        return getattr(split.features["label"], "names", None), split["label"][:], split["text"][:]
 
-    return a.keys() == b.keys() and all(
-        names(a[split]) == names(b[split])
-        and all(a[split][column][:] == b[split][column][:] for column in ("text", "label"))
-        for split in a
-    )
+    return a.keys() == b.keys() and all(content(a[split]) == content(b[split]) for split in a)
 
 
 def summary_table(summary: dict[str, Any]) -> str:

@@ -3,22 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from recipe.data.leakage import give_up, in_later_split
 from recipe.data.row_checks import refuse_rows, source_of
 from recipe.errors import RecipeError
-
-
-def give_up_groups(rows: pd.DataFrame) -> pd.DataFrame:
-    """Drop validation rows whose group the test holds, and training rows whose group either of them holds.
-
-    Raises:
-        RecipeError: a split of which no row is left.
-    """
-    report = "{count} rows given up in {split}, since their groups are also in a later split; {left} rows left"
-    refusal = (
-        "every group of the {split} rows is also in a later split: give rows of other groups, or drop --group_column"
-    )
-    return give_up(rows, in_later_split(rows, "group"), report, refusal)
 
 
 def split_groups(rows: pd.DataFrame, fractions: dict[str, float], seed: int) -> pd.Series:

@@ -1,4 +1,4 @@
-"""Leakage: copies of a text in two splits are removed, texts with several labels reported or dropped."""
+"""Leakage: copies and groups are kept out of two splits, texts with several labels reported or dropped."""
 
 import logging
 
@@ -48,6 +48,19 @@ def remove_duplicates(rows: pd.DataFrame) -> pd.DataFrame:
     copies = in_later_split(rows, "text") | by_time["text"].duplicated().reindex(rows.index, fill_value=False)
     refusal = "every text is also in another split: pass --remove_duplicates false to allow it"
     return give_up(rows, copies, "{count} exact duplicates removed, {left} texts left", refusal)
+
+
+def give_up_groups(rows: pd.DataFrame) -> pd.DataFrame:
+    """Drop validation rows whose group the test holds, and training rows whose group either of them holds.
+
+    Raises:
+        RecipeError: a split of which no row is left.
+    """
+    report = "{count} rows given up in {split}, since their groups are also in a later split; {left} rows left"
+    refusal = (
+        "every group of the {split} rows is also in a later split: give rows of other groups, or drop --group_column"
+    )
+    return give_up(rows, in_later_split(rows, "group"), report, refusal)
 
 
 def find_conflicts(rows: pd.DataFrame) -> pd.DataFrame:
