@@ -14,10 +14,18 @@ import pyarrow.parquet
 
 from recipe.arguments import DataArguments
 from recipe.atomic import write_files, write_json
-from recipe.data.labels import canonical_name, order_labels, spell_labels, warn_of_spellings
 from recipe.data.leakage import drop_conflicts, find_conflicts, give_up_groups, remove_duplicates, report_conflicts
 from recipe.data.readers import SPLITS, TEXT_AND_LABEL, read_files, read_splits
-from recipe.data.row_checks import check_known_labels, check_label_coverage, refuse_regression, source_of
+from recipe.data.rows import (
+    canonical_name,
+    check_known_labels,
+    check_label_coverage,
+    order_labels,
+    refuse_regression,
+    source_of,
+    spell_labels,
+    warn_of_spellings,
+)
 from recipe.data.splits import draw_samples, make_missing_splits, undersample
 from recipe.data.tables import FileFormat, Wanted
 from recipe.data.texts import join_pairs, pair_fields_of, read_run_config

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from recipe.data.row_checks import refuse_rows, source_of
+from recipe.data.rows import refuse_rows, source_of
 from recipe.errors import RecipeError
 
 

@@ -6,7 +6,7 @@ import pandas as pd
 
 from recipe.arguments import DataArguments
 from recipe.data.readers import SPLITS
-from recipe.data.row_checks import source_of
+from recipe.data.rows import source_of
 from recipe.errors import RecipeError, shorten
 
 logger = logging.getLogger(__name__)

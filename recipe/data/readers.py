@@ -11,7 +11,7 @@ import pandas as pd
 
 from recipe.arguments import DataArguments
 from recipe.data import tables
-from recipe.data.row_checks import check_rows, check_texts
+from recipe.data.rows import check_rows, check_texts
 from recipe.data.tables import FileFormat, Table, Wanted
 from recipe.data.texts import PAIR_SEPARATOR, join_pairs
 from recipe.errors import RecipeError

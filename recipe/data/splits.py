@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from recipe.arguments import DataArguments
-from recipe.data.row_checks import source_of
+from recipe.data.rows import source_of
 from recipe.errors import RecipeError
 
 logger = logging.getLogger(__name__)

@@ -16,8 +16,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from recipe.arguments import DataArguments
-from recipe.data.labels import canonical_name
 from recipe.data.readers import read_file
+from recipe.data.rows import canonical_name
 from recipe.data.tables import FileFormat
 from recipe.errors import RecipeError
 
