@@ -1,7 +1,6 @@
 """Data sets: texts and labels read, checked and split into training, validation and test; saved with a run and read back."""
 
 import json
-import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,22 +15,11 @@ from recipe.arguments import DataArguments
 from recipe.atomic import write_files, write_json
 from recipe.data.leakage import drop_conflicts, find_conflicts, give_up_groups, remove_duplicates, report_conflicts
 from recipe.data.readers import SPLITS, TEXT_AND_LABEL, read_files, read_splits
-from recipe.data.rows import (
-    canonical_name,
-    check_known_labels,
-    check_label_coverage,
-    order_labels,
-    refuse_regression,
-    source_of,
-    spell_labels,
-    warn_of_spellings,
-)
+from recipe.data.rows import check_known_labels, check_label_coverage, name_labels, spell_labels
 from recipe.data.splits import draw_samples, make_missing_splits, undersample
 from recipe.data.tables import FileFormat, Wanted
 from recipe.data.texts import join_pairs, pair_fields_of, read_run_config
 from recipe.errors import RecipeError, explain
-
-logger = logging.getLogger(__name__)
 
 SPLITS_FOLDER, SUMMARY_FILE = "splits", "data_summary.json"  # in a run's output_dir
 REMOVALS = ("conflicts_dropped", "group_rows_given_up", "duplicates_removed", "undersampled", "over_the_limit")
@@ -113,26 +101,6 @@ def load_splits(args: DataArguments, label_names: list[str] | None = None) -> Te
     check_label_coverage(counts)
     summary |= {"texts": counts.sum(axis=1).to_dict(), "labels": counts.to_dict("index")}
     return TextSplits({split: to_dataset(rows[rows["split"] == split], names) for split in SPLITS}, summary)
-
-
-def name_labels(
-    rows: pd.DataFrame, declared: list[str] | None, of_head: list[str] | None, normalize: bool
-) -> tuple[pd.DataFrame, list[str]]:
-    """Return the rows with labels in their final spelling, and the names of the labels by id."""
-    refuse_regression(rows)
-    read, rows = rows["label"].nunique(), rows.assign(label=spell_labels(rows["label"], of_head, normalize))
-    if (merged := rows["label"].nunique()) < read:
-        logger.info("%d spellings of labels are merged into %d labels", read, merged)
-    if declared is not None:
-        declared = spell_labels(pd.Series(declared, dtype=object).map(canonical_name), of_head, normalize).tolist()
-    train = rows[rows["split"] == "train"]
-    names = order_labels(train["label"], declared, of_head)
-    check_known_labels(rows, names)
-    if train["label"].nunique() < 2:
-        label = train["label"].iloc[0]
-        raise RecipeError(f"{source_of(train)}: all rows have the label {label!r}: a classifier needs two labels")
-    warn_of_spellings(rows["label"], of_head)
-    return rows, names
 
 
 def to_dataset(frame: pd.DataFrame, names: list[str]) -> datasets.Dataset:

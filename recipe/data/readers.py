@@ -104,17 +104,15 @@ def read_file(path: str | Path, wanted: Wanted = TEXT_AND_LABEL, file_format: Fi
     Raises:
         RecipeError: missing, empty or unreadable file, non-UTF-8 bytes (line), broken line (line), or missing column.
     """
-    path, source = Path(path), str(path)
+    path = Path(path)
     suffix = Path(path.stem if path.suffix.lower() == ".gz" else path.name).suffix.lower()
     if os.path.isdir(path):
         return tables.read_saved_dataset(path, wanted)
-    content = tables.read_bytes(path)
     if suffix == ".parquet":
-        return tables.parse_parquet(source, content, wanted)
-    text = tables.decode_text(source, content)
+        return tables.read_parquet(path, wanted)
     if suffix in (".jsonl", ".ndjson", ".json"):
-        return tables.parse_json(source, text, suffix, wanted)
-    return tables.parse_csv(source, text, suffix, file_format, wanted)
+        return tables.read_json(path, suffix, wanted)
+    return tables.read_csv(path, suffix, file_format, wanted)
 
 
 def expand_paths(paths: Sequence[str], field: str) -> list[str]:

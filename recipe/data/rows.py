@@ -38,11 +38,7 @@ def refuse_rows(rows: pd.DataFrame, bad: pd.Series, problem: str, fix: str) -> N
 
 
 def check_rows(rows: pd.DataFrame, source: str) -> pd.DataFrame:
-    """Refuse rows that cannot be trained on; return them with a column `source`, labels and groups as strings.
-
-    Raises:
-        RecipeError: missing, several or wrongly typed values, with their rows.
-    """
+    """Refuse missing, several or wrongly typed values; return the rows with `source`, and labels and groups as strings."""
     rows = rows.assign(source=source)
     check_texts(rows)
     for column in ("text", "text_pair", "label", "group"):
@@ -67,12 +63,27 @@ def check_texts(rows: pd.DataFrame) -> None:
         refuse_rows(rows, strange, f"a {column} that is not a string", "put the text in quotes")
 
 
-def refuse_regression(rows: pd.DataFrame) -> None:
-    """Refuse fractional labels where every label is a number; beside names, a number is a name like any other."""
-    names = rows["label"].unique()
-    if all(NUMBER.fullmatch(name) for name in names):
-        fractional = rows["label"].isin([name for name in names if not float(name).is_integer()])
+def name_labels(
+    rows: pd.DataFrame, declared: list[str] | None, of_head: list[str] | None, normalize: bool
+) -> tuple[pd.DataFrame, list[str]]:
+    """Return the rows with labels in their final spelling, and the names of the labels by id."""
+    read = rows["label"].unique()
+    if all(NUMBER.fullmatch(name) for name in read):  # beside names, a number is a name like any other
+        fractional = rows["label"].isin([name for name in read if not float(name).is_integer()])
         refuse_rows(rows, fractional, "a fractional label (regression)", "labels are names or whole numbers")
+    rows = rows.assign(label=spell_labels(rows["label"], of_head, normalize))
+    if (merged := rows["label"].nunique()) < len(read):
+        logger.info("%d spellings of labels are merged into %d labels", len(read), merged)
+    if declared is not None:
+        declared = spell_labels(pd.Series(declared, dtype=object).map(canonical_name), of_head, normalize).tolist()
+    train = rows[rows["split"] == "train"]
+    names = order_labels(train["label"], declared, of_head)
+    check_known_labels(rows, names)
+    if train["label"].nunique() < 2:
+        label = train["label"].iloc[0]
+        raise RecipeError(f"{source_of(train)}: all rows have the label {label!r}: a classifier needs two labels")
+    warn_of_spellings(rows["label"], of_head)
+    return rows, names
 
 
 def check_known_labels(rows: pd.DataFrame, names: list[str], of_model: bool = False) -> None:

@@ -62,14 +62,16 @@ def read_bytes(path: Path) -> bytes:
         return gzip.decompress(content)
 
 
-def decode_text(source: str, content: bytes) -> str:
+def read_text(path: Path) -> str:
+    """Return the text of a file; its bytes must be UTF-8."""
+    content = read_bytes(path)
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line, byte = content.count(b"\n", 0, error.start) + 1, content[error.start]
-        raise RecipeError(f"{source}: line {line} is not UTF-8 (byte 0x{byte:02x}): save the file as UTF-8") from error
+        raise RecipeError(f"{path}: line {line} is not UTF-8 (byte 0x{byte:02x}): save the file as UTF-8") from error
     if not text.strip("\ufeff \t\r\n"):
-        raise RecipeError(f"{source}: the file is empty: give a file with at least one text")
+        raise RecipeError(f"{path}: the file is empty: give a file with at least one text")
     return text
 
 
@@ -78,38 +80,34 @@ def clean_name(name: Any) -> str:
     return str(name).strip(" \t\r\n\v\f\u00a0\ufeff")
 
 
-def match_column(names: Sequence[str], field: str, wanted: str | None) -> str | None:
-    """Return the wanted column if it exists; with none wanted, the first usual name that does, in any case."""
-    if wanted is not None:
-        return clean_name(wanted) if clean_name(wanted) in names else None
-    by_name = {name.lower(): name for name in reversed(names)}
-    return next((by_name[name] for name in USUAL_COLUMNS[field] if name in by_name), None)
+def match_columns(names: Sequence[str], wanted: Wanted) -> dict[str, str | None]:
+    """Return the column of each field, None if there is none: the one that is wanted by name, else a usual one in any case.
+
+    A field without a name or a usual one is left out.
+    """
+    named = {field: clean_name(name) for field, name in wanted.items() if name is not None}
+    # What one field names (`title` as text_pair) is not another's usual name.
+    free = {name.lower(): name for name in reversed(names) if name not in named.values()}
+    found = {field: name if name in names else None for field, name in named.items()}
+    usual = {field: USUAL_COLUMNS[field] for field in USUAL_COLUMNS if field in wanted and field not in named}
+    return found | {field: next((free[x] for x in usual[field] if x in free), None) for field in usual}
 
 
 def find_columns(source: str, names: Sequence[str], wanted: Wanted, rows: Sequence[int]) -> dict[str, int]:
-    """Return the position of each wanted column; a field without a name or a usual one is left out.
-
-    Raises:
-        RecipeError: a file without rows, or a column that does not exist, or exists twice.
-    """
+    """Return the position of each wanted column; refuse one that is absent or there twice, and a file without rows."""
     if not rows:
         raise RecipeError(f"{source}: no rows under the header: give a file with at least one text")
-    names, found = [clean_name(name) for name in names], {}
-    named = {field: name for field, name in wanted.items() if name is not None}
-    usual = {field: None for field in USUAL_COLUMNS if field in wanted and field not in named}
-    # In this order: what one field names (`title` as text_pair) is not another's usual name.
-    for field, name in {**named, **usual}.items():
-        free = names if name else [name for name in names if name not in found.values()]
-        column = match_column(free, field, name)
+    names = [clean_name(name) for name in names]
+    columns = match_columns(names, wanted)
+    for field, column in columns.items():
         if column is None:
-            some = ", ".join(USUAL_COLUMNS.get(field, ())[:4])
-            missing = f"no column {name!r}" if name else f"no column with a usual name ({some} ...)"
+            usual = f"no column with a usual name ({', '.join(USUAL_COLUMNS.get(field, ())[:4])} ...)"
+            missing = usual if wanted[field] is None else f"no column {wanted[field]!r}"
             fix = f"name it with --{field}_column, or, if row 1 is no header, with --column_names"
             raise RecipeError(f"{source}: {missing} among {', '.join(repr(x[:40]) for x in names[:12])}: {fix}")
         if names.count(column) > 1:
             raise RecipeError(f"{source}: two columns are called {column!r}: rename one of them")
-        found[field] = column
-    return {field: names.index(column) for field, column in found.items()}
+    return {field: names.index(column) for field, column in columns.items()}
 
 
 def make_table(columns: Mapping[str, list], rows: Sequence[int], label_names: list[str] | None = None) -> Table:
@@ -117,18 +115,17 @@ def make_table(columns: Mapping[str, list], rows: Sequence[int], label_names: li
     return Table(pd.DataFrame({**cleaned, "row": rows}, dtype=object), label_names)
 
 
-def parse_csv(source: str, text: str, suffix: str, file_format: FileFormat, wanted: Wanted) -> Table:
+def read_csv(path: Path, suffix: str, file_format: FileFormat, wanted: Wanted) -> Table:
     """Return the cells as strings; rows are numbered from 1, a header being row 1; blank lines do not count.
 
     An unquoted empty cell is None and a quoted one an empty text, which pandas does not tell apart; hence pyarrow, whose
     errors also name the row. Where the first row lacks the columns of texts and labels, `column_names` are put above it.
-
-    Raises:
-        RecipeError: rows of different lengths (with their numbers), or a delimiter or column_names that do not fit.
     """
-    text = text.lstrip("\r\n")
+    source, text = str(path), read_text(path).lstrip("\r\n")
     first_line = text.partition("\n")[0]
-    delimiter = (file_format.delimiter or guess_delimiter(suffix, first_line)).replace("\\t", "\t")
+    marks = {".tsv": "", ".csv": ",\t;"}.get(suffix, "\t,;")
+    guess = next((mark for mark in marks if mark in first_line), "\t" if suffix == ".tsv" else ",")
+    delimiter = (file_format.delimiter or guess).replace("\\t", "\t")
     if len(delimiter) != 1 or not delimiter.isascii():
         raise RecipeError(f"delimiter is {delimiter!r}: give a single ASCII character, as in --delimiter ';'")
     quoted = {"minimal": True, "none": False, "auto": delimiter != "\t"}[file_format.csv_quoting]
@@ -147,28 +144,22 @@ def parse_csv(source: str, text: str, suffix: str, file_format: FileFormat, want
     fix = f"is the delimiter {delimiter!r} right (--delimiter), and the quoting (--csv_quoting)?"
     with explain(pa.ArrowInvalid, f"{source}: cannot be read", fix):
         table, names = read(), file_format.column_names
-        first_row = [clean_name(name) for name in table.column_names]
-        if not names or all(match_column(first_row, x, wanted[x]) for x in USUAL_COLUMNS if x in wanted):
+        found = match_columns([clean_name(name) for name in table.column_names], wanted)
+        if not names or all(found[field] for field in USUAL_COLUMNS if field in found):
             return arrow_table(source, table, wanted, first_row=2)
-        if len(names) != len(first_row):
-            count = f"column_names gives {len(names)} names, but row 1 has {len(first_row)} columns"
+        if len(names) != table.num_columns:
+            count = f"column_names gives {len(names)} names, but row 1 has {table.num_columns} columns"
             raise RecipeError(f"{source}: {count}")
         return arrow_table(source, read(names), wanted)
 
 
-def guess_delimiter(suffix: str, first_line: str) -> str:
-    """Return tab for .tsv; else what the line holds: a comma, a tab (which only in .csv comes second) or a semicolon."""
-    if suffix == ".tsv":
-        return "\t"
-    return next((mark for mark in (",\t;" if suffix == ".csv" else "\t,;") if mark in first_line), ",")
-
-
-def parse_json(source: str, text: str, suffix: str, wanted: Wanted) -> Table:
+def read_json(path: Path, suffix: str, wanted: Wanted) -> Table:
     """Return one row for each object: of an array (in .json files), or one a line, numbered by line, blank ones skipped.
 
     A key that an object lacks is None there. Values stay plain Python objects, which Arrow and pandas would turn into
     others where a column mixes them.
     """
+    source, text = str(path), read_text(path)
     is_array = suffix == ".json" and text.lstrip().startswith("[")
     place, records = "array", {}
     try:
@@ -194,14 +185,15 @@ def parse_json(source: str, text: str, suffix: str, wanted: Wanted) -> Table:
     return make_table(values, list(records))
 
 
-def parse_parquet(source: str, content: bytes, wanted: Wanted) -> Table:
-    with explain((pa.ArrowException, OSError), f"{source}: is not a complete Parquet file", "write it again"):
+def read_parquet(path: Path, wanted: Wanted) -> Table:
+    content = read_bytes(path)
+    with explain((pa.ArrowException, OSError), f"{path}: is not a complete Parquet file", "write it again"):
         table = pa.parquet.ParquetFile(pa.BufferReader(content)).read()
     try:
         features = datasets.Features.from_arrow_schema(table.schema)  # `datasets` notes them in files that it writes
     except Exception:  # a type that `datasets` has no feature for, or a note of another version
         features = {}
-    return arrow_table(source, table, wanted, features)
+    return arrow_table(str(path), table, wanted, features)
 
 
 def arrow_table(
