@@ -155,11 +155,7 @@ def save_splits(splits: Mapping[str, datasets.Dataset], run_dir: str | os.PathLi
 
 
 def load_saved_splits(run_dir: str | os.PathLike) -> TextSplits:
-    """Load the splits that save_splits wrote, and their summary.
-
-    Raises:
-        RecipeError: a file that is absent or damaged.
-    """
+    """Load the splits that save_splits wrote, and their summary; refuse a file that is absent or damaged."""
     loaded, errors = {}, (OSError, ValueError, TypeError, KeyError, pa.ArrowException)
     for split in SPLITS:
         path = Path(run_dir) / SPLITS_FOLDER / f"{split}.parquet"
@@ -190,9 +186,7 @@ def summary_table(summary: dict[str, Any]) -> str:
     if labels.shape[1] > SHOWN + 1:
         common = labels.sum().nlargest(SHOWN).index
         rest = labels.drop(columns=common)
-        labels = labels[[name for name in labels if name in common]]
-        labels = labels.assign(**{f"{rest.shape[1]} others": rest.sum(axis=1)})
+        labels = labels.drop(columns=rest.columns).assign(**{f"{rest.shape[1]} others": rest.sum(axis=1)})
     labels.columns = [name if len(name) <= 24 else name[:21] + "..." for name in labels]
     table = pd.concat([pd.Series(summary["texts"], name="texts"), labels], axis=1)
-    order = [split for split in SPLITS if split in table.index]
-    return table.loc[order].to_string(formatters=["{:,}".format] * table.shape[1])
+    return table.to_string(formatters=["{:,}".format] * table.shape[1])

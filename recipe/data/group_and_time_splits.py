@@ -13,9 +13,6 @@ def split_groups(rows: pd.DataFrame, fractions: dict[str, float], seed: int) -> 
     The greedy rule of scikit-learn's StratifiedGroupKFold, whose folds all have one size and may stay empty, for any
     fractions: the largest groups first, each to the split whose label counts it brings nearest to what is wanted (by
     chi-square, sum (n - wanted)^2 / wanted). Groups of one size come in seeded order. No split stays empty.
-
-    Raises:
-        RecipeError: fewer groups than splits.
     """
     shares = {"train": 1 - sum(fractions.values()), **fractions}
     table = rows.groupby(["group", "label"]).size().unstack(fill_value=0)
@@ -45,9 +42,6 @@ def parse_times(rows: pd.DataFrame) -> pd.Series:
     A column is one or the other, by which of them more of its cells are. Dates are ISO 8601, each in a form of its own:
     a day, a time, a zone (UTC if it names none). Others, such as 03/04/2024, are refused, since day and month cannot be
     told apart.
-
-    Raises:
-        RecipeError: missing or unreadable times, with their rows.
     """
     cells = rows["time"].map(lambda cell: cell.strip() or None if isinstance(cell, str) else cell)
     refuse_rows(rows, cells.isna(), "no time (--time_column)", "fill in the time or drop the row")

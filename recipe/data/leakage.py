@@ -15,9 +15,7 @@ SHOWN = 3  # conflicts that the log shows
 
 
 def in_later_split(rows: pd.DataFrame, column: str) -> pd.Series:
-    """Return for each row (bool) whether a later split holds its value too: a given test stays complete, training gives
-    up the most.
-    """
+    """Return for each row (bool) whether a later split holds its value too: the test stays complete, training gives up most."""
     order = rows["split"].map({split: i for i, split in enumerate(SPLITS)})
     return order < order.groupby(rows[column]).transform("max")
 
@@ -39,9 +37,6 @@ def remove_duplicates(rows: pd.DataFrame) -> pd.DataFrame:
     A given test file stays complete; validation gives up what the test holds, training what either holds. Within the
     training rows the first copy stays (the earliest, where rows have a `time`), so that splits made from them share
     nothing.
-
-    Raises:
-        RecipeError: a split of which no text is left.
     """
     train = rows[rows["split"] == "train"]
     by_time = train.sort_values("time", kind="stable") if "time" in rows else train
@@ -51,11 +46,7 @@ def remove_duplicates(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def give_up_groups(rows: pd.DataFrame) -> pd.DataFrame:
-    """Drop validation rows whose group the test holds, and training rows whose group either of them holds.
-
-    Raises:
-        RecipeError: a split of which no row is left.
-    """
+    """Drop validation rows whose group the test holds, and training rows whose group either of them holds."""
     report = "{count} rows given up in {split}, since their groups are also in a later split; {left} rows left"
     refusal = (
         "every group of the {split} rows is also in a later split: give rows of other groups, or drop --group_column"
@@ -93,9 +84,6 @@ def report_conflicts(conflicts: pd.DataFrame, args: DataArguments) -> None:
 
 def drop_conflicts(rows: pd.DataFrame, conflicts: pd.DataFrame) -> pd.DataFrame:
     """Drop the conflicting training rows; given validation and test files are measured as they are."""
-    is_train = rows["split"] == "train"
-    dropped = is_train & rows["text"].isin(conflicts["text"])
-    if dropped.sum() == is_train.sum():
-        source = source_of(rows[is_train])
-        raise RecipeError(f"{source}: every text has several labels: drop_conflicts leaves no row to train on")
-    return rows[~dropped]
+    dropped = (rows["split"] == "train") & rows["text"].isin(conflicts["text"])
+    refusal = "every text has several labels: drop_conflicts leaves no row to train on"
+    return give_up(rows, dropped, "{count} rows of texts with several labels dropped, {left} rows left", refusal)

@@ -78,11 +78,7 @@ def read_texts(
     text_pair_column: str | None = None,
     text_pair_separator: str = PAIR_SEPARATOR,
 ) -> list[str]:
-    """Return the texts of a file, to be classified: one for each row, pairs joined; a missing cell is an empty text.
-
-    Raises:
-        RecipeError: as read_file, and a text that is not a string.
-    """
+    """Return the texts of a file, to be classified: one for each row, pairs joined; a missing cell is an empty text."""
     frame = read_file(path, {"text": text_column, "text_pair": text_pair_column}, file_format).frame
     check_texts(frame.assign(source=str(path)))
     return join_pairs(frame.mask(frame.isna(), ""), text_pair_separator)["text"].tolist()
@@ -116,11 +112,7 @@ def read_file(path: str | Path, wanted: Wanted = TEXT_AND_LABEL, file_format: Fi
 
 
 def expand_paths(paths: Sequence[str], field: str) -> list[str]:
-    """Return files, folders and globs (`**` too) as paths: globs sorted, each path once.
-
-    Raises:
-        RecipeError: a glob that matches nothing.
-    """
+    """Return files, folders and globs (`**` too) as paths: globs sorted, each path once; refuse a glob without a match."""
     found: list[str] = []
     for path in paths:
         # A file may be called a[1].csv; what is no pattern and not there is refused when it is read.

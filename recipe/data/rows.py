@@ -104,8 +104,7 @@ def check_known_labels(rows: pd.DataFrame, names: list[str], of_model: bool = Fa
 def check_label_coverage(counts: pd.DataFrame) -> None:
     """Warn of labels that a split lacks; refuse a training split of one label, which cannot teach anything.
 
-    Args:
-        counts: texts of each split (rows) and label (columns).
+    `counts` holds the texts of each split (rows) and label (columns).
     """
     train = counts.loc["train"]
     if (train > 0).sum() < 2:

@@ -12,35 +12,30 @@ from recipe.errors import RecipeError
 logger = logging.getLogger(__name__)
 
 
+def draw(rows: pd.DataFrame, size: int | None, seed: int) -> pd.DataFrame:
+    """Return so many rows, drawn by pandas' own sampling, or all of them in their order."""
+    return rows if size is None or size >= len(rows) else rows.sample(size, random_state=seed)
+
+
 def undersample(rows: pd.DataFrame, names: list[str], seed: int) -> pd.DataFrame:
-    """Cut every label of the training rows to as many rows as the rarest has, drawn by pandas' own sampling."""
+    """Cut every label of the training rows to as many rows as the rarest has."""
     is_train = rows["split"] == "train"
     of_label = dict(list(rows[is_train].groupby("label")))
     size = min(map(len, of_label.values()))
     logger.info("undersampled to %d texts of each label", size)
-    by_id = [of_label[name] for name in names if name in of_label]
-    drawn = [part if len(part) == size else part.sample(size, random_state=seed) for part in by_id]
-    return pd.concat([*drawn, rows[~is_train]])
+    return pd.concat([*(draw(of_label[name], size, seed) for name in names if name in of_label), rows[~is_train]])
 
 
 def draw_samples(rows: pd.DataFrame, args: DataArguments) -> pd.DataFrame:
-    """Cut each split to its limit (max_train_samples, ...), drawn at random."""
+    """Cut each split to its limit (max_train_samples, ...)."""
     limits = {"train": args.max_train_samples, "validation": args.max_eval_samples, "test": args.max_predict_samples}
-    parts = []
-    for split, part in rows.groupby("split", sort=False):
-        limit = limits[split]
-        is_within = limit is None or limit >= len(part)
-        parts.append(part if is_within else part.sample(limit, random_state=args.split_seed))
-    return pd.concat(parts)
+    return pd.concat([draw(part, limits[split], args.split_seed) for split, part in rows.groupby("split", sort=False)])
 
 
 def make_missing_splits(rows: pd.DataFrame, args: DataArguments) -> pd.DataFrame:
-    """Split the splits that were not given off the training rows, by `split_method`.
+    """Split the splits that were not given off the training rows, by `split_method`; refuse too few rows.
 
     Each split keeps the file's order, except with `shuffled`.
-
-    Raises:
-        RecipeError: too few rows, or too few of a label or of groups.
     """
     fractions = {"validation": args.validation_fraction, "test": args.test_fraction}
     missing = {split: share for split, share in fractions.items() if split not in set(rows["split"])}

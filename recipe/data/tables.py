@@ -161,13 +161,13 @@ def read_json(path: Path, suffix: str, wanted: Wanted) -> Table:
     """
     source, text = str(path), read_text(path)
     is_array = suffix == ".json" and text.lstrip().startswith("[")
-    place, records = "array", {}
+    place, item, records = "array", "item {} of the array" if is_array else "line {}", {}
     try:
         if is_array:
             records = dict(enumerate(json.loads(text), start=1))
         else:
             for number, line in enumerate(text.split("\n"), start=1):
-                place = f"line {number}"
+                place = item.format(number)
                 line = line.strip("\ufeff \t\r")  # files that were joined have byte-order marks in the middle
                 if line.strip():
                     records[number] = json.loads(line)
@@ -176,9 +176,8 @@ def read_json(path: Path, suffix: str, wanted: Wanted) -> Table:
         raise RecipeError(f"{source}: {place} is not JSON ({one_line(error)}): {hint} is needed") from error
     for number, record in records.items():
         if not isinstance(record, dict):
-            place = f"item {number} of the array" if is_array else f"line {number}"
-            what = f"a JSON {type(record).__name__}, not an object"
-            raise RecipeError(f"{source}: {place} is {what}: write {{...}} there")
+            what = f"{item.format(number)} is a JSON {type(record).__name__}, not an object"
+            raise RecipeError(f"{source}: {what}: write {{...}} there")
     keys = list(dict.fromkeys(key for record in records.values() for key in record))
     positions = find_columns(source, keys, wanted, list(records))
     values = {field: [record.get(keys[i]) for record in records.values()] for field, i in positions.items()}
@@ -196,9 +195,7 @@ def read_parquet(path: Path, wanted: Wanted) -> Table:
     return arrow_table(str(path), table, wanted, features)
 
 
-def arrow_table(
-    source: str, table: pa.Table, wanted: Wanted, features: Mapping[str, Any] = {}, first_row: int = 1
-) -> Table:
+def arrow_table(source: str, table: pa.Table, wanted: Wanted, features: Mapping = {}, first_row: int = 1) -> Table:
     """Return the wanted columns as Python values; of a ClassLabel, the names of its ids."""
     rows, values, label_names = range(first_row, first_row + len(table)), {}, None
     for field, position in find_columns(source, table.column_names, wanted, rows).items():

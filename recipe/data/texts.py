@@ -30,11 +30,7 @@ def join_pairs(frame: "pd.DataFrame", separator: str) -> "pd.DataFrame":
 
 
 def read_run_config(model_dir: str | Path) -> dict[str, Any]:
-    """Return the fields of the run that saved a model; empty for a model that no run of ours saved.
-
-    Raises:
-        RecipeError: a run_config.yaml that cannot be read.
-    """
+    """Return the fields of the run that saved a model; empty for a model that no run of ours saved."""
     import yaml
 
     path = Path(model_dir).expanduser() / RUN_CONFIG_FILE
