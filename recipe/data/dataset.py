@@ -58,9 +58,9 @@ def load_splits(args: DataArguments, label_names: list[str] | None = None) -> Te
     """
     # 1. The checked rows of every split that is given (files, or a dataset of the hub or the disk).
     rows, declared = read_splits(args)
-    read = {split: part.value_counts(sort=False) for split, part in rows.groupby("split", sort=False)["source"]}
-    summary = {"rows_read": {split: counts.to_dict() for split, counts in read.items()}}
-    summary |= {"conflicts": 0, **{step: {} for step in REMOVALS}}
+    sources = rows.groupby("split", sort=False)["source"]
+    read = {split: files.value_counts(sort=False).to_dict() for split, files in sources}
+    summary: dict[str, Any] = {"rows_read": read, "conflicts": 0, **{step: {} for step in REMOVALS}}
 
     def keep(step: str, left: pd.DataFrame) -> None:
         """Go on with the rows that a step has left, and count those that it has removed."""

@@ -48,9 +48,8 @@ def remove_duplicates(rows: pd.DataFrame) -> pd.DataFrame:
 def give_up_groups(rows: pd.DataFrame) -> pd.DataFrame:
     """Drop validation rows whose group the test holds, and training rows whose group either of them holds."""
     report = "{count} rows given up in {split}, since their groups are also in a later split; {left} rows left"
-    refusal = (
-        "every group of the {split} rows is also in a later split: give rows of other groups, or drop --group_column"
-    )
+    fix = "give rows of other groups, or drop --group_column"
+    refusal = "every group of the {split} rows is also in a later split: " + fix
     return give_up(rows, in_later_split(rows, "group"), report, refusal)
 
 

@@ -163,12 +163,12 @@ def warn_of_spellings(labels: pd.Series, of_head: list[str] | None) -> None:
     if alike:
         shown = ["/".join(f"{name!r} ({count:,})" for name, count in spellings.items()) for spellings in alike[:SHOWN]]
         shown += [f"and {len(alike) - SHOWN} more"] if len(alike) > SHOWN else []
-        told = "labels that differ only by case or spaces count as different labels"
-        logger.warning("%s: %s: --normalize_labels true merges them", told, ", ".join(shown))
+        told = f"labels that differ only by case or spaces count as different labels: {', '.join(shown)}"
+        logger.warning("%s: --normalize_labels true merges them", told)
     found, head = set(counts.index), set(of_head or [])
     if head and head != found and {*map(normal_form, head)} == {*map(normal_form, found)}:
-        told = "the labels differ from those of the checkpoint's head (%s) only by case or spaces"
-        logger.warning(f"{told}: --normalize_labels true takes its spelling", list_names(of_head))
+        told = f"the labels differ from those of the checkpoint's head ({list_names(of_head)}) only by case or spaces"
+        logger.warning("%s: --normalize_labels true takes its spelling", told)
 
 
 def order_labels(labels: pd.Series, declared: list[str] | None, of_head: list[str] | None) -> list[str]:

@@ -47,7 +47,8 @@ def load_tokenizer(
     if not 1 < len(tokenizer) <= config.vocab_size or tokenizer.eos_token_id is None:
         sizes = f"a vocabulary of {config.vocab_size}, its tokenizer one of {len(tokenizer)}"
         raise RecipeError(f"model {name!r} has {sizes}: put the model's own tokenizer.json beside it")
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
     tokenizer.model_max_length = max_length or min(tokenizer.model_max_length, config.n_positions)
     return tokenizer
 
