@@ -24,7 +24,7 @@ USUAL_COLUMNS = {
     "text": ("text", "sms", "message", "sentence", "content", "review", "body", "document", "question", "title"),
     "label": ("label", "labels", "category", "class", "target", "intent", "sentiment", "topic"),
 }
-Wanted = Mapping[str, str | None]  # field -> the name of its column; None: see find_columns
+Wanted = Mapping[str, str | None]  # field -> the name of its column; None: see match_columns
 
 
 class Table(NamedTuple):
