@@ -3,7 +3,8 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 
@@ -47,6 +48,18 @@ def one_line(error: BaseException) -> str:
     """Return the first line of an error's message: those of other libraries may have many."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+@contextmanager
+def explain(errors: type[Exception] | tuple[type[Exception], ...], problem: str, fix: str) -> Iterator[None]:
+    """Raise `PROBLEM (the reason): FIX` as a RecipeError in place of other libraries' errors."""
+    try:
+        yield
+    except RecipeError:
+        raise
+    except errors as error:
+        reason = getattr(error, "strerror", None) or one_line(error)[:200]
+        raise RecipeError(f"{problem} ({reason}): {fix}") from error
 
 
 def shorten(text: str, width: int = 70) -> str:

@@ -116,10 +116,8 @@ def load_split(args: argparse.Namespace, label_names: list[str], name: str) -> "
 
     field = f"{name}_file"
     if (files := getattr(args, field)) is not None:
-        columns = (args.text_column, args.label_column, args.text_pair_column)
-        names = tuple(args.column_names) if args.column_names else None
-        file_format = FileFormat(args.delimiter, args.csv_quoting, names)
-        return load_texts_for_model(files, field, label_names, args.model_dir, *columns, file_format)
+        columns = {"text": args.text_column, "label": args.label_column, "text_pair": args.text_pair_column}
+        return load_texts_for_model(files, field, label_names, args.model_dir, columns, FileFormat.of(args))
     try:
         split = load_saved_splits(args.model_dir)[name]
     except RecipeError as error:

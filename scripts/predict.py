@@ -91,9 +91,7 @@ def read_texts(args: argparse.Namespace) -> list[str]:
 
     if args.text_pair_column is not None:
         pair["text_pair_column"] = args.text_pair_column
-    names = tuple(args.column_names) if args.column_names else None
-    file_format = FileFormat(args.delimiter, args.csv_quoting, names)
-    return readers.read_texts(args.input_file, args.text_column, file_format, **pair)
+    return readers.read_texts(args.input_file, args.text_column, FileFormat.of(args), **pair)
 
 
 if __name__ == "__main__":

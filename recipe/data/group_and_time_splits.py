@@ -1,56 +1,25 @@
 """Group and time splits (optional): no group in two splits; the earliest rows train and the latest are the test."""
 
-import logging
-
 import numpy as np
 import pandas as pd
 
-from recipe.data.leakage import held_by_later_splits
-from recipe.data.row_checks import refuse_rows, source_of
+from recipe.data.rows import refuse_rows, source_of
 from recipe.errors import RecipeError
 
-logger = logging.getLogger(__name__)
 
-
-def give_up_groups(frames: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """Drop validation rows whose group the test holds, and training rows whose group either of them holds.
-
-    Raises:
-        RecipeError: a split of which no row is left.
-    """
-    kept = {}
-    for split, shared in held_by_later_splits(frames, "group").items():
-        kept[split] = frames[split][~shared]
-        if shared.any():
-            logger.info(
-                "%s: %d rows given up in %s, since their groups are also in a later split; %d rows left",
-                source_of(frames[split]), shared.sum(), split, len(kept[split]),
-            )  # fmt: skip
-        if kept[split].empty:
-            raise RecipeError(
-                f"{source_of(frames[split])}: every group of the {split} rows is also in a later split: give rows of"
-                " other groups, or drop --group_column"
-            )
-    return {split: kept[split] for split in frames}
-
-
-def split_groups(rows: pd.DataFrame, fractions: dict[str, float], seed: int) -> dict[str, pd.DataFrame]:
-    """Split by groups, with sizes and label shares as nearly right as groups allow.
+def split_groups(rows: pd.DataFrame, fractions: dict[str, float], seed: int) -> pd.Series:
+    """Return the split of each row, by groups, with sizes and label shares as nearly right as groups allow.
 
     The greedy rule of scikit-learn's StratifiedGroupKFold, whose folds all have one size and may stay empty, for any
     fractions: the largest groups first, each to the split whose label counts it brings nearest to what is wanted (by
     chi-square, sum (n - wanted)^2 / wanted). Groups of one size come in seeded order. No split stays empty.
-
-    Raises:
-        RecipeError: fewer groups than splits.
     """
     shares = {"train": 1 - sum(fractions.values()), **fractions}
     table = rows.groupby(["group", "label"]).size().unstack(fill_value=0)
     if len(table) < len(shares):
-        raise RecipeError(
-            f"{source_of(rows)}: {len(table)} groups are too few for {len(shares)} splits ({', '.join(shares)}):"
-            " add groups, give --validation_file and --test_file, or drop --group_column"
-        )
+        fix = "add groups, give --validation_file and --test_file, or drop --group_column"
+        too_few = f"{len(table)} groups are too few for {len(shares)} splits ({', '.join(shares)})"
+        raise RecipeError(f"{source_of(rows)}: {too_few}: {fix}")
     counts = table.to_numpy()
     wanted = np.outer(list(shares.values()), counts.sum(axis=0))
     order = np.random.default_rng(seed).permutation(len(counts))
@@ -64,8 +33,7 @@ def split_groups(rows: pd.DataFrame, fractions: dict[str, float], seed: int) -> 
         sizes = np.bincount(chosen, minlength=len(shares))
         if not sizes[split]:  # it gets the smallest group of a split that keeps another one
             chosen[next(group for group in reversed(order) if sizes[chosen[group]] > 1)] = split
-    parts = rows["group"].map(dict(zip(table.index, chosen, strict=True)))
-    return {split: rows[parts == i].sort_index() for i, split in enumerate(shares)}
+    return rows["group"].map(dict(zip(table.index, np.array(list(shares))[chosen], strict=True)))
 
 
 def parse_times(rows: pd.DataFrame) -> pd.Series:
@@ -74,9 +42,6 @@ def parse_times(rows: pd.DataFrame) -> pd.Series:
     A column is one or the other, by which of them more of its cells are. Dates are ISO 8601, each in a form of its own:
     a day, a time, a zone (UTC if it names none). Others, such as 03/04/2024, are refused, since day and month cannot be
     told apart.
-
-    Raises:
-        RecipeError: missing or unreadable times, with their rows.
     """
     cells = rows["time"].map(lambda cell: cell.strip() or None if isinstance(cell, str) else cell)
     refuse_rows(rows, cells.isna(), "no time (--time_column)", "fill in the time or drop the row")
@@ -87,4 +52,4 @@ def parse_times(rows: pd.DataFrame) -> pd.Series:
     example = next((repr(word[:40]) for word in words[times.isna()]), "")
     problem = f"a time that cannot be read, such as {example}"
     refuse_rows(rows, times.isna(), problem, "write numbers, or dates as 2024-01-31T18:30:00+01:00")
-    return times
+    return times.convert_dtypes()  # whole numbers stay whole beside rows that need no time

@@ -1,59 +1,60 @@
-"""Leakage: copies of a text in two splits are removed, texts with several labels reported or dropped."""
+"""Leakage: copies and groups are kept out of two splits, texts with several labels reported or dropped."""
 
 import logging
 
 import pandas as pd
 
 from recipe.arguments import DataArguments
-from recipe.data.row_checks import source_of
+from recipe.data.readers import SPLITS
+from recipe.data.rows import source_of
 from recipe.errors import RecipeError, shorten
 
 logger = logging.getLogger(__name__)
 
-LATER_FIRST = ("test", "validation", "train")  # a given test stays complete, training gives up the most
 SHOWN = 3  # conflicts that the log shows
 
-Frames = dict[str, pd.DataFrame]
+
+def in_later_split(rows: pd.DataFrame, column: str) -> pd.Series:
+    """Return for each row (bool) whether a later split holds its value too: the test stays complete, training gives up most."""
+    order = rows["split"].map({split: i for i, split in enumerate(SPLITS)})
+    return order < order.groupby(rows[column]).transform("max")
 
 
-def held_by_later_splits(frames: Frames, column: str) -> dict[str, pd.Series]:
-    """Return for each row (bool) whether the test holds the value of a validation row, or either that of a training row."""
-    held, later = {}, set()
-    for split in LATER_FIRST:
-        if split in frames:
-            held[split] = frames[split][column].isin(later)
-            later.update(frames[split][column])
-    return held
+def give_up(rows: pd.DataFrame, gone: pd.Series, report: str, refusal: str) -> pd.DataFrame:
+    """Return the rows that are not gone; report how many each split gives up, and refuse one that no row is left of."""
+    for split in reversed(SPLITS):
+        if count := (of_split := gone[rows["split"] == split]).sum():
+            source, left = source_of(rows.loc[of_split.index]), len(of_split) - count
+            if not left:
+                raise RecipeError(f"{source}: {refusal.format(split=split)}")
+            logger.info("%s: %s", source, report.format(split=split, count=count, left=left))
+    return rows[~gone]
 
 
-def remove_duplicates(frames: Frames) -> Frames:
+def remove_duplicates(rows: pd.DataFrame) -> pd.DataFrame:
     """Remove exact copies of a text that would leak from training into validation or test.
 
     A given test file stays complete; validation gives up what the test holds, training what either holds. Within the
     training rows the first copy stays (the earliest, where rows have a `time`), so that splits made from them share
     nothing.
-
-    Raises:
-        RecipeError: a split of which no text is left.
     """
-    train, copies = frames["train"], held_by_later_splits(frames, "text")
-    by_time = train.sort_values("time", kind="stable") if "time" in train else train
-    copies["train"] |= by_time["text"].duplicated().reindex(train.index)
-    kept = {split: frame[~copies[split]] for split, frame in frames.items()}
-    for split, rows in copies.items():
-        source = source_of(frames[split])
-        if rows.any():
-            logger.info("%s: %d exact duplicates removed, %d texts left", source, rows.sum(), len(kept[split]))
-        if kept[split].empty:
-            raise RecipeError(
-                f"{source}: every text is also in another split: pass --remove_duplicates false to allow it"
-            )
-    return kept
+    train = rows[rows["split"] == "train"]
+    by_time = train.sort_values("time", kind="stable") if "time" in rows else train
+    copies = in_later_split(rows, "text") | by_time["text"].duplicated().reindex(rows.index, fill_value=False)
+    refusal = "every text is also in another split: pass --remove_duplicates false to allow it"
+    return give_up(rows, copies, "{count} exact duplicates removed, {left} texts left", refusal)
 
 
-def find_conflicts(frames: Frames) -> pd.DataFrame:
-    """Return the rows, of all splits (column `split`), whose very text also occurs with another label."""
-    rows = pd.concat([frame.assign(split=split) for split, frame in frames.items()], ignore_index=True)
+def give_up_groups(rows: pd.DataFrame) -> pd.DataFrame:
+    """Drop validation rows whose group the test holds, and training rows whose group either of them holds."""
+    report = "{count} rows given up in {split}, since their groups are also in a later split; {left} rows left"
+    fix = "give rows of other groups, or drop --group_column"
+    refusal = "every group of the {split} rows is also in a later split: " + fix
+    return give_up(rows, in_later_split(rows, "group"), report, refusal)
+
+
+def find_conflicts(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows, of all splits, whose very text also occurs with another label."""
     repeated = rows[rows["text"].duplicated(keep=False)]
     return repeated[repeated.groupby("text")["label"].transform("nunique") > 1]
 
@@ -70,25 +71,18 @@ def report_conflicts(conflicts: pd.DataFrame, args: DataArguments) -> None:
     fate += " (--drop_conflicts true drops them all)"
     if args.drop_conflicts:
         fate = "their training rows are dropped"
-    show_source = conflicts["source"].nunique() > 1
-    examples = []
-    for text, rows in conflicts[conflicts["text"].isin(conflicts["text"].unique()[:SHOWN])].groupby("text", sort=False):
-        places = [
-            f"{row.label!r} in {f'{row.source} ' if show_source else ''}row {row.row}"
-            for row in rows.drop_duplicates("label").itertuples()
-        ]
+    one_source = conflicts["source"].nunique() == 1
+    texts, examples = conflicts["text"].unique(), []
+    for text in texts[:SHOWN]:
+        rows = conflicts[conflicts["text"] == text].drop_duplicates("label")
+        places = [f"{x.label!r} in {'' if one_source else f'{x.source} '}row {x.row}" for x in rows.itertuples()]
         examples.append(f"  {shorten(text, 60)!r}: {', '.join(places)}")
-    count = conflicts["text"].nunique()
     message = "%s: texts that occur with different labels: %d; %s, such as\n%s"
-    logger.warning(message, source_of(conflicts), count, fate, "\n".join(examples))
+    logger.warning(message, source_of(conflicts), len(texts), fate, "\n".join(examples))
 
 
-def drop_conflicts(frames: Frames, conflicts: pd.DataFrame) -> Frames:
+def drop_conflicts(rows: pd.DataFrame, conflicts: pd.DataFrame) -> pd.DataFrame:
     """Drop the conflicting training rows; given validation and test files are measured as they are."""
-    train = frames["train"]
-    kept = train[~train["text"].isin(conflicts["text"])]
-    if kept.empty:
-        raise RecipeError(
-            f"{source_of(train)}: every text has several labels: drop_conflicts leaves no row to train on"
-        )
-    return {**frames, "train": kept}
+    dropped = (rows["split"] == "train") & rows["text"].isin(conflicts["text"])
+    refusal = "every text has several labels: drop_conflicts leaves no row to train on"
+    return give_up(rows, dropped, "{count} rows of texts with several labels dropped, {left} rows left", refusal)

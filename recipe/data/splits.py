@@ -2,105 +2,94 @@
 
 import logging
 
+import numpy as np
 import pandas as pd
 
 from recipe.arguments import DataArguments
-from recipe.data.row_checks import source_of
+from recipe.data.rows import source_of
 from recipe.errors import RecipeError
 
 logger = logging.getLogger(__name__)
 
-Frames = dict[str, pd.DataFrame]
+
+def draw(rows: pd.DataFrame, size: int | None, seed: int) -> pd.DataFrame:
+    """Return so many rows, drawn by pandas' own sampling, or all of them in their order."""
+    return rows if size is None or size >= len(rows) else rows.sample(size, random_state=seed)
 
 
-def undersample(frames: Frames, names: list[str], seed: int) -> Frames:
-    """Cut every label of the training rows to as many rows as the rarest has, drawn by pandas' own sampling."""
-    train = frames["train"]
-    by_label = [rows for name in names if len(rows := train[train["label"] == name])]
-    size = min(map(len, by_label))
+def undersample(rows: pd.DataFrame, names: list[str], seed: int) -> pd.DataFrame:
+    """Cut every label of the training rows to as many rows as the rarest has."""
+    is_train = rows["split"] == "train"
+    of_label = dict(list(rows[is_train].groupby("label")))
+    size = min(map(len, of_label.values()))
     logger.info("undersampled to %d texts of each label", size)
-    drawn = [rows if len(rows) == size else rows.sample(size, random_state=seed) for rows in by_label]
-    return {**frames, "train": pd.concat(drawn)}
+    return pd.concat([*(draw(of_label[name], size, seed) for name in names if name in of_label), rows[~is_train]])
 
 
-def draw_samples(frames: Frames, args: DataArguments) -> Frames:
-    """Cut each split to its limit (max_train_samples, ...), drawn at random."""
+def draw_samples(rows: pd.DataFrame, args: DataArguments) -> pd.DataFrame:
+    """Cut each split to its limit (max_train_samples, ...)."""
     limits = {"train": args.max_train_samples, "validation": args.max_eval_samples, "test": args.max_predict_samples}
-    return {
-        split: frame
-        if limits[split] is None or limits[split] >= len(frame)
-        else frame.sample(limits[split], random_state=args.split_seed)
-        for split, frame in frames.items()
-    }
+    return pd.concat([draw(part, limits[split], args.split_seed) for split, part in rows.groupby("split", sort=False)])
 
 
-def make_missing_splits(frames: Frames, args: DataArguments) -> Frames:
-    """Split the splits that were not given off the training rows, by `split_method`.
+def make_missing_splits(rows: pd.DataFrame, args: DataArguments) -> pd.DataFrame:
+    """Split the splits that were not given off the training rows, by `split_method`; refuse too few rows.
 
     Each split keeps the file's order, except with `shuffled`.
-
-    Raises:
-        RecipeError: too few rows, or too few of a label or of groups.
     """
     fractions = {"validation": args.validation_fraction, "test": args.test_fraction}
-    missing = {split: fraction for split, fraction in fractions.items() if split not in frames}
-    rows = frames["train"]
+    missing = {split: share for split, share in fractions.items() if split not in set(rows["split"])}
+    is_train = rows["split"] == "train"
+    train, given = rows[is_train], rows[~is_train]
     if not missing:
-        return frames
+        return rows
     if args.split_method == "shuffled":
-        made = cut_in_order(rows.sample(frac=1, random_state=args.split_seed), missing)
+        train = train.sample(frac=1, random_state=args.split_seed)
+        splits = cut_in_order(train, missing)
     elif args.split_method == "time":
-        made = cut_in_order(rows.sort_values("time", kind="stable"), missing)
-        made = {split: part.sort_index() for split, part in made.items()}
+        splits = cut_in_order(train.sort_values("time", kind="stable"), missing)
     elif args.group_column:
         from recipe.data.group_and_time_splits import split_groups
 
-        made = split_groups(rows, missing, args.split_seed)
+        splits = split_groups(train, missing, args.split_seed)
     else:
-        made = split_rows(rows, missing, args.split_seed)
-    for split, frame in made.items():
-        if frame.empty:
-            raise RecipeError(f"{source_of(rows)}: {len(rows)} rows are too few to split off a {split} set: add rows")
-    return {**frames, **made}
+        splits = split_rows(train, missing, args.split_seed)
+    for split in ("train", *missing):
+        if split not in set(splits):
+            raise RecipeError(f"{source_of(train)}: {len(train)} rows are too few to split off a {split} set: add rows")
+    made = train.assign(split=splits)
+    return pd.concat([made if args.split_method == "shuffled" else made.sort_index(), given])
 
 
-def cut_in_order(rows: pd.DataFrame, fractions: dict[str, float]) -> Frames:
-    """Cut training off first, then validation; the last split takes what rounding leaves."""
-    end = int(len(rows) * (1 - sum(fractions.values())))
-    made = {"train": rows[:end]}
-    if "validation" in fractions:
-        stop = end + int(len(rows) * fractions["validation"]) if "test" in fractions else len(rows)
-        made["validation"], end = rows[end:stop], stop
-    if "test" in fractions:
-        made["test"] = rows[end:]
-    return made
+def cut_in_order(rows: pd.DataFrame, fractions: dict[str, float]) -> pd.Series:
+    """Return the split of each row: training comes first, then validation; the last takes what rounding leaves."""
+    shares = {"train": 1 - sum(fractions.values()), **fractions}
+    sizes = [int(len(rows) * share) for share in shares.values()]
+    sizes[-1] = len(rows) - sum(sizes[:-1])
+    return pd.Series(np.repeat(list(shares), sizes), index=rows.index)
 
 
-def split_rows(rows: pd.DataFrame, fractions: dict[str, float], seed: int) -> Frames:
-    """Split row by row, each label with its share as nearly as rows allow; each split in the file's order.
+def split_rows(rows: pd.DataFrame, fractions: dict[str, float], seed: int) -> pd.Series:
+    """Return the split of each row, drawn so that each label has its share as nearly as rows allow.
 
     A label so rare that its share is under half a row may be absent from the smaller part.
     """
     from sklearn.model_selection import train_test_split
 
-    counts = rows["label"].value_counts()
+    splits, counts = pd.Series("train", index=rows.index), rows["label"].value_counts()
     if counts.min() < len(fractions) + 1:
-        raise RecipeError(
-            f"{source_of(rows)}: label {counts.idxmin()!r} has too few rows to split ({counts.min()}): it needs at least"
-            f" {len(fractions) + 1}; add rows, drop the label, or give --validation_file and --test_file"
-        )
-    sizes = {split: int(len(rows) * fractions[split]) for split in ("test", "validation") if split in fractions}
-    made = {}
-    for split, size in sizes.items():
-        size = min(
-            max(size, len(counts)), len(rows) - len(counts)
-        )  # scikit-learn wants room for each label on each side
+        few = f"label {counts.idxmin()!r} has too few rows to split ({counts.min()}): it needs at least {len(fractions) + 1}"
+        fix = "add rows, drop the label, or give --validation_file and --test_file"
+        raise RecipeError(f"{source_of(rows)}: {few}; {fix}")
+    labels = rows["label"]
+    for split in reversed(fractions):
+        # scikit-learn wants room for each label on each side
+        size = min(max(int(len(rows) * fractions[split]), len(counts)), len(labels) - len(counts))
         try:
-            rows, off = train_test_split(rows, test_size=size, stratify=rows["label"], random_state=seed)
+            labels, off = train_test_split(labels, test_size=size, stratify=labels, random_state=seed)
         except ValueError as error:
-            raise RecipeError(
-                f"{source_of(rows)}: {len(rows)} rows of {len(counts)} labels are too few to split by these fractions:"
-                " add rows, lower the fractions, or give --validation_file and --test_file"
-            ) from error
-        rows, made[split] = rows.sort_index(), off.sort_index()
-    return {"train": rows, **made}
+            few = f"{len(labels)} rows of {len(counts)} labels are too few to split by these fractions"
+            fix = "add rows, lower the fractions, or give --validation_file and --test_file"
+            raise RecipeError(f"{source_of(rows)}: {few}: {fix}") from error
+        labels, splits[off.index] = labels.sort_index(), split
+    return splits

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recipe.errors import RecipeError, one_line
+from recipe.errors import RecipeError, explain
 
 if TYPE_CHECKING:
     import pandas as pd  # not imported here, so that classifying one text does not wait for it
@@ -30,18 +30,12 @@ def join_pairs(frame: "pd.DataFrame", separator: str) -> "pd.DataFrame":
 
 
 def read_run_config(model_dir: str | Path) -> dict[str, Any]:
-    """Return the fields of the run that saved a model; empty for a model that no run of ours saved.
-
-    Raises:
-        RecipeError: a run_config.yaml that cannot be read.
-    """
+    """Return the fields of the run that saved a model; empty for a model that no run of ours saved."""
     import yaml
 
     path = Path(model_dir).expanduser() / RUN_CONFIG_FILE
-    try:
+    with explain((OSError, UnicodeDecodeError, yaml.YAMLError), f"{path}: cannot be read", "restore it, or remove it"):
         fields = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RecipeError(f"{path}: cannot be read ({one_line(error)}): restore it, or remove it") from error
     if not isinstance(fields, dict):
         raise RecipeError(f"{path}: holds no `field: value` lines: restore it, or remove it")
     return fields
@@ -49,6 +43,5 @@ def read_run_config(model_dir: str | Path) -> dict[str, Any]:
 
 def pair_fields_of(model_dir: str | Path) -> dict[str, Any]:
     """Return `text_pair_column` (None without pairs) and `text_pair_separator` of the run that saved a model."""
-    fields = read_run_config(model_dir)
-    separator = fields.get("text_pair_separator", PAIR_SEPARATOR)
-    return {"text_pair_column": fields.get("text_pair_column"), "text_pair_separator": separator}
+    by_default = {"text_pair_column": None, "text_pair_separator": PAIR_SEPARATOR}
+    return {name: value for name, value in (by_default | read_run_config(model_dir)).items() if name in by_default}

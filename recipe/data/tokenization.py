@@ -11,7 +11,7 @@ import torch
 from transformers import AutoTokenizer, DataCollatorWithPadding, GPT2Config, PreTrainedTokenizerBase
 
 from recipe.data.texts import clean_text
-from recipe.errors import RecipeError, one_line
+from recipe.errors import RecipeError, explain
 
 if TYPE_CHECKING:
     import datasets  # not imported here, so that classifying one text does not wait for it
@@ -36,25 +36,17 @@ def load_tokenizer(
         RecipeError: no tokenizer found, one for another vocabulary, or a max_length over the model's positions.
     """
     if max_length is not None and max_length > config.n_positions:
-        raise RecipeError(
-            f"max_length is {max_length}, but {name} has {config.n_positions} positions: take at most that"
-        )
+        has = f"{name} has {config.n_positions} positions"
+        raise RecipeError(f"max_length is {max_length}, but {has}: take at most that")
     # As arguments, not as attributes set later: only these are saved with the tokenizer.
     options = {"split_special_tokens": True, "padding_side": "right", "revision": revision}
-    if truncation_side is not None:
-        options["truncation_side"] = truncation_side
-    try:
+    options |= {"truncation_side": truncation_side} if truncation_side else {}
+    errors = (OSError, ValueError, TypeError, ImportError)
+    with explain(errors, f"model {name!r} has no tokenizer that loads", "it needs a tokenizer.json"):
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
-    except (OSError, ValueError, TypeError, ImportError) as error:
-        reason = one_line(error)
-        raise RecipeError(
-            f"model {name!r} has no tokenizer that loads ({reason}): it needs a tokenizer.json"
-        ) from error
     if not 1 < len(tokenizer) <= config.vocab_size or tokenizer.eos_token_id is None:
-        raise RecipeError(
-            f"model {name!r} has a vocabulary of {config.vocab_size}, its tokenizer one of {len(tokenizer)}:"
-            " put the model's own tokenizer.json beside it"
-        )
+        sizes = f"a vocabulary of {config.vocab_size}, its tokenizer one of {len(tokenizer)}"
+        raise RecipeError(f"model {name!r} has {sizes}: put the model's own tokenizer.json beside it")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.model_max_length = max_length or min(tokenizer.model_max_length, config.n_positions)
@@ -95,6 +87,7 @@ def tokenize(
         RecipeError: a split without these columns, or rows without a text or a label.
     """
     import datasets
+    import xxhash
 
     def encode(batch: dict[str, list]) -> dict[str, list]:
         input_ids, uncut = encode_texts(tokenizer, batch["text"], max_length)
@@ -102,42 +95,34 @@ def tokenize(
         columns = {"input_ids": input_ids, "attention_mask": masks, "labels": batch["label"]}
         return {**columns, "length": lengths, "uncut_length": uncut}
 
-    tokenized, limit = datasets.DatasetDict(), min(max_length or tokenizer.model_max_length, NO_LIMIT)
+    tokenized, limit, side = datasets.DatasetDict(), max_length or tokenizer.model_max_length, tokenizer.truncation_side
     tokenized.coverage = {}
+    rules = (tokenizer.backend_tokenizer.to_str(), tokenizer.eos_token_id, side, min(limit, NO_LIMIT))
     for split, dataset in splits.items():
         check_columns(split, dataset)
-        tokenized[split] = dataset.map(
-            encode,
-            batched=True,
-            remove_columns=dataset.column_names,
-            new_fingerprint=fingerprint(dataset, tokenizer, limit),
-            desc=f"Tokenizing {split}",
-        )
-        tokenized.coverage[split] = Coverage.of(tokenized[split]["uncut_length"][:], limit)
-        log_coverage(split, tokenized.coverage[split], limit, tokenizer.truncation_side)
+        # All that the tokens depend on: `datasets` would pickle the tokenizer, a second a run.
+        depend_on = repr((dataset._fingerprint, *rules, tokenizer.split_special_tokens)).encode()
+        options = {"remove_columns": dataset.column_names, "new_fingerprint": xxhash.xxh3_64_hexdigest(depend_on)}
+        tokenized[split] = dataset.map(encode, batched=True, desc=f"Tokenizing {split}", **options)
+        coverage = tokenized.coverage[split] = Coverage.of(tokenized[split]["uncut_length"][:], limit)
+        if coverage.texts_cut:
+            logger.warning("%s: %s at %d tokens, their %s end", split, coverage, limit, side)
+        else:
+            logger.info("%s: %s", split, coverage)
     return tokenized
-
-
-def fingerprint(dataset: "datasets.Dataset", tokenizer: PreTrainedTokenizerBase, limit: int) -> str:
-    """Return a hash of everything that the tokens depend on: `datasets` would pickle the tokenizer, a second a run."""
-    import xxhash
-
-    rules = (tokenizer.backend_tokenizer.to_str(), tokenizer.eos_token_id, tokenizer.truncation_side, limit)
-    return xxhash.xxh3_64_hexdigest(repr((dataset._fingerprint, *rules, tokenizer.split_special_tokens)).encode())
 
 
 def check_columns(split: str, dataset: "datasets.Dataset") -> None:
     """Refuse a split without the columns `text` and `label`, or with rows that lack one of them."""
-    for column, kind in (("text", str), ("label", int)):
+    ids = "give ids from 0 up, or names by class_encode_column('label')"
+    for column, kind, fix in (("text", str, "give strings"), ("label", int, ids)):
         if column not in dataset.column_names:
             shown = ", ".join(dataset.column_names)
             raise RecipeError(f"{split}: no column {column!r} among {shown}: rename one with rename_column")
         for row, value in enumerate(dataset[column][:]):
             if not isinstance(value, kind) or (kind is int and value < 0):
-                fix = "give strings" if kind is str else "give ids from 0 up, or names by class_encode_column('label')"
-                raise RecipeError(
-                    f"{split}: row {row} has the {column} {str(value)[:40]!r}: {fix}, or filter the row out"
-                )
+                found = f"row {row} has the {column} {str(value)[:40]!r}"
+                raise RecipeError(f"{split}: {found}: {fix}, or filter the row out")
 
 
 class PaddingCollator:
@@ -153,14 +138,14 @@ class PaddingCollator:
         """Return input_ids and attention_mask, int64 [B, T], and labels, int64 [B], if the rows have any."""
         if rows[0].keys() - {"input_ids", "attention_mask", "labels"}:
             return self.usual(rows)
-        lengths = [len(row["input_ids"]) for row in rows]
-        pad, width = self.tokenizer.pad_token_id, max(lengths)
-        padded = [[*row["input_ids"], *[pad] * (width - length)] for row, length in zip(rows, lengths, strict=True)]
-        masks = [
-            [*row.get("attention_mask", [1] * length), *[0] * (width - length)]
-            for row, length in zip(rows, lengths, strict=True)
-        ]
-        batch = {"input_ids": torch.tensor(padded), "attention_mask": torch.tensor(masks)}
+        ids = [row["input_ids"] for row in rows]
+        masks = [row.get("attention_mask", [1] * len(row["input_ids"])) for row in rows]
+        width = max(map(len, ids))
+
+        def pad(lists: list[list[int]], value: int) -> torch.Tensor:
+            return torch.tensor([[*values, *[value] * (width - len(values))] for values in lists])
+
+        batch = {"input_ids": pad(ids, self.tokenizer.pad_token_id), "attention_mask": pad(masks, 0)}
         return batch | ({"labels": torch.tensor([row["labels"] for row in rows])} if "labels" in rows[0] else {})
 
 
@@ -185,18 +170,8 @@ class Coverage:
 
     def __str__(self) -> str:
         share = f"{100 * self.tokens_seen / max(self.tokens, 1):.1f} %"
-        return (
-            f"{self.tokens_seen:,} of {self.tokens:,} tokens seen ({share}),"
-            f" {self.texts_cut:,} of {self.texts:,} texts cut"
-        )
-
-
-def log_coverage(split: str, coverage: Coverage, limit: int, truncation_side: str) -> None:
-    """Log one line a split; a warning where something is cut."""
-    if coverage.texts_cut:
-        logger.warning("%s: %s at %d tokens, their %s end", split, coverage, limit, truncation_side)
-    else:
-        logger.info("%s: %s", split, coverage)
+        seen = f"{self.tokens_seen:,} of {self.tokens:,} tokens seen ({share})"
+        return f"{seen}, {self.texts_cut:,} of {self.texts:,} texts cut"
 
 
 def batch_tokens(device: torch.device) -> int:
@@ -210,9 +185,8 @@ def batch_tokens(device: torch.device) -> int:
 
 def batches_by_length(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
     """Yield indices in batches of similar lengths, longest first, none over `max_tokens` with padding (but a single text)."""
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     batch: list[int] = []
-    for i in order:
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         if batch and (len(batch) + 1) * lengths[batch[0]] > max_tokens:
             yield batch
             batch = []

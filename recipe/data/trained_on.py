@@ -46,10 +46,6 @@ def count_trained_on(texts: Iterable[str], model_dir: str | os.PathLike) -> int:
 
 def warn_of_trained_texts(texts: Sequence[str], model_dir: str | os.PathLike) -> None:
     """Log a warning if a test is on texts that the model was trained on."""
-    count = count_trained_on(texts, model_dir)
-    if count:
-        logger.warning(
-            "%d of the %d test texts were trained on, by %s or the model it started from, so the test figures are too good:"
-            " give others as --test_file",
-            count, len(texts), model_dir,
-        )  # fmt: skip
+    if count := count_trained_on(texts, model_dir):
+        told = f"{count} of the {len(texts)} test texts were trained on, by {model_dir} or the model it started from"
+        logger.warning("%s, so the test figures are too good: give others as --test_file", told)

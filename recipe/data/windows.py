@@ -65,18 +65,15 @@ def choose_windows(
     size = getattr(config, "window", None) if window is None else window
     if not size:
         if window_overlap is not None:
-            raise RecipeError(
-                f"window_overlap is {window_overlap}, but texts are not cut into windows: give --window too"
-            )
+            problem = f"window_overlap is {window_overlap}, but texts are not cut into windows"
+            raise RecipeError(f"{problem}: give --window too")
         return None
     if window_overlap is None and window is None:
         window_overlap = getattr(config, "window_overlap", None)
     overlap = size // 4 if window_overlap is None else window_overlap
     if not 1 <= size <= config.n_positions:
-        raise RecipeError(
-            f"window is {size}, but the model has {config.n_positions} positions:"
-            f" take 1 to {config.n_positions} tokens, or 0 for no windows"
-        )
+        fix = f"take 1 to {config.n_positions} tokens, or 0 for no windows"
+        raise RecipeError(f"window is {size}, but the model has {config.n_positions} positions: {fix}")
     if not 0 <= overlap < size:
         raise RecipeError(f"window_overlap is {overlap}, the window {size}: take an overlap from 0 to {size - 1}")
     return Windows(size, overlap, max_length or getattr(config, "window_max_length", None))
@@ -100,16 +97,9 @@ def tokenize_windows(
     """
     tokenized = tokenize(splits, tokenizer, windows.limit)
     for split, texts in tokenized.items():
-        rows = texts.map(
-            cut_rows,
-            batched=True,
-            with_indices=True,
-            fn_kwargs={"windows": windows},
-            remove_columns=texts.column_names,
-            desc=f"Cutting {split}",
-        )
-        logger.info("%s: %d texts in %d %s", split, len(texts), len(rows), windows)
-        tokenized[split] = rows
+        options = {"remove_columns": texts.column_names, "fn_kwargs": {"windows": windows}, "desc": f"Cutting {split}"}
+        tokenized[split] = texts.map(cut_rows, batched=True, with_indices=True, **options)
+        logger.info("%s: %d texts in %d %s", split, len(texts), len(tokenized[split]), windows)
     return tokenized
 
 
@@ -117,14 +107,10 @@ def cut_rows(batch: dict[str, list], indices: list[int], windows: Windows) -> di
     """Cut tokenized texts into windows, each with its text's label, length and index."""
     cut = [windows.cut(ids) for ids in batch["input_ids"]]
     input_ids = [window for of_text in cut for window in of_text]
+    masks, lengths = [[1] * len(window) for window in input_ids], [len(window) for window in input_ids]
     of_texts = {"labels": batch["labels"], "uncut_length": batch["uncut_length"], "text_index": indices}
-    counts = [len(of_text) for of_text in cut]
-    return {
-        "input_ids": input_ids,
-        "attention_mask": [[1] * len(window) for window in input_ids],
-        "length": [len(window) for window in input_ids],
-        **{name: np.repeat(values, counts) for name, values in of_texts.items()},
-    }
+    repeated = {name: np.repeat(values, list(map(len, cut))) for name, values in of_texts.items()}
+    return {"input_ids": input_ids, "attention_mask": masks, "length": lengths, **repeated}
 
 
 def average_windows(logits: np.ndarray, text_index: np.ndarray | None) -> np.ndarray:

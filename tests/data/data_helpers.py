@@ -6,6 +6,7 @@ import pandas as pd
 
 from recipe.arguments import DataArguments
 from recipe.data.dataset import TextSplits, load_splits
+from recipe.data.group_and_time_splits import split_groups
 
 SPLITS = ("train", "validation", "test")
 
@@ -28,3 +29,9 @@ def all_rows(splits: TextSplits) -> pd.DataFrame:
 
 def texts_of(splits: TextSplits) -> list[set[str]]:
     return [set(splits[split]["text"]) for split in SPLITS]
+
+
+def split_frame_by_groups(rows: pd.DataFrame, fractions: dict[str, float], seed: int) -> dict[str, pd.DataFrame]:
+    splits = split_groups(rows, fractions, seed)
+    assert set(splits) <= {"train", *fractions}
+    return {split: rows[splits == split] for split in ("train", *fractions)}

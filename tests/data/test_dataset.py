@@ -321,7 +321,8 @@ def test_texts_for_a_saved_model_are_read_as_in_its_training(tmp_path):
     assert texts["text"][:] == ["q | a", "r | b", "s | c"]
     assert texts["label"][:] == [0, 1, 0]
     assert texts.features["label"].names == ["Spam", "Ham"]
-    texts = load_texts_for_model([str(path)], "test_file", ["spam", "HAM"], tmp_path, text_pair_column="answer")
+    columns = {"text": None, "label": None, "text_pair": "answer"}
+    texts = load_texts_for_model([str(path)], "test_file", ["spam", "HAM"], tmp_path, columns)
     assert (texts["text"][:], texts["label"][:]) == (["q\na", "r\nb"], [0, 1])
     with pytest.raises(RecipeError, match=r"test\.csv: row 3 has a label that the model does not know, such as 'HAM'"):
         load_texts_for_model([str(path)], "test_file", ["spam", "Ham"], tmp_path)

@@ -9,7 +9,7 @@ import pytest
 
 from recipe.arguments import DataArguments
 from recipe.data.dataset import load_splits
-from recipe.data.labels import canonical_name, order_labels
+from recipe.data.rows import canonical_name, order_labels
 from recipe.errors import RecipeError
 
 

@@ -11,14 +11,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from data_helpers import SPLITS, load_frames
+from data_helpers import SPLITS, load_frames, split_frame_by_groups
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from recipe.arguments import DataArguments
-from recipe.data.group_and_time_splits import split_groups
-from recipe.data.labels import canonical_name
 from recipe.data.readers import read_file
+from recipe.data.rows import canonical_name
 from recipe.data.tables import FileFormat
 from recipe.errors import RecipeError
 
@@ -176,9 +175,9 @@ def test_groups_of_any_sizes_fill_every_split(groups, shares):
     wanted = dict(zip(("validation", "test"), shares, strict=True))
     if len(groups) < 3:
         with pytest.raises(RecipeError, match="groups are too few for 3 splits"):
-            split_groups(rows, wanted, 0)
+            split_frame_by_groups(rows, wanted, 0)
         return
-    made = split_groups(rows, wanted, 0)
+    made = split_frame_by_groups(rows, wanted, 0)
     assert all(len(part) for part in made.values())
     assert sorted(pd.concat(made.values()).index) == list(rows.index)
     assert sum((Counter(set(part["group"])) for part in made.values()), Counter()) == Counter(set(rows["group"]))

@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from recipe.data.row_checks import check_known_labels, check_rows, refuse_rows, source_of
+from recipe.data.rows import check_known_labels, check_rows, refuse_rows, source_of
 from recipe.errors import RecipeError
 
 

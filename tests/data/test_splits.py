@@ -5,12 +5,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import SMS, make_texts, needs_sms
-from data_helpers import SPLITS, load_frames, texts_of, write
+from data_helpers import SPLITS, load_frames, split_frame_by_groups, texts_of, write
 from sklearn.model_selection import StratifiedGroupKFold
 
 from recipe.arguments import DataArguments
 from recipe.data.dataset import load_splits
-from recipe.data.group_and_time_splits import split_groups
 from recipe.errors import RecipeError
 
 
@@ -115,7 +114,7 @@ def test_groups_keep_shares_as_well_as_scikit_learns_folds(seed):
     def distance(test):
         return (((test["label"].value_counts() - wanted) ** 2) / wanted).sum()
 
-    made = split_groups(rows, {"test": 0.2}, seed)
+    made = split_frame_by_groups(rows, {"test": 0.2}, seed)
     folds = StratifiedGroupKFold(5, shuffle=True, random_state=seed).split(rows, rows["label"], rows["group"])
     theirs = [distance(rows.iloc[test]) for _, test in folds]
     assert distance(made["test"]) <= max(np.median(theirs), 0.5)
@@ -130,7 +129,7 @@ def test_groups_keep_shares_as_well_as_scikit_learns_folds(seed):
 )
 def test_groups_of_odd_sizes(sizes, train):
     rows = grouped(np.random.default_rng(0), sizes, labels=2)
-    made = split_groups(rows, {"validation": 0.1, "test": 0.2}, 42)
+    made = split_frame_by_groups(rows, {"validation": 0.1, "test": 0.2}, 42)
     assert all(len(part) for part in made.values())
     assert len(made["train"]) == pytest.approx(train, rel=0.1)
     assert len(made["test"]) >= len(made["validation"])

@@ -1,0 +1,188 @@
+"""Rows: those that cannot be used are refused with file and number; labels get one spelling in every file format, and ids
+that do not depend on the order of the rows.
+"""
+
+import logging
+import math
+import re
+from collections.abc import Iterable
+from decimal import Decimal
+from typing import Any
+
+import pandas as pd
+
+from recipe.errors import RecipeError
+
+logger = logging.getLogger(__name__)
+
+NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?|[-+]?inf(inity)?", re.IGNORECASE)
+SHOWN = 8  # labels, or groups of them, that a message names
+
+
+def source_of(rows: pd.DataFrame) -> str:
+    """Return where rows come from, for messages about all of them."""
+    sources = rows["source"].unique()
+    return sources[0] + (f" and {len(sources) - 1} more" if len(sources) > 1 else "")
+
+
+def refuse_rows(rows: pd.DataFrame, bad: pd.Series, problem: str, fix: str) -> None:
+    """Raise an error about the bad rows, if any: those of the first file that holds some."""
+    bad_rows = rows[bad.astype(bool)]
+    if bad_rows.empty:
+        return
+    source = bad_rows["source"].iloc[0]
+    numbers = bad_rows["row"][bad_rows["source"] == source].tolist()
+    shown = ", ".join(map(str, numbers[:10])) + (", ..." if len(numbers) > 10 else "")
+    where = f"row {shown} has" if len(numbers) == 1 else f"rows {shown} ({len(numbers)} in all) have"
+    raise RecipeError(f"{source}: {where} {problem}: {fix}")
+
+
+def check_rows(rows: pd.DataFrame, source: str) -> pd.DataFrame:
+    """Refuse missing, several or wrongly typed values; return the rows with `source`, and labels and groups as strings."""
+    rows = rows.assign(source=source)
+    check_texts(rows)
+    for column in ("text", "text_pair", "label", "group"):
+        if column not in rows:
+            continue
+        field = "" if column in ("text", "label") else f" (--{column}_column)"
+        missing = (f"no {column}{field}", f"fill in the {column} or drop the row")
+        refuse_rows(rows, rows[column].isna(), *missing)
+        if column in ("label", "group"):
+            several = "several labels (multi-label)" if column == "label" else "several groups"
+            listed = rows[column].map(lambda cell: isinstance(cell, (list, dict)))
+            refuse_rows(rows, listed, several, f"this recipe gives each text one {column}")
+            rows[column] = rows[column].map(canonical_name)
+            refuse_rows(rows, rows[column] == "", *missing)
+    return rows
+
+
+def check_texts(rows: pd.DataFrame) -> None:
+    """Refuse texts that are neither strings nor missing."""
+    for column in rows.columns.intersection(["text", "text_pair"]):
+        strange = rows[column].map(lambda text: not isinstance(text, str)) & rows[column].notna()
+        refuse_rows(rows, strange, f"a {column} that is not a string", "put the text in quotes")
+
+
+def name_labels(
+    rows: pd.DataFrame, declared: list[str] | None, of_head: list[str] | None, normalize: bool
+) -> tuple[pd.DataFrame, list[str]]:
+    """Return the rows with labels in their final spelling, and the names of the labels by id."""
+    read = rows["label"].unique()
+    if all(NUMBER.fullmatch(name) for name in read):  # beside names, a number is a name like any other
+        fractional = rows["label"].isin([name for name in read if not float(name).is_integer()])
+        refuse_rows(rows, fractional, "a fractional label (regression)", "labels are names or whole numbers")
+    rows = rows.assign(label=spell_labels(rows["label"], of_head, normalize))
+    if (merged := rows["label"].nunique()) < len(read):
+        logger.info("%d spellings of labels are merged into %d labels", len(read), merged)
+    if declared is not None:
+        declared = spell_labels(pd.Series(declared, dtype=object).map(canonical_name), of_head, normalize).tolist()
+    train = rows[rows["split"] == "train"]
+    names = order_labels(train["label"], declared, of_head)
+    check_known_labels(rows, names)
+    if train["label"].nunique() < 2:
+        label = train["label"].iloc[0]
+        raise RecipeError(f"{source_of(train)}: all rows have the label {label!r}: a classifier needs two labels")
+    warn_of_spellings(rows["label"], of_head)
+    return rows, names
+
+
+def check_known_labels(rows: pd.DataFrame, names: list[str], of_model: bool = False) -> None:
+    """Refuse labels of a validation or test file that the training data, or a saved model, does not have."""
+    unknown = ~rows["label"].isin(names)
+    if not unknown.any():
+        return
+    label = rows["label"][unknown].iloc[0]
+    lacking, fix = "the training data lacks", "correct it, or add such rows to the training data"
+    if of_model:
+        lacking, fix = "the model does not know", "correct it, or drop the row"
+    elif normal_form(label) in map(normal_form, names):
+        fix = "--normalize_labels true merges labels that differ only by case or spaces"
+    known = list_names(names) + (", ..." if len(names) > SHOWN else "")
+    refuse_rows(rows, unknown, f"a label that {lacking}, such as {label!r}", f"known are {known}; {fix}")
+
+
+def check_label_coverage(counts: pd.DataFrame) -> None:
+    """Warn of labels that a split lacks; refuse a training split of one label, which cannot teach anything.
+
+    `counts` holds the texts of each split (rows) and label (columns).
+    """
+    train = counts.loc["train"]
+    if (train > 0).sum() < 2:
+        single = f"the training split holds a single label ({train.sum()} texts are left after duplicates and limits)"
+        raise RecipeError(f"{single}: give more rows, or a larger max_train_samples")
+    for split, of_label in counts.iterrows():
+        if absent := of_label.index[of_label == 0].tolist():
+            logger.warning("%s: no text has the label %s", split, list_names(absent))
+
+
+def list_names(names: Iterable[str]) -> str:
+    return ", ".join(repr(name) for name in list(names)[:SHOWN])
+
+
+def canonical_name(value: Any) -> str:
+    """Return one spelling for a value, whatever format holds it: 1, 1.0, "1.0" and "1 " are "1"; True and "TRUE" "true".
+
+    It depends on the value alone, so that files with different rows agree. "01" is not how a number is written out, so
+    it stays a name; a fraction is as Python prints it.
+    """
+    if isinstance(value, (float, Decimal)):
+        return str(int(value)) if math.isfinite(value) and value == int(value) else str(value)
+    name = str(value).strip()
+    if name.lower() in ("true", "false"):
+        return name.lower()
+    if re.fullmatch(r"-?(0|[1-9][0-9]*)\.0+|-0", name):
+        return name.partition(".")[0].replace("-0", "0")
+    if re.fullmatch(r"-?[1-9](\.[0-9]+)?e\+[0-9]+", name) and float(name).is_integer():
+        return str(int(float(name)))  # how Python and pandas write out whole floats from 1e16 up
+    return name
+
+
+def normal_form(name: str) -> str:
+    """Return the name without differences of case and spaces."""
+    return " ".join(name.casefold().split())
+
+
+def spell_labels(labels: pd.Series, of_head: list[str] | None, normalize: bool) -> pd.Series:
+    """Return labels as a checkpoint's head spells them, where it has them; others, with normalize, in normal form.
+
+    Without normalize, only equal values are the head's label ("True" of the head is "true" of the data).
+    """
+    key = normal_form if normalize else str
+    keys = [key(canonical_name(name)) for name in of_head or []]
+    head = dict(zip(keys, of_head or [], strict=True)) if len({*keys}) == len(keys) else {}
+    return labels.map({label: head.get(key(label), key(label)) for label in labels.unique()})
+
+
+def warn_of_spellings(labels: pd.Series, of_head: list[str] | None) -> None:
+    """Warn once of all labels that differ only by case and spaces, with the counts of each spelling.
+
+    Warn as well where a checkpoint's head has the same labels but for case or spaces.
+    """
+    counts = labels.value_counts()
+    alike = [spellings for _, spellings in counts.groupby(counts.index.map(normal_form)) if len(spellings) > 1]
+    if alike:
+        shown = ["/".join(f"{name!r} ({count:,})" for name, count in spellings.items()) for spellings in alike[:SHOWN]]
+        shown += [f"and {len(alike) - SHOWN} more"] if len(alike) > SHOWN else []
+        told = f"labels that differ only by case or spaces count as different labels: {', '.join(shown)}"
+        logger.warning("%s: --normalize_labels true merges them", told)
+    found, head = set(counts.index), set(of_head or [])
+    if head and head != found and {*map(normal_form, head)} == {*map(normal_form, found)}:
+        told = f"the labels differ from those of the checkpoint's head ({list_names(of_head)}) only by case or spaces"
+        logger.warning("%s: --normalize_labels true takes its spelling", told)
+
+
+def order_labels(labels: pd.Series, declared: list[str] | None, of_head: list[str] | None) -> list[str]:
+    """Return the labels by id, in an order that does not depend on the rows': numbers by value, names by alphabet.
+
+    Args:
+        labels: of the training rows.
+        declared: the names by id of a ClassLabel column, taken unchanged if they hold all the labels.
+        of_head: the names by id of a checkpoint's head, taken if they hold all the labels.
+    """
+    found = set(labels)
+    if of_head is not None and found <= set(of_head):
+        return list(of_head)
+    if declared is not None and found <= set(declared):
+        return list(dict.fromkeys(declared))
+    numeric = all(len(name) < 1000 and name.removeprefix("-").isdecimal() for name in found)
+    return sorted(found, key=(lambda name: (int(name), name)) if numeric else None)
