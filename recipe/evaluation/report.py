@@ -17,7 +17,7 @@ from recipe.distributed import wait_for_everyone
 from recipe.errors import shorten
 from recipe.evaluation.intervals import PairedComparison, compare_paired
 from recipe.evaluation.metrics import classification_metrics, label_metrics
-from recipe.inference.text_classifier import TextClassifier, decide, text_logits
+from recipe.inference.text_classifier import TextClassifier, decide, is_unsure, text_logits
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -61,8 +61,6 @@ class Measurement:
 
     def answered_scores(self, abstain_below: float) -> dict[str, float | None]:
         """Return how many texts are answered when the unsure ones are not, and how well (None where none is)."""
-        from recipe.evaluation.thresholds import is_unsure
-
         answered = ~is_unsure(self.probabilities, abstain_below)
         scores = label_metrics(self.predictions[answered], self.labels[answered]) if answered.any() else {}
         names = ("accuracy", "accuracy_low", "accuracy_high")

@@ -179,3 +179,8 @@ def decide(probabilities: np.ndarray, threshold: float | None = None) -> np.ndar
     if threshold is None:
         return probabilities.argmax(axis=-1)
     return (probabilities[:, 1] >= threshold).astype(np.int64)
+
+
+def is_unsure(probabilities: np.ndarray, abstain_below: float) -> np.ndarray:
+    """Return bool [N]: whether the top probability, of float [N, num_labels], is under the bound."""
+    return probabilities.max(axis=-1) < abstain_below
