@@ -80,7 +80,7 @@ def calibrate_head(classifier: TextClassifier, validation: "Dataset", progress: 
 
     A decision threshold moves along, so that labels stay the same (see fold_temperature).
     """
-    logits, text_index = classifier.window_logits(validation["text"][:], progress)
+    logits, text_index, _ = classifier.window_logits(validation["text"][:], progress)
     temperature, remark = fit_temperature(logits, np.array(validation["label"]), text_index)
     logger.info("Temperature %.4g, fitted to %d validation texts", temperature, len(validation))
     if remark:

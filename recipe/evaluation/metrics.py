@@ -7,7 +7,7 @@ from scipy.special import log_softmax, softmax
 from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
 from transformers import EvalPrediction
 
-from recipe.evaluation.intervals import reliability, wilson_interval
+from recipe.evaluation.intervals import calibration_error, reliability, wilson_interval
 from recipe.inference.text_classifier import decide
 
 
@@ -81,7 +81,7 @@ def classification_metrics(
     """
     probabilities = softmax(np.asarray(logits, dtype=np.float64), axis=-1)
     figures = label_metrics(decide(probabilities, threshold), labels, label_names)
-    figures |= {"loss": cross_entropy(logits, labels), "ece": reliability(probabilities, labels).ece}
+    figures |= {"loss": cross_entropy(logits, labels), "ece": calibration_error(reliability(probabilities, labels))}
     if threshold is not None:
         plain = label_metrics(decide(probabilities), labels)
         figures |= {f"{name}_at_0.5": plain[name] for name in ("accuracy", "macro_f1")}
