@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from scipy.optimize import minimize_scalar
+from scipy.special import expit, logit
 from torch import nn
 
 from recipe.errors import RecipeError
@@ -94,9 +95,9 @@ def calibrate_head(classifier: TextClassifier, validation: "Dataset", progress: 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray, text_index: np.ndarray | None = None) -> tuple[float, str]:
     """Return the temperature T with the least cross entropy of logits / T, and a remark to show, mostly "".
 
-    By Guo et al. (2017), "On Calibration of Modern Neural Networks". T is searched from 0.1 to 10. Where all texts are
-    right the cross entropy falls for ever as T does, and fewer than 50 texts say little about errors: in both cases T is
-    at least 1, so that nothing makes the model more confident than it was.
+    By Guo et al. (2017), "On Calibration of Modern Neural Networks". Where all texts are right the cross entropy falls
+    for ever as T does, and few texts say little about errors: in both cases T is at least 1, so that nothing makes the
+    model more confident than it was.
 
     Args:
         logits: float [W, num_labels], of windows (or texts) that the model was not trained on.
@@ -108,21 +109,22 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray, text_index: np.ndarr
     def cooled(temperature: float) -> np.ndarray:
         return text_logits(logits.astype(np.float64) / temperature, text_index)
 
-    faultless, few = bool((cooled(1).argmax(axis=-1) == labels).all()), len(labels) < MIN_TEXTS
-    low, high = (1.0 if faultless or few else TEMPERATURES[0]), TEMPERATURES[1]
-    # Over log T, where the scale is even. Of uncut texts the cross entropy is convex in 1 / T, so it has one minimum.
-    bounds = (np.log(low), np.log(high))
-    found = minimize_scalar(lambda log_t: cross_entropy(cooled(np.exp(log_t)), labels), bounds=bounds,
-                            method="bounded", options={"xatol": 1e-8})  # fmt: skip
-    value = float(np.exp(found.x))
-    at_bound = next((bound for bound in (low, high) if abs(np.log(value / bound)) < 1e-4), None)
-    reasons = []
-    if faultless or few:
-        reason = f"all {len(labels)} texts are right" if faultless else f"{len(labels)} texts are few"
+    (low, high), reasons = TEMPERATURES, []
+    faultless = bool((cooled(1).argmax(axis=-1) == labels).all())
+    if faultless or len(labels) < MIN_TEXTS:
+        low, reason = 1.0, f"all {len(labels)} texts are right" if faultless else f"{len(labels)} texts are few"
         reasons.append(f"{reason}, so it is kept from falling below 1")
-    if at_bound is not None and not (at_bound == low == 1.0):
-        reasons.append(f"the best one lies outside {low:g} ... {high:g}: look at the model before relying on it")
-    return at_bound or value, "; ".join(reasons)  # the search only comes near a bound
+    # Over log T, where the scale is even. Of uncut texts the cross entropy is convex in 1 / T, so it has one minimum.
+    found = minimize_scalar(
+        lambda log_t: cross_entropy(cooled(np.exp(log_t)), labels), bounds=np.log([low, high]), options={"xatol": 1e-8}
+    )
+    temperature = float(np.exp(found.x))
+    for bound in (low, high):
+        if abs(np.log(temperature / bound)) < 1e-4:
+            temperature = bound  # the search only comes near it
+            outside = f"the best one lies outside {low:g} ... {high:g}: look at the model before relying on it"
+            reasons += [outside] if bound != 1 else []
+    return temperature, "; ".join(reasons)
 
 
 @torch.no_grad()
@@ -131,9 +133,8 @@ def fold_temperature(score: nn.Linear, temperature: float) -> None:
 
     The label of a text of several windows may change where these disagree: their mean weighs the confident ones less.
     """
-    score.weight.div_(temperature)
-    if score.bias is not None:
-        score.bias.div_(temperature)
+    for parameter in score.parameters():
+        parameter.div_(temperature)
 
 
 def tune_threshold(probabilities: np.ndarray, labels: np.ndarray) -> float:
@@ -161,5 +162,4 @@ def tune_threshold(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
 def after_temperature(threshold: float, temperature: float) -> float:
     """Return the threshold that predicts the same labels once the logits are divided by the temperature."""
-    odds = (threshold / (1 - threshold)) ** (1 / temperature)
-    return odds / (1 + odds)
+    return float(expit(logit(threshold) / temperature))
