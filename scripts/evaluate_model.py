@@ -71,7 +71,7 @@ def main() -> None:
         temperature = calibrate_head(classifier, validation, progress=True)
     if args.decision_threshold is not None:
         classifier.set_threshold(args.decision_threshold)
-    measured = measure(classifier, test, True, temperature, args.abstain_below)
+    measured = measure(classifier, test, True, temperature=temperature, abstain_below=args.abstain_below)
     if not PartialState().is_main_process:  # under `accelerate launch` the processes divide the texts, one reports
         return
     if train is not None:

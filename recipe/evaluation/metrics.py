@@ -21,11 +21,10 @@ class LabelMetrics(evaluate.Metric):
         return evaluate.MetricInfo(description=self.__doc__, citation="", features=features)
 
     def _compute(self, predictions: list[int], references: list[int], label_names: Sequence[str]) -> dict[str, float]:
-        right = int(accuracy_score(references, predictions, normalize=False))
-        low, high = wilson_interval(right, len(references))
+        right, texts = int(accuracy_score(references, predictions, normalize=False)), len(references)
         macro_f1 = float(f1_score(references, predictions, average="macro", zero_division=0))
-        figures = {"accuracy": right / len(references), "macro_f1": macro_f1}
-        figures |= {"accuracy_low": low, "accuracy_high": high}
+        figures = {"accuracy": right / texts, "macro_f1": macro_f1}
+        figures |= zip(("accuracy_low", "accuracy_high"), wilson_interval(right, texts), strict=True)
         if label_names:
             ids = range(len(label_names))
             scores = precision_recall_fscore_support(references, predictions, labels=ids, zero_division=0)

@@ -74,15 +74,14 @@ def cut_middle(name: str) -> str:
 
 def draw_reliability(axes: "Axes", measured: Measurement) -> None:
     """Draw accuracy by confidence: on the diagonal, a model is right as often as it is confident."""
-    after, name = reliability(measured.probabilities, measured.labels), ""
+    after = reliability(measured.probabilities, measured.labels)
     axes.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle=":")
     shares = after["texts"] / after["texts"].sum()
     axes.bar(after["confidence"], shares, width=0.03, color=BLUE, alpha=0.2, label="share of texts")
     if measured.temperature is not None:
         before = reliability(softmax(measured.uncalibrated_logits, axis=-1), measured.labels)
         draw_curve(axes, before, "before calibration, ", GREY)
-        name = "after, "
-    draw_curve(axes, after, name, BLUE)
+    draw_curve(axes, after, "" if measured.temperature is None else "after, ", BLUE)
     low = 1 / len(measured.label_names)  # no top probability is under it
     axes.set(xlim=(low - 0.03, 1.03), ylim=(-0.03, 1.03), xlabel="confidence (top probability)", ylabel="accuracy")
     axes.set_title("Reliability")
@@ -106,7 +105,6 @@ def draw_accuracies(axes: "Axes", measured: Measurement) -> None:
         axes.errorbar(accuracy, height, xerr=[[accuracy - low], [high - accuracy]], fmt="o", color=color, capsize=3)
         axes.annotate(f"{accuracy:.3f}", (accuracy, height), (0, 6), fontsize=8, **offset)
     axes.set_yticks(range(len(rows)), labels=[title.replace(" + ", " +\n") for title in rows], fontsize=8)
-    axes.set_ylim(-0.5, len(rows) - 0.3)
     axes.margins(x=0.12)
-    axes.set(title="Accuracy, 95 % intervals")
+    axes.set(title="Accuracy, 95 % intervals", ylim=(-0.5, len(rows) - 0.3))
     axes.grid(axis="x", alpha=0.3)

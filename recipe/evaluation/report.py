@@ -85,26 +85,26 @@ class Measurement:
                 f"losses_to_{name}": test.losses,
             }
         settings = {"temperature": self.temperature, "decision_threshold": self.threshold}
-        settings = {name: value for name, value in settings.items() if value is not None}
-        return {**{f"{prefix}_{name}": value for name, value in flat.items()}, **settings}
+        set_ones = {name: value for name, value in settings.items() if value is not None}
+        return {f"{prefix}_{name}": value for name, value in flat.items()} | set_ones
 
     def report(self, prefix: str) -> dict[str, Any]:
         """Return `results`, the labels, and the confusion matrix: a row a true label, a column a predicted one."""
         matrix = {"label_names": self.label_names, f"{prefix}_confusion_matrix": self.confusion.tolist()}
-        return {**self.results(prefix), **matrix}
+        return self.results(prefix) | matrix
 
 
 def measure(
-    classifier: TextClassifier,
-    split: "Dataset",
-    progress: bool = False,
-    temperature: float | None = None,
-    abstain_below: float | None = None,
+    classifier: TextClassifier, split: "Dataset", progress: bool = False, **settings: float | None
 ) -> Measurement:
-    """Classify the split's `text` and compare with its `label` (ids); every process of a run calls this."""
+    """Classify the split's `text` and compare with its `label` (ids); every process of a run calls this.
+
+    Args:
+        settings: `temperature` and `abstain_below`, as in Measurement.
+    """
     answers = classifier.window_logits(split["text"][:], progress)
-    settings = (classifier.decision_threshold, temperature, abstain_below)
-    return Measurement(classifier.label_names, np.array(split["label"]), *answers, *settings)
+    labels, threshold = np.array(split["label"]), classifier.decision_threshold
+    return Measurement(classifier.label_names, labels, *answers, threshold=threshold, **settings)
 
 
 def evaluate_saved(
@@ -131,7 +131,9 @@ def evaluate_saved(
     wait_for_everyone()  # until the main process has saved the model
     folder, is_main = Path(model_dir), PartialState().is_main_process
     classifier = TextClassifier.from_pretrained(folder, device)
-    validation, test = (measure(classifier, splits[name], progress, temperature) for name in ("validation", "test"))
+    validation, test = (
+        measure(classifier, splits[name], progress, temperature=temperature) for name in ("validation", "test")
+    )
     if baselines and is_main:
         test.add_baselines(splits["train"], splits["test"]["text"][:], class_weight)
     results = test.results("test")
@@ -149,8 +151,7 @@ def print_report(measured: Measurement) -> None:
     ids, names, scores = range(len(measured.label_names)), measured.label_names, measured.scores
     labels, predictions = measured.labels, measured.predictions
     print(classification_report(labels, predictions, labels=ids, target_names=names, digits=3, zero_division=0))
-    absent = sorted(set(ids) - set(labels) - set(predictions))
-    if absent:
+    if absent := sorted(set(ids) - set(labels) - set(predictions)):
         shown = ", ".join(repr(names[i]) for i in absent[:WIDE])
         print(f"No text has the label {shown} or was given it: macro F1 below counts the other labels.\n")
     print_comparison(measured)
@@ -171,33 +172,24 @@ def print_report(measured: Measurement) -> None:
 
 def print_comparison(measured: Measurement) -> None:
     """Print the model and its baselines, the strongest first, and the verdict on that one."""
-    rows = {"GPT-2": (measured.scores, None)}
-    rows |= {TITLES[name]: measured.baselines[name] for name in reversed(TITLES) if name in measured.baselines}
-    table = pd.DataFrame(index=list(rows))
-    table["accuracy"] = [f"{figures['accuracy']:.3f}" for figures, _ in rows.values()]
-    table["95 % interval"] = [
-        "{accuracy_low:.3f} - {accuracy_high:.3f}".format_map(figures) for figures, _ in rows.values()
-    ]
-    table["macro F1"] = [f"{figures['macro_f1']:.3f}" for figures, _ in rows.values()]
-    if measured.baselines:
-        table["McNemar's p"] = [p_value(test) if test else "" for _, test in rows.values()]
+    names = [name for name in reversed(TITLES) if name in measured.baselines]
+    titles, tests = ["GPT-2", *(TITLES[name] for name in names)], [measured.baselines[name][1] for name in names]
+    figures = pd.DataFrame([measured.scores, *(measured.baselines[name][0] for name in names)], index=titles)
+    figures = figures[["accuracy", "accuracy_low", "accuracy_high", "macro_f1"]].map("{:.3f}".format)
+    intervals = figures["accuracy_low"] + " - " + figures["accuracy_high"]
+    table = pd.DataFrame({"accuracy": figures["accuracy"], "95 % interval": intervals, "macro F1": figures["macro_f1"]})
+    if tests:
+        table["McNemar's p"] = ["", *(p_value(test).removeprefix("= ") for test in tests)]
     print(table.to_string(col_space=[9, 14, 9, 12][: table.shape[1]]))
-    if measured.baselines:
-        title, (_, test) = list(rows.items())[1]
-        p = p_value(test) if test.p_value < 1e-4 else f"= {p_value(test)}"
-        print(
-            f"\nGPT-2 is right on {count(test.gains)} that {title} gets wrong,"
-            f" and wrong on {count(test.losses)} that it gets right (p {p}): {test.verdict}"
-        )
+    if tests:
+        gains, losses = (f"{texts} text{'' if texts == 1 else 's'}" for texts in (tests[0].gains, tests[0].losses))
+        verdict = f"wrong on {losses} that it gets right (p {p_value(tests[0])}): {tests[0].verdict}"
+        print(f"\nGPT-2 is right on {gains} that {titles[1]} gets wrong, and {verdict}")
     print()
 
 
 def p_value(comparison: PairedComparison) -> str:
-    return "< 0.0001" if comparison.p_value < 1e-4 else f"{comparison.p_value:.4f}"
-
-
-def count(texts: int) -> str:
-    return f"{texts} text" if texts == 1 else f"{texts} texts"
+    return "< 0.0001" if comparison.p_value < 1e-4 else f"= {comparison.p_value:.4f}"
 
 
 def print_confusion(measured: Measurement) -> None:
