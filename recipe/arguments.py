@@ -32,10 +32,12 @@ class ModelArguments:
     model_name_or_path: str = option("openai-community/gpt2", "A GPT-2 of any size: a folder or a hub id.")
     model_revision: str = option("main", "Branch, tag or commit of a hub model.")
     trainable: list[str] = option(
-        ["last_blocks:1"], "all, head, last_blocks:K (the last K blocks, ln_f, head), or globs over parameter names."
+        ["last_blocks:1"],
+        "What trains: all, head, last_blocks:K (the last K, ln_f, head), or globs over parameter names.",
     )
     pooling: Literal["last", "first", "mean"] | None = option(
-        None, "Token the head reads: last, mean, or first (a control: it sees no other); default: the checkpoint's."
+        None,
+        "Token the head reads: last (the recipe), mean, first (a control: sees no other); default: the checkpoint's.",
     )
     dropout: float = option(0.0, "Dropout of the trainable blocks.")
     ignore_mismatched_sizes: bool = option(False, "Replace a head for other labels by a fresh one (else refused).")
@@ -138,9 +140,7 @@ class RecipeTrainingArguments(TrainingArguments):
     save_total_limit: int | None = option(1, "How many checkpoints to keep, the best one apart.")
     load_best_model_at_end: bool = option(True, "Keep the model of the best validation, by metric_for_best_model.")
     early_stopping_patience: int | None = option(None, "Stop after this many validations without a better one.")
-    ddp_find_unused_parameters: bool | None = option(
-        False, "Search for parameters without a gradient; every one that trains has one here."
-    )
+    ddp_find_unused_parameters: bool | None = option(False, "Look for parameters without a gradient: here are none.")
     baselines: bool = option(True, "Measure the majority class and TF-IDF + logistic regression on the test texts too.")
     calibrate: bool = option(
         False, "Fit a temperature on validation and fold it into the head; labels of uncut texts stay the same."
