@@ -87,8 +87,8 @@ class DataArguments:
     test_fraction: float = option(0.2, "Share of the training file's rows to split off for the test.")
     split_method: Literal["stratified", "shuffled", "time"] = option(
         "stratified",
-        "stratified: the same label shares; shuffled: one pandas shuffle, cut, as in tutorials; time: the latest rows"
-        " are the test, the earliest train.",
+        "stratified keeps the label shares; shuffled is one pandas shuffle cut in three, as tutorials do; time trains on"
+        " the earliest rows and tests on the latest.",
     )
     group_column: str | None = option(None, "Column of groups (authors ...), none of which may be in two splits.")
     time_column: str | None = option(None, "Column of times for split_method time: numbers, or ISO 8601 dates.")

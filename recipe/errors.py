@@ -45,8 +45,7 @@ def parse_probability(field: str, value: str | float, one_allowed: bool = False,
 
 def one_line(error: BaseException) -> str:
     """Return the first line of an error's message: those of other libraries may have many."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def shorten(text: str, width: int = 70) -> str:

@@ -60,5 +60,5 @@ def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -
 
 
 def calibration_error(curve: pd.DataFrame) -> float:
-    """Return the mean over texts of their bin's |accuracy - confidence|, ECE (Naeini et al., 2015), of reliability's rows."""
+    """Return ECE (Naeini et al., 2015) of reliability's bins: the mean over texts of |accuracy - confidence|."""
     return float(np.average((curve["accuracy"] - curve["confidence"]).abs(), weights=curve["texts"]))

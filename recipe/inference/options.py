@@ -1,4 +1,4 @@
-"""Options that predict.py and evaluate_model.py share; imports nothing slow, so that --help and mistakes end at once."""
+"""Options that predict.py and evaluate_model.py share; imports nothing slow: --help and mistakes end at once."""
 
 import argparse
 from typing import TYPE_CHECKING
