@@ -122,8 +122,8 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray, text_index: np.ndarr
     for bound in (low, high):
         if abs(np.log(temperature / bound)) < 1e-4:
             temperature = bound  # the search only comes near it
-            outside = f"the best one lies outside {low:g} ... {high:g}: look at the model before relying on it"
-            reasons += [outside] if bound != 1 else []
+    if temperature in (low, high) and temperature != 1:
+        reasons.append(f"the best one lies outside {low:g} ... {high:g}: look at the model before relying on it")
     return temperature, "; ".join(reasons)
 
 
