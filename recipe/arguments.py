@@ -1,7 +1,7 @@
 """Every option of a run, in three dataclasses: the model, the data and the training."""
 
-import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -11,15 +11,20 @@ from transformers import TrainingArguments
 from recipe.distributed import check_launch
 from recipe.errors import RecipeError, parse_probability
 
-logger = logging.getLogger(__name__)
-
 METRICS = ("loss", "accuracy", "macro_f1")  # computed at each validation
 
 
 def option(default: Any, help: str) -> Any:
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": help})
-    return field(default=default, metadata={"help": help})
+    value = {"default_factory": default.copy} if isinstance(default, list) else {"default": default}
+    return field(**value, metadata={"help": help})
+
+
+def check_fields(arguments: Any, names: str, is_right: Callable[[Any], bool], wanted: str) -> None:
+    """Raise RecipeError for the first of the fields, named with spaces between, that is set and not right."""
+    for name in names.split():
+        value = getattr(arguments, name)
+        if value is not None and not is_right(value):
+            raise RecipeError(f"{name} is {value}: take {wanted}")
 
 
 @dataclass
@@ -28,31 +33,25 @@ class ModelArguments:
     model_revision: str = option("main", "Branch, tag or commit of a hub model.")
     trainable: list[str] = option(
         ["last_blocks:1"],
-        "What trains: all, head, last_blocks:K (the last K blocks, ln_f and the head), or globs over parameter names.",
+        "What trains: all, head, last_blocks:K (the last K, ln_f, head), or globs over parameter names.",
     )
     pooling: Literal["last", "first", "mean"] | None = option(
         None,
-        "Token that the head reads: last (the recipe), mean, or first (sees no other token: a control); by default the"
-        " checkpoint's.",
+        "Token the head reads: last (the recipe), mean, first (a control: sees no other); default: the checkpoint's.",
     )
     dropout: float = option(0.0, "Dropout of the trainable blocks.")
-    ignore_mismatched_sizes: bool = option(
-        False, "Replace a head for other labels by a fresh one instead of refusing it."
-    )
+    ignore_mismatched_sizes: bool = option(False, "Replace a head for other labels by a fresh one (else refused).")
     feature_cache: Literal["auto", "on", "off"] = option(
-        "auto", "Run a frozen trunk once per text and train the tail on its output; auto: where that pays and fits."
+        "auto", "Run a frozen trunk once per text, train the tail on its output; auto: where that pays and fits."
     )
     feature_cache_dir: str | None = option(None, "Folder of the cache; by default one in the Hugging Face home.")
-    feature_cache_max_gb: float | None = option(
-        None, "Largest cache that auto makes; by default half of the free disk."
-    )
+    feature_cache_max_gb: float | None = option(None, "Largest cache of auto; by default half of the free disk.")
     trunk_dtype: Literal["float32", "bfloat16", "auto"] = option(
         "float32", "The cached trunk's dtype; auto: bfloat16 where the hardware multiplies it natively."
     )
 
     def __post_init__(self) -> None:
-        if not 0 <= self.dropout < 1:
-            raise RecipeError(f"dropout is {self.dropout}: take a share from 0 up to, but not, 1")
+        check_fields(self, "dropout", lambda share: 0 <= share < 1, "a share from 0 up to, but not, 1")
 
 
 @dataclass
@@ -60,36 +59,27 @@ class DataArguments:
     dataset_name: str | None = option(None, "A dataset of the hub, or a folder that `datasets` loads or saved.")
     dataset_config_name: str | None = option(None, "Its configuration, where it has several.")
     train_file: list[str] | None = option(
-        None,
-        "Files or globs: CSV, TSV, JSON lines or arrays, Parquet (each also .gz), or folders that save_to_disk wrote for"
-        " a Dataset; used in place of dataset_name.",
+        None, "In place of dataset_name: files or globs (CSV, TSV, JSON, Parquet, .gz), or folders of saved Datasets."
     )
     validation_file: list[str] | None = option(None, "The same; without it, rows are split off the training file.")
     test_file: list[str] | None = option(None, "The same; without it, rows are split off the training file.")
-    text_column: str | None = option(
-        None, "Column of the texts; found by its name if not given (text, sms, message ...)."
-    )
-    label_column: str | None = option(
-        None, "Column of the labels; found by its name if not given (label, category ...)."
-    )
+    text_column: str | None = option(None, "Column of the texts; by default found by name (text, sms, message ...).")
+    label_column: str | None = option(None, "Column of the labels; by default found by name (label, category ...).")
     text_pair_column: str | None = option(None, "A second column of texts, joined onto the first (sentence pairs).")
     text_pair_separator: str = option("\n", "Put between the two texts; \\n is a line break.")
     normalize_labels: bool = option(False, "Merge labels that differ only by case or spaces (casefolded, one space).")
     column_names: list[str] | None = option(None, "Names of the columns, used where a file has no header row.")
     delimiter: str | None = option(None, "Between columns; by default tab for .tsv, else what the first line shows.")
     csv_quoting: Literal["auto", "minimal", "none"] = option(
-        "auto",
-        'Whether "..." quotes a cell: minimal (as pandas reads), none, or auto (none where tabs separate cells).',
+        "auto", 'Whether "..." quotes a cell: minimal (as in pandas), none, or auto (none where tabs separate cells).'
     )
     max_length: int | None = option(
         None, "Longest text in tokens, the rest is cut; by default the model's positions, with window none."
     )
     window: int | None = option(
-        None, "Cut texts into windows of this many tokens and average their probabilities; 0 turns a saved model's off."
+        None, "Cut texts into windows of so many tokens, average their probabilities; 0 turns a saved model's off."
     )
-    window_overlap: int | None = option(
-        None, "Tokens that a window shares with the one before; by default a quarter of the window."
-    )
+    window_overlap: int | None = option(None, "Tokens shared with the window before; by default a quarter of it.")
     truncation_side: Literal["right", "left"] | None = option(
         None, "Which end of a text that is too long is cut; by default what the tokenizer says, mostly right."
     )
@@ -106,8 +96,7 @@ class DataArguments:
     remove_duplicates: bool = option(True, "Keep exact copies of a text out of other splits.")
     drop_conflicts: bool = option(False, "Drop every training text that occurs with different labels.")
     undersample: Literal["none", "train", "all"] = option(
-        "none",
-        "Cut every label to the rarest one's rows: in the training split, or in all of the training file's rows.",
+        "none", "Cut every label to the rarest one's rows: in the training split, or in the whole training file."
     )
     class_weight: Literal["none", "balanced"] = option("none", "Weigh the loss by inverse label frequency.")
     max_train_samples: int | None = option(None, "Train on this many texts at most, drawn at random.")
@@ -121,9 +110,11 @@ class DataArguments:
         self.text_pair_separator = self.text_pair_separator.replace("\\n", "\n").replace("\\t", "\t")
         if not self.train_file and self.dataset_name is None:
             raise RecipeError("no data: give --train_file FILE or --dataset_name NAME")
-        for name in ("validation_fraction", "test_fraction"):
-            if not 0 < getattr(self, name) < 1:
-                raise RecipeError(f"{name} is {getattr(self, name)}: take a share between 0 and 1, such as 0.1")
+        fractions = "validation_fraction test_fraction"
+        check_fields(self, fractions, lambda share: 0 < share < 1, "a share between 0 and 1, such as 0.1")
+        check_fields(self, "split_seed", lambda seed: 0 <= seed < 2**32, "a whole number from 0 up")
+        limits = "max_length max_train_samples max_eval_samples max_predict_samples"
+        check_fields(self, limits, lambda count: count >= 1, "a whole number from 1 up, or leave it out")
         if (self.split_method == "time") != (self.time_column is not None):
             raise RecipeError("split_method time and time_column go together: give both, or neither")
         if self.split_method == "shuffled" and self.group_column is not None:
@@ -132,15 +123,8 @@ class DataArguments:
             )
         if self.text_pair_column is not None and self.text_pair_column == self.text_column:
             raise RecipeError(f"text_column and text_pair_column are both {self.text_column!r}: give two columns")
-        if not 0 <= self.split_seed < 2**32:
-            raise RecipeError(f"split_seed is {self.split_seed}: take a whole number from 0 up")
         if self.validation_fraction + self.test_fraction >= 1:
-            raise RecipeError(
-                "validation_fraction and test_fraction leave no row to train on: their sum must be under 1"
-            )
-        for name in ("max_length", "max_train_samples", "max_eval_samples", "max_predict_samples"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise RecipeError(f"{name} is {getattr(self, name)}: take a whole number from 1 up, or leave it out")
+            raise RecipeError("validation_fraction and test_fraction leave no row to train on: take a sum under 1")
 
 
 @dataclass
@@ -156,9 +140,7 @@ class RecipeTrainingArguments(TrainingArguments):
     save_total_limit: int | None = option(1, "How many checkpoints to keep, the best one apart.")
     load_best_model_at_end: bool = option(True, "Keep the model of the best validation, by metric_for_best_model.")
     early_stopping_patience: int | None = option(None, "Stop after this many validations without a better one.")
-    ddp_find_unused_parameters: bool | None = option(
-        False, "Search for parameters without a gradient; every one that trains has one here."
-    )
+    ddp_find_unused_parameters: bool | None = option(False, "Look for parameters without a gradient: here are none.")
     baselines: bool = option(True, "Measure the majority class and TF-IDF + logistic regression on the test texts too.")
     calibrate: bool = option(
         False, "Fit a temperature on validation and fold it into the head; labels of uncut texts stay the same."
@@ -171,11 +153,10 @@ class RecipeTrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         if not self.output_dir:
             raise RecipeError("no output_dir: give --output_dir DIR")
-        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
-            if getattr(self, name) < 1:
-                raise RecipeError(f"{name} is {getattr(self, name)}: take a whole number from 1 up")
-        if self.num_train_epochs <= 0 and self.max_steps <= 0:
-            raise RecipeError(f"num_train_epochs is {self.num_train_epochs}: take a number above 0")
+        counts = "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps"
+        check_fields(self, counts, lambda count: count >= 1, "a whole number from 1 up")
+        if self.max_steps <= 0:
+            check_fields(self, "num_train_epochs", lambda epochs: epochs > 0, "a number above 0")
         if self.early_stopping_patience is not None and not self.load_best_model_at_end:
             raise RecipeError(
                 "early_stopping_patience needs load_best_model_at_end: leave it true, or drop the patience"
@@ -185,11 +166,8 @@ class RecipeTrainingArguments(TrainingArguments):
         metric = (self.metric_for_best_model or "loss").removeprefix("eval_")
         if metric not in METRICS:
             raise RecipeError(f"metric_for_best_model is {metric!r}: take one of {', '.join(METRICS)}")
-        if self.decision_threshold not in (None, "tune"):
-            try:
-                self.decision_threshold = parse_probability("decision_threshold", self.decision_threshold)
-            except RecipeError as error:
-                raise RecipeError(str(error).replace("take a number", "take tune, or a number")) from error
+        if (given := self.decision_threshold) not in (None, "tune"):
+            self.decision_threshold = parse_probability("decision_threshold", given, instead="tune")
         if self.push_to_hub:
             raise RecipeError("push_to_hub is not supported: train first, then publish OUTPUT_DIR with `hf upload`")
         # `accelerate launch --cpu` says so in the environment only, and bf16 without a GPU wants it said.

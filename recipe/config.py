@@ -21,6 +21,7 @@ from recipe.errors import OneLineErrors, RecipeError, one_line
 # Saved with a run even where they are the library's defaults, which may change.
 ALWAYS_SAVED = ("learning_rate", "lr_scheduler_type", "warmup_steps", "max_grad_norm", "optim", "seed")
 ALWAYS_SAVED += ("per_device_train_batch_size", *RecipeTrainingArguments.__annotations__)
+NEVER_SAVED = ("hub_token", "overwrite_output_dir", "dataloader_pin_memory", "resume_from_checkpoint")
 
 Arguments = tuple[ModelArguments, DataArguments, RecipeTrainingArguments]
 
@@ -43,10 +44,10 @@ def parse_arguments(argv: list[str]) -> Arguments:
     # YAML's values become command-line words, so that one parser checks the types of both.
     namespace, unknown = parser.parse_known_args((yaml_to_argv(parser, path) if path else []) + argv)
     if unknown:
-        raise RecipeError(unknown_field(parser, unknown[0].removeprefix("--").partition("=")[0], "the command line"))
-    values = {name: value for name, value in vars(namespace).items() if name != "config"}
+        raise unknown_field(parser, unknown[0].removeprefix("--").partition("=")[0], "the command line")
+    del namespace.config
     try:
-        arguments = parser.parse_dict(values)
+        arguments = parser.parse_dict(vars(namespace))
     except RecipeError:
         raise
     except (ValueError, TypeError, ImportError, OSError) as error:  # TrainingArguments checks its fields itself
@@ -66,7 +67,7 @@ def yaml_to_argv(parser: FieldParser, path: str) -> list[str]:
     argv: list[str] = []
     for name, value in read_yaml_mapping(path).items():
         if name not in known:
-            raise RecipeError(unknown_field(parser, str(name), path))
+            raise unknown_field(parser, str(name), path)
         takes_many = known[name].nargs == "+"
         if isinstance(value, list) and not takes_many:
             raise RecipeError(f"{path}: {name} takes one value, not a list")
@@ -99,12 +100,12 @@ def read_yaml_mapping(path: str) -> dict[str, Any]:
     return fields
 
 
-def unknown_field(parser: FieldParser, name: str, where: str) -> str:
-    """Return the message for an unknown field, with the nearest known one."""
+def unknown_field(parser: FieldParser, name: str, where: str) -> RecipeError:
+    """Return the error for an unknown field, with the nearest known one."""
     known = [action.dest for action in parser._actions]
     nearest = difflib.get_close_matches(name.replace("-", "_"), known, n=1, cutoff=0.5)
     hint = f"did you mean {nearest[0]!r}?" if nearest else "see --help for the fields"
-    return f"{where}: unknown field {name!r}: {hint}"
+    return RecipeError(f"{where}: unknown field {name!r}: {hint}")
 
 
 def resolved_config(model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments) -> dict:
@@ -113,19 +114,13 @@ def resolved_config(model_args: ModelArguments, data_args: DataArguments, traini
     Never a token: `hub_token` is left out.
     """
     stock = TrainingArguments(output_dir=training_args.output_dir, use_cpu=training_args.use_cpu)
-    ours = {**dataclasses.asdict(model_args), **dataclasses.asdict(data_args)}
-    theirs = {
-        f.name: getattr(training_args, f.name)
-        for f in dataclasses.fields(training_args)
-        if f.name not in ("hub_token", "overwrite_output_dir", "dataloader_pin_memory", "resume_from_checkpoint")
-        and (f.name in ALWAYS_SAVED or getattr(training_args, f.name) != getattr(stock, f.name, None))
-    }
-    if (
-        training_args.metric_for_best_model
-        and training_args.greater_is_better != training_args.metric_for_best_model.endswith("loss")
-    ):
-        theirs.pop("greater_is_better", None)  # follows from the metric, and must follow another one too
-    theirs = {name: value.value if isinstance(value, Enum) else value for name, value in theirs.items()}
+    values = {**vars(model_args), **vars(data_args), "output_dir": training_args.output_dir}
+    for name in (f.name for f in dataclasses.fields(training_args) if f.name not in NEVER_SAVED):
+        value = getattr(training_args, name)
+        if name in ALWAYS_SAVED or value != getattr(stock, name, None):
+            values[name] = value.value if isinstance(value, Enum) else value
+    metric = training_args.metric_for_best_model
+    if metric and training_args.greater_is_better != metric.endswith("loss"):
+        values.pop("greater_is_better", None)  # follows from the metric, and must follow another one too
     plain = (str, int, float, bool, list, dict)
-    both = {**ours, "output_dir": training_args.output_dir, **theirs}
-    return {name: value for name, value in both.items() if isinstance(value, plain) and value not in ([], {})}
+    return {name: value for name, value in values.items() if isinstance(value, plain) and value not in ([], {})}

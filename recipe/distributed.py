@@ -24,25 +24,23 @@ def check_launch(use_cpu: bool) -> None:
     """
     environment = os.environ
     alone = "RANK" not in environment or "LOCAL_RANK" not in environment
-    asked_for = int(environment.get("WORLD_SIZE", 1))
-    if asked_for > 1 and alone:
+    if alone and (asked_for := int(environment.get("WORLD_SIZE", 1))) > 1:
         raise RecipeError(
             f"WORLD_SIZE is {asked_for}, but RANK and LOCAL_RANK are not set, so this process would train alone: start it"
             " with `accelerate launch --config_file accelerate_configs/multi_cpu.yaml` (or multi_gpu.yaml)"
         )
     # For several processes `accelerate launch` names an address to meet at; without MPI it may start one all the same.
     launched = "ACCELERATE_MIXED_PRECISION" in environment and "MASTER_ADDR" in environment
-    if launched and alone and "WORLD_SIZE" not in environment and not any(name in environment for name in MPI_SIZES):
+    if launched and alone and not {"WORLD_SIZE", *MPI_SIZES} & environment.keys():
         raise RecipeError(
             "accelerate was asked for several processes but started one, as its MULTI_CPU does without mpirun: take"
             " accelerate_configs/multi_cpu.yaml, or set num_processes to 1"
         )
-    for plugin, variable in (("FSDP", "ACCELERATE_USE_FSDP"), ("DeepSpeed", "ACCELERATE_USE_DEEPSPEED")):
-        if use_cpu and environment.get(variable, "").lower() == "true":
+    for plugin in ("FSDP", "DeepSpeed"):
+        if use_cpu and environment.get(f"ACCELERATE_USE_{plugin.upper()}", "").lower() == "true":
             raise RecipeError(f"{plugin} needs GPUs, and none is used: take accelerate_configs/multi_cpu.yaml")
-    processes = int(environment.get("LOCAL_WORLD_SIZE", 1))
-    if not use_cpu and processes > torch.accelerator.device_count():
-        devices = torch.accelerator.device_count()
+    processes, devices = int(environment.get("LOCAL_WORLD_SIZE", 1)), torch.accelerator.device_count()
+    if not use_cpu and processes > devices:
         raise RecipeError(f"{processes} processes were started for {devices} GPUs: set num_processes to {devices}")
 
 
@@ -59,33 +57,27 @@ def check_sharding(state: AcceleratorState, model: nn.Module) -> None:
 
 def check_world_size(in_use: int) -> None:
     """Raise RecipeError when the processes that work together are not as many as were launched."""
-    launched = int(os.environ.get("WORLD_SIZE", 1))
-    if in_use != launched:
-        raise RecipeError(
-            f"{launched} processes were launched, but {in_use} work together: check the launcher's config"
-        )
+    if in_use != (asked := int(os.environ.get("WORLD_SIZE", 1))):
+        raise RecipeError(f"{asked} processes were launched, but {in_use} work together: check the launcher's config")
 
 
 def on_main_process(function: Callable[..., Any], *args: Any) -> Any:
     """Return in every process what `function` returns in the main one; a RecipeError there is raised in all of them."""
-    state = PartialState()
-    if state.num_processes == 1:
-        return function(*args)
-    outcome: list[Any] = [None, None]
-    if state.is_main_process:
+    value, error = None, None
+    if PartialState().is_main_process:
         try:
-            outcome = [function(*args), None]
-        except RecipeError as error:
-            outcome = [None, str(error)]
-    value, message = broadcast_object_list(outcome)
-    if message is not None:
-        raise RecipeError(message)
+            value = function(*args)
+        except RecipeError as caught:
+            error = caught
+    value, error = broadcast_object_list([value, error])
+    if error is not None:
+        raise error
     return value
 
 
 def gather_in_order(part: list) -> list:
     """Return all processes' parts, in the order of the processes, in every process."""
-    return gather_object(part) if PartialState().num_processes > 1 else part
+    return gather_object(part)
 
 
 def any_process(flag: bool) -> bool:
@@ -101,11 +93,8 @@ def wait_for_everyone() -> None:
 
 def shares() -> list[tuple[int, int]]:
     """Return (index, count): this process among all, and among those of its machine."""
-    state = PartialState()
-    return [
-        (state.process_index, state.num_processes),
-        (state.local_process_index, int(os.environ.get("LOCAL_WORLD_SIZE", 1))),
-    ]
+    state, on_this_machine = PartialState(), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return [(state.process_index, state.num_processes), (state.local_process_index, on_this_machine)]
 
 
 def setup_logging(is_main_process: bool) -> None:

@@ -28,11 +28,11 @@ class OneLineParser(OneLineErrors, argparse.ArgumentParser):
         )
 
 
-def parse_probability(field: str, value: str | float, one_allowed: bool = False) -> float:
+def parse_probability(field: str, value: str | float, one_allowed: bool = False, instead: str = "") -> float:
     """Return the number, above 0 and below 1 (or up to 1).
 
     Raises:
-        RecipeError: anything else.
+        RecipeError: anything else; the message also names the word that the caller takes `instead` of a number.
     """
     try:
         number = float(value)
@@ -40,14 +40,13 @@ def parse_probability(field: str, value: str | float, one_allowed: bool = False)
         number = float("nan")
     if not (0 < number < 1 or (one_allowed and number == 1)):
         wanted = "above 0, up to 1, such as 0.9" if one_allowed else "between 0 and 1, such as 0.3"
-        raise RecipeError(f"{field} is {value!r}: take a number {wanted}")
+        raise RecipeError(f"{field} is {value!r}: take {instead and f'{instead}, or '}a number {wanted}")
     return number
 
 
 def one_line(error: BaseException) -> str:
     """Return the first line of an error's message: those of other libraries may have many."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 @contextmanager

@@ -17,7 +17,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recipe.errors import OneLineParser, RecipeError, parse_probability, run_script
+from recipe.errors import OneLineParser, RecipeError, run_script
+from recipe.inference.options import add_shared_options, parse_options
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -32,36 +33,18 @@ COPIED = ("run_config.yaml", "data_summary.json", "trained_on.npy", "splits")  #
 
 def parse_args() -> argparse.Namespace:
     parser = OneLineParser(__doc__)
-    parser.add_argument(
-        "--model_dir", required=True, help="A folder that a run saved, or any GPT2ForSequenceClassification."
-    )
-    parser.add_argument(
-        "--test_file", nargs="+", help="Files or globs, as in training; by default the run's own test split."
-    )
-    parser.add_argument(
-        "--validation_file", nargs="+", help="For --calibrate; by default the run's own validation split."
-    )
-    parser.add_argument("--train_file", nargs="+", help="For the baselines; by default the run's own training split.")
-    parser.add_argument("--text_column", help="Column of the texts; found by its name if not given.")
-    parser.add_argument("--label_column", help="Column of the labels; found by its name if not given.")
-    parser.add_argument("--text_pair_column", help="Column of the second texts; the one the model was trained with.")
-    parser.add_argument("--column_names", nargs="+", help="Names of the columns, where the files have no header row.")
-    parser.add_argument("--delimiter", help="Between the columns of the files.")
-    parser.add_argument("--csv_quoting", choices=("auto", "minimal", "none"), default="auto", help="As in training.")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 ...; the GPU if there is one.")
-    parser.add_argument("--output_file", type=Path, help="A .json file for the figures; only the screen if not given.")
-    parser.add_argument("--plot_file", type=Path, help="A .png, .svg or .pdf file to draw the figures into.")
-    parser.add_argument("--overwrite_output_file", action="store_true", help="Allow files that exist.")
-    parser.add_argument("--no_baselines", action="store_true", help="The model alone.")
-    parser.add_argument("--calibrate", action="store_true", help="Fit a temperature on validation texts first.")
-    parser.add_argument("--output_dir", type=Path, help="A new folder for the calibrated model.")
-    parser.add_argument(
-        "--decision_threshold", help="Of two labels, give the second from this probability on; else as the model says."
-    )
-    parser.add_argument(
-        "--abstain_below", help="Count texts apart where the likeliest label's probability is under this."
-    )
-    return parser.parse_args()
+    add = parser.add_argument
+    add("--test_file", nargs="+", help="Files or globs, as in training; by default the run's own test split.")
+    add("--validation_file", nargs="+", help="For --calibrate; by default the run's own validation split.")
+    add("--train_file", nargs="+", help="For the baselines; by default the run's own training split.")
+    add("--label_column", help="Column of the labels; found by its name if not given.")
+    add("--output_file", type=Path, help="A .json file for the figures; only the screen if not given.")
+    add("--plot_file", type=Path, help="A .png, .svg or .pdf file to draw the figures into.")
+    add("--no_baselines", action="store_true", help="The model alone.")
+    add("--calibrate", action="store_true", help="Fit a temperature on validation texts first.")
+    add("--output_dir", type=Path, help="A new folder for the calibrated model.")
+    add_shared_options(parser)
+    return parse_options(parser)
 
 
 def main() -> None:
@@ -75,11 +58,6 @@ def main() -> None:
     from recipe.evaluation.report import measure, print_confusion, print_report
     from recipe.inference.text_classifier import TextClassifier
 
-    abstain_below, threshold = args.abstain_below, args.decision_threshold
-    if abstain_below is not None:
-        abstain_below = parse_probability("abstain_below", abstain_below, one_allowed=True)
-    if threshold is not None:
-        threshold = parse_probability("decision_threshold", threshold)
     classifier = TextClassifier.from_pretrained(args.model_dir, args.device)
     load = functools.partial(load_split, args, classifier.label_names)
     test, temperature = load("test"), None
@@ -91,9 +69,9 @@ def main() -> None:
         validation = load("validation")
         warn_of_validation_texts(test, validation)
         temperature = calibrate_head(classifier, validation, progress=True)
-    if threshold is not None:
-        classifier.set_threshold(threshold)
-    measured = measure(classifier, test, True, temperature, abstain_below)
+    if args.decision_threshold is not None:
+        classifier.set_threshold(args.decision_threshold)
+    measured = measure(classifier, test, True, temperature=temperature, abstain_below=args.abstain_below)
     if not PartialState().is_main_process:  # under `accelerate launch` the processes divide the texts, one reports
         return
     if train is not None:
@@ -151,11 +129,8 @@ def warn_of_validation_texts(test: "Dataset", validation: "Dataset") -> None:
     known = set(validation["text"])
     both = sum(text in known for text in test["text"])
     if both:
-        logger.warning(
-            "%d of the %d test texts are validation texts too, so figures after calibration are too good",
-            both,
-            len(test),
-        )
+        message = "%d of the %d test texts are validation texts too, so figures after calibration are too good"
+        logger.warning(message, both, len(test))
 
 
 def write_results(args: argparse.Namespace, classifier: "TextClassifier", measured: "Measurement") -> None:
@@ -195,12 +170,9 @@ def check_outputs(args: argparse.Namespace) -> None:
         raise RecipeError("output_dir is for the calibrated model: pass --calibrate too, or leave it out")
     if args.validation_file and not args.calibrate:
         raise RecipeError("validation_file is for fitting a temperature: pass --calibrate too, or leave it out")
-    if (
-        args.output_dir
-        and args.output_dir.exists()
-        and not (args.output_dir.is_dir() and not any(args.output_dir.iterdir()))
-    ):
-        raise RecipeError(f"output_dir {args.output_dir} is not empty: give a new folder")
+    folder = args.output_dir
+    if folder and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RecipeError(f"output_dir {folder} is not empty: give a new folder")
 
 
 if __name__ == "__main__":

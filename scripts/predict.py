@@ -15,31 +15,19 @@ import argparse
 import sys
 from pathlib import Path
 
-from recipe.errors import OneLineParser, parse_probability, run_script
+from recipe.errors import OneLineParser, run_script
+from recipe.inference.options import add_shared_options, parse_options
 
 
 def parse_args() -> argparse.Namespace:
     parser = OneLineParser(__doc__)
-    parser.add_argument(
-        "--model_dir", required=True, help="A folder that a run saved, or any GPT2ForSequenceClassification."
-    )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--text", nargs="+", help="One or more texts.")
     source.add_argument("--input_file", type=Path, help="A CSV, TSV, JSON-lines or Parquet file.")
     parser.add_argument("--output_file", type=Path, help="A .csv or .jsonl file to write; the screen if not given.")
-    parser.add_argument("--overwrite_output_file", action="store_true", help="Allow an output_file that exists.")
-    parser.add_argument("--text_column", help="Column of the texts; found by its name if not given.")
-    parser.add_argument("--text_pair_column", help="Column of the second texts; the one the model was trained with.")
-    parser.add_argument("--column_names", nargs="+", help="Names of the columns, where the file has no header row.")
-    parser.add_argument("--delimiter", help="Between the columns of input_file.")
-    parser.add_argument("--csv_quoting", choices=("auto", "minimal", "none"), default="auto", help="As in training.")
-    parser.add_argument(
-        "--decision_threshold", help="Of two labels, give the second from this probability on; else as the model says."
-    )
-    parser.add_argument("--abstain_below", help="Give no label where the likeliest one's probability is under this.")
     parser.add_argument("--window", type=int, help="Tokens of a window; by default as in training, 0 for none.")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 ...; the GPU if there is one.")
-    return parser.parse_args()
+    add_shared_options(parser)
+    return parse_options(parser)
 
 
 def main() -> None:
@@ -48,17 +36,10 @@ def main() -> None:
     from accelerate import PartialState
 
     from recipe.inference.prediction_files import check_output_file, write_predictions
-    from recipe.inference.text_classifier import TextClassifier
+    from recipe.inference.text_classifier import TextClassifier, is_unsure
 
     if args.output_file:
         check_output_file(args.output_file, args.overwrite_output_file)
-    abstain_below = None
-    if args.abstain_below is not None:
-        from recipe.evaluation.thresholds import is_unsure
-
-        abstain_below = parse_probability("abstain_below", args.abstain_below, one_allowed=True)
-    if args.decision_threshold is not None:
-        parse_probability("decision_threshold", args.decision_threshold)
     texts = read_texts(args)
     classifier = TextClassifier.from_pretrained(args.model_dir, args.device, args.window)
     if args.decision_threshold is not None:
@@ -66,11 +47,11 @@ def main() -> None:
     labels, probabilities = classifier.predict(texts, progress=args.input_file is not None)
     if not PartialState().is_main_process:
         return
-    if abstain_below is not None:
-        unsure = is_unsure(probabilities, abstain_below)
+    if args.abstain_below is not None:
+        unsure = is_unsure(probabilities, args.abstain_below)
         labels = [None if is_left_out else label for label, is_left_out in zip(labels, unsure, strict=True)]
         print(
-            f"{unsure.sum()} of {len(texts)} texts got no label: no probability is {abstain_below:g} or more",
+            f"{unsure.sum()} of {len(texts)} texts got no label: no probability is {args.abstain_below:g} or more",
             file=sys.stderr,
         )
     write_predictions(args.output_file, texts, labels, probabilities, classifier.label_names)

@@ -24,7 +24,6 @@ OPTIONAL = {
     "training.class_weights",
     "evaluation.baselines",
     "evaluation.calibration",
-    "evaluation.thresholds",
     "evaluation.plots",
 }
 MAX_LINES, MAX_TOP = 300, 8

@@ -9,7 +9,7 @@ from sklearn.dummy import DummyClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.pipeline import make_pipeline
 
 logger = logging.getLogger(__name__)
 
@@ -21,42 +21,27 @@ def baseline_predictions(
 ) -> dict[str, np.ndarray]:
     """Fit the baselines to the texts and labels (ids, int [N]) of training, and label other texts.
 
-    Args:
-        class_weight: `none` or `balanced`, as in the model's own loss.
+    TF-IDF of words and logistic regression have scikit-learn's defaults, which are what people try first: lower-cased
+    words of two or more letters, l2-normed rows, an l2 penalty of C = 1, lbfgs with up to 100 steps. Only `class_weight`
+    (`none` or `balanced`) follows the run, so that both optimize the same thing.
 
     Returns:
         Label ids, int64, of `majority` and `tfidf`; without `tfidf` where the training texts hold no word or one label.
     """
-    majority = DummyClassifier(strategy="most_frequent").fit(train_labels, train_labels)
-    predictions = {"majority": majority.predict(texts)}
-    tfidf = fit_tfidf(train_texts, train_labels, class_weight)
-    if tfidf is not None:
-        predictions["tfidf"] = tfidf.predict(texts)
-    return predictions
-
-
-def fit_tfidf(texts: list[str], labels: np.ndarray, class_weight: str) -> Pipeline | None:
-    """Fit TF-IDF of words and logistic regression, both with scikit-learn's defaults, which are what people try first.
-
-    So: lower-cased words of two or more letters, l2-normed rows, an l2 penalty of C = 1, lbfgs with up to 100 steps.
-    Only `class_weight` follows the run, so that both optimize the same thing.
-    """
-    if len(np.unique(labels)) == 1:
+    predictions = {"majority": DummyClassifier(strategy="most_frequent").fit(train_labels, train_labels).predict(texts)}
+    if len(np.unique(train_labels)) == 1:
         logger.warning("no TF-IDF baseline: the training texts hold a single label")
-        return None
-    start = time.perf_counter()
-    weights = "balanced" if class_weight == "balanced" else None
+        return predictions
+    start, weights = time.perf_counter(), None if class_weight == "none" else class_weight
     model = make_pipeline(TfidfVectorizer(), LogisticRegression(class_weight=weights))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # the last step's weights are as good a baseline
-            model.fit(texts, labels)
+            predictions["tfidf"] = model.fit(train_texts, train_labels).predict(texts)
     except ValueError as error:
         if "empty vocabulary" not in str(error):
             raise
         logger.warning("no TF-IDF baseline: the training texts hold no word of two or more letters")
-        return None
-    seconds = time.perf_counter() - start
-    if seconds > SLOW:
-        logger.info("TF-IDF baseline: %.0f s for %d texts (--baselines false skips it)", seconds, len(texts))
-    return model
+    if (seconds := time.perf_counter() - start) > SLOW:
+        logger.info("TF-IDF baseline: %.0f s for %d texts (--baselines false skips it)", seconds, len(train_texts))
+    return predictions

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from scipy.optimize import minimize_scalar
+from scipy.special import expit, logit
 from torch import nn
 
 from recipe.errors import RecipeError
 from recipe.evaluation.metrics import cross_entropy
-from recipe.evaluation.thresholds import TUNE, after_temperature, tune_threshold
 from recipe.inference.text_classifier import TextClassifier, check_two_labels, text_logits
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+TUNE = "tune"  # as a decision_threshold: choose it on validation texts
 TEMPERATURES = (0.1, 10.0)  # the range that is searched; trained networks lie between 0.5 and 5
 MIN_TEXTS = 50  # with fewer, the likelihood says little about how often the model errs
 
@@ -80,7 +81,7 @@ def calibrate_head(classifier: TextClassifier, validation: "Dataset", progress: 
 
     A decision threshold moves along, so that labels stay the same (see fold_temperature).
     """
-    logits, text_index = classifier.window_logits(validation["text"][:], progress)
+    logits, text_index, _ = classifier.window_logits(validation["text"][:], progress)
     temperature, remark = fit_temperature(logits, np.array(validation["label"]), text_index)
     logger.info("Temperature %.4g, fitted to %d validation texts", temperature, len(validation))
     if remark:
@@ -94,9 +95,9 @@ def calibrate_head(classifier: TextClassifier, validation: "Dataset", progress: 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray, text_index: np.ndarray | None = None) -> tuple[float, str]:
     """Return the temperature T with the least cross entropy of logits / T, and a remark to show, mostly "".
 
-    By Guo et al. (2017), "On Calibration of Modern Neural Networks". T is searched from 0.1 to 10. Where all texts are
-    right the cross entropy falls for ever as T does, and fewer than 50 texts say little about errors: in both cases T is
-    at least 1, so that nothing makes the model more confident than it was.
+    By Guo et al. (2017), "On Calibration of Modern Neural Networks". Where all texts are right the cross entropy falls
+    for ever as T does, and few texts say little about errors: in both cases T is at least 1, so that nothing makes the
+    model more confident than it was.
 
     Args:
         logits: float [W, num_labels], of windows (or texts) that the model was not trained on.
@@ -108,21 +109,22 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray, text_index: np.ndarr
     def cooled(temperature: float) -> np.ndarray:
         return text_logits(logits.astype(np.float64) / temperature, text_index)
 
-    faultless, few = bool((cooled(1).argmax(axis=-1) == labels).all()), len(labels) < MIN_TEXTS
-    low, high = (1.0 if faultless or few else TEMPERATURES[0]), TEMPERATURES[1]
-    # Over log T, where the scale is even. Of uncut texts the cross entropy is convex in 1 / T, so it has one minimum.
-    bounds = (np.log(low), np.log(high))
-    found = minimize_scalar(lambda log_t: cross_entropy(cooled(np.exp(log_t)), labels), bounds=bounds,
-                            method="bounded", options={"xatol": 1e-8})  # fmt: skip
-    value = float(np.exp(found.x))
-    at_bound = next((bound for bound in (low, high) if abs(np.log(value / bound)) < 1e-4), None)
-    reasons = []
-    if faultless or few:
-        reason = f"all {len(labels)} texts are right" if faultless else f"{len(labels)} texts are few"
+    (low, high), reasons = TEMPERATURES, []
+    faultless = bool((cooled(1).argmax(axis=-1) == labels).all())
+    if faultless or len(labels) < MIN_TEXTS:
+        low, reason = 1.0, f"all {len(labels)} texts are right" if faultless else f"{len(labels)} texts are few"
         reasons.append(f"{reason}, so it is kept from falling below 1")
-    if at_bound is not None and not (at_bound == low == 1.0):
+    # Over log T, where the scale is even. Of uncut texts the cross entropy is convex in 1 / T, so it has one minimum.
+    found = minimize_scalar(
+        lambda log_t: cross_entropy(cooled(np.exp(log_t)), labels), bounds=np.log([low, high]), options={"xatol": 1e-8}
+    )
+    temperature = float(np.exp(found.x))
+    for bound in (low, high):
+        if abs(np.log(temperature / bound)) < 1e-4:
+            temperature = bound  # the search only comes near it
+    if temperature in (low, high) and temperature != 1:
         reasons.append(f"the best one lies outside {low:g} ... {high:g}: look at the model before relying on it")
-    return at_bound or value, "; ".join(reasons)  # the search only comes near a bound
+    return temperature, "; ".join(reasons)
 
 
 @torch.no_grad()
@@ -131,6 +133,33 @@ def fold_temperature(score: nn.Linear, temperature: float) -> None:
 
     The label of a text of several windows may change where these disagree: their mean weighs the confident ones less.
     """
-    score.weight.div_(temperature)
-    if score.bias is not None:
-        score.bias.div_(temperature)
+    for parameter in score.parameters():
+        parameter.div_(temperature)
+
+
+def tune_threshold(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Return the threshold on label 1's probability with the best macro F1; among equals, the one nearest 0.5.
+
+    Tried are 0.5 and the middle between every two neighbouring probabilities (a middle does not depend on one text's
+    rounding), which together divide the texts in every possible way.
+
+    Args:
+        probabilities: float [N], of label 1.
+        labels: int [N], 0 or 1, both of which occur.
+    """
+    edges = np.unique(np.concatenate([[0.0], probabilities, [1.0]]))
+    low, high = edges[:-1], edges[1:]
+    candidates = np.where((low < 0.5) & (high >= 0.5), 0.5, (low + high) / 2)
+    # Of each label, the texts under each candidate, and those from it on.
+    under = [np.searchsorted(np.sort(probabilities[labels == label]), candidates) for label in (0, 1)]
+    over = [(labels == label).sum() - under[label] for label in (0, 1)]
+    f1 = [2 * right / (2 * right + under[1] + over[0]) for right in (under[0], over[1])]
+    macro_f1 = (f1[0] + f1[1]) / 2
+    best = candidates[np.isclose(macro_f1, macro_f1.max(), rtol=0, atol=1e-12)]
+    chosen = best[np.abs(best - 0.5).argmin()]
+    return float(np.clip(chosen, np.nextafter(0, 1), np.nextafter(1, 0)))  # the middle of two close ones is rounded
+
+
+def after_temperature(threshold: float, temperature: float) -> float:
+    """Return the threshold that predicts the same labels once the logits are divided by the temperature."""
+    return float(expit(logit(threshold) / temperature))

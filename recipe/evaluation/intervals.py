@@ -1,8 +1,9 @@
 """Uncertainty: Wilson's interval of an accuracy, McNemar's test of two classifiers, the calibration error."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from scipy.stats import binomtest
 
 SIGNIFICANCE = 0.05  # the usual level
@@ -17,16 +18,12 @@ def wilson_interval(right: int, total: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-@dataclass
-class PairedComparison:
-    """McNemar's test of a model against a baseline on the same texts.
+class PairedComparison(NamedTuple):
+    """McNemar's test of a model against a baseline on the same texts."""
 
-    `gains` are texts that only the model has right, `losses` those that only the baseline has right.
-    """
-
-    gains: int
-    losses: int
-    p_value: float
+    gains: int  # texts that only the model has right
+    losses: int  # texts that only the baseline has right
+    p_value: float  # two-sided; 1 where the two never differ
 
     @property
     def verdict(self) -> str:
@@ -40,41 +37,28 @@ def compare_paired(model_right: np.ndarray, baseline_right: np.ndarray) -> Paire
 
     Args:
         model_right, baseline_right: bool [N], which texts each has right.
-
-    Returns:
-        Counts and the two-sided p-value, which is 1 where the two never differ.
     """
     gains = int((model_right & ~baseline_right).sum())
     losses = int((~model_right & baseline_right).sum())
-    p_value = float(binomtest(gains, gains + losses, 0.5).pvalue) if gains + losses else 1.0
-    return PairedComparison(gains, losses, p_value)
+    return PairedComparison(gains, losses, float(binomtest(gains, gains + losses).pvalue) if gains + losses else 1.0)
 
 
-@dataclass
-class Reliability:
-    """Texts by the model's confidence: arrays with one entry for each bin that holds texts, by rising confidence."""
-
-    counts: np.ndarray  # int64
-    accuracy: np.ndarray  # float64, share of the bin's texts whose top label is right
-    confidence: np.ndarray  # float64, mean of their top probabilities
-
-    @property
-    def ece(self) -> float:
-        """The expected calibration error: the mean over texts of their bin's |accuracy - confidence| (Naeini et al., 2015)."""
-        return float(np.average(np.abs(self.accuracy - self.confidence), weights=self.counts))
-
-
-def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> Reliability:
+def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> pd.DataFrame:
     """Sort texts by top probability into bins of equal width, (0, 1/15], (1/15, 2/15] ... as Guo et al. (2017) do.
 
     Args:
         probabilities: float [N, num_labels].
         labels: int [N]. They are compared with the top label, whatever the decision threshold.
+
+    Returns:
+        A row for each bin that holds texts, by rising confidence: `texts` (how many), `accuracy` (share whose top label
+        is right) and `confidence` (mean of their top probabilities).
     """
-    confidences, right = probabilities.max(axis=-1), probabilities.argmax(axis=-1) == labels
-    indices = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidences)
-    counts = np.bincount(indices, minlength=bins)
-    filled = counts > 0
-    sums = (np.bincount(indices, weights=values, minlength=bins)[filled] for values in (right, confidences))
-    accuracy, confidence = (total / counts[filled] for total in sums)
-    return Reliability(counts[filled], accuracy, confidence)
+    texts = pd.DataFrame({"right": probabilities.argmax(axis=-1) == labels, "top": probabilities.max(axis=-1)})
+    bin_of = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], texts["top"])
+    return texts.groupby(bin_of).agg(texts=("right", "size"), accuracy=("right", "mean"), confidence=("top", "mean"))
+
+
+def calibration_error(curve: pd.DataFrame) -> float:
+    """Return ECE (Naeini et al., 2015) of reliability's bins: the mean over texts of |accuracy - confidence|."""
+    return float(np.average((curve["accuracy"] - curve["confidence"]).abs(), weights=curve["texts"]))

@@ -1,5 +1,7 @@
 """Metrics of a classifier, through the library `evaluate`, with a metric of our own: `evaluate.load` would need the hub."""
 
+from collections.abc import Sequence
+
 import datasets
 import evaluate
 import numpy as np
@@ -7,7 +9,7 @@ from scipy.special import log_softmax, softmax
 from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
 from transformers import EvalPrediction
 
-from recipe.evaluation.intervals import reliability, wilson_interval
+from recipe.evaluation.intervals import calibration_error, reliability, wilson_interval
 from recipe.inference.text_classifier import decide
 
 
@@ -18,35 +20,27 @@ class LabelMetrics(evaluate.Metric):
         features = datasets.Features(dict.fromkeys(("predictions", "references"), datasets.Value("int64")))
         return evaluate.MetricInfo(description=self.__doc__, citation="", features=features)
 
-    def _compute(
-        self, predictions: list[int], references: list[int], label_names: list[str] | None = None
-    ) -> dict[str, float]:
-        low, high = wilson_interval(int(accuracy_score(references, predictions, normalize=False)), len(references))
-        figures = {
-            "accuracy": float(accuracy_score(references, predictions)),
-            "macro_f1": float(f1_score(references, predictions, average="macro", zero_division=0)),
-            "accuracy_low": low,
-            "accuracy_high": high,
-        }
+    def _compute(self, predictions: list[int], references: list[int], label_names: Sequence[str]) -> dict[str, float]:
+        right, texts = int(accuracy_score(references, predictions, normalize=False)), len(references)
+        macro_f1 = float(f1_score(references, predictions, average="macro", zero_division=0))
+        figures = {"accuracy": right / texts, "macro_f1": macro_f1}
+        figures |= zip(("accuracy_low", "accuracy_high"), wilson_interval(right, texts), strict=True)
         if label_names:
             ids = range(len(label_names))
             scores = precision_recall_fscore_support(references, predictions, labels=ids, zero_division=0)
             for score, values in zip(("precision", "recall", "f1", "support"), scores, strict=True):
-                figures |= {f"{score}_{name}": values[i].item() for i, name in enumerate(label_names)}
+                figures |= {f"{score}_{name}": value.item() for name, value in zip(label_names, values, strict=True)}
         return figures
 
 
-def label_metrics(
-    predictions: np.ndarray, labels: np.ndarray, label_names: list[str] | None = None
-) -> dict[str, float]:
+def label_metrics(predictions: np.ndarray, labels: np.ndarray, label_names: Sequence[str] = ()) -> dict[str, float]:
     """Return the metrics of predicted label ids, int [N], against the true ones, int [N].
 
     Returns:
         accuracy, accuracy_low, accuracy_high and macro_f1 (over the labels that occur); with label_names also
         precision_X, recall_X, f1_X (0 where the label never occurs) and support_X (texts) of each label X.
     """
-    # In memory and as one process: Trainer has gathered already.
-    metric = LabelMetrics(keep_in_memory=True)
+    metric = LabelMetrics(keep_in_memory=True)  # and as one process: Trainer has gathered already
     return metric.compute(predictions=predictions, references=labels, label_names=label_names)
 
 
@@ -81,7 +75,7 @@ def classification_metrics(
     """
     probabilities = softmax(np.asarray(logits, dtype=np.float64), axis=-1)
     figures = label_metrics(decide(probabilities, threshold), labels, label_names)
-    figures |= {"loss": cross_entropy(logits, labels), "ece": reliability(probabilities, labels).ece}
+    figures |= {"loss": cross_entropy(logits, labels), "ece": calibration_error(reliability(probabilities, labels))}
     if threshold is not None:
         plain = label_metrics(decide(probabilities), labels)
         figures |= {f"{name}_at_0.5": plain[name] for name in ("accuracy", "macro_f1")}

@@ -9,10 +9,11 @@ from scipy.special import softmax
 
 from recipe.atomic import write_files
 from recipe.errors import RecipeError, shorten
-from recipe.evaluation.intervals import Reliability, reliability
+from recipe.evaluation.intervals import calibration_error, reliability
 from recipe.evaluation.report import TITLES, Measurement
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
 
 PLOT_FORMATS = (".png", ".svg", ".pdf")
@@ -73,26 +74,25 @@ def cut_middle(name: str) -> str:
 
 def draw_reliability(axes: "Axes", measured: Measurement) -> None:
     """Draw accuracy by confidence: on the diagonal, a model is right as often as it is confident."""
-    after, name = reliability(measured.probabilities, measured.labels), ""
+    after = reliability(measured.probabilities, measured.labels)
     axes.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle=":")
-    shares = after.counts / after.counts.sum()
-    axes.bar(after.confidence, shares, width=0.03, color=BLUE, alpha=0.2, label="share of texts")
+    shares = after["texts"] / after["texts"].sum()
+    axes.bar(after["confidence"], shares, width=0.03, color=BLUE, alpha=0.2, label="share of texts")
     if measured.temperature is not None:
         before = reliability(softmax(measured.uncalibrated_logits, axis=-1), measured.labels)
         draw_curve(axes, before, "before calibration, ", GREY)
-        name = "after, "
-    draw_curve(axes, after, name, BLUE)
+    draw_curve(axes, after, "" if measured.temperature is None else "after, ", BLUE)
     low = 1 / len(measured.label_names)  # no top probability is under it
     axes.set(xlim=(low - 0.03, 1.03), ylim=(-0.03, 1.03), xlabel="confidence (top probability)", ylabel="accuracy")
     axes.set_title("Reliability")
     axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3, columnspacing=1, frameon=False)
 
 
-def draw_curve(axes: "Axes", curve: Reliability, name: str, color: str) -> None:
+def draw_curve(axes: "Axes", curve: "pd.DataFrame", name: str, color: str) -> None:
     """Draw a dot for each bin, its area by the number of texts: a bin of few texts says little, however far off."""
-    label = f"{name}ECE {curve.ece:.3f}"
-    axes.plot(curve.confidence, curve.accuracy, "o-", color=color, markersize=2, linewidth=0.8, alpha=0.5, label=label)
-    axes.scatter(curve.confidence, curve.accuracy, s=250 * curve.counts / curve.counts.sum(), color=color)
+    label, confidence, accuracy = f"{name}ECE {calibration_error(curve):.3f}", curve["confidence"], curve["accuracy"]
+    axes.plot(confidence, accuracy, "o-", color=color, markersize=2, linewidth=0.8, alpha=0.5, label=label)
+    axes.scatter(confidence, accuracy, s=250 * curve["texts"] / curve["texts"].sum(), color=color)
 
 
 def draw_accuracies(axes: "Axes", measured: Measurement) -> None:
@@ -105,7 +105,6 @@ def draw_accuracies(axes: "Axes", measured: Measurement) -> None:
         axes.errorbar(accuracy, height, xerr=[[accuracy - low], [high - accuracy]], fmt="o", color=color, capsize=3)
         axes.annotate(f"{accuracy:.3f}", (accuracy, height), (0, 6), fontsize=8, **offset)
     axes.set_yticks(range(len(rows)), labels=[title.replace(" + ", " +\n") for title in rows], fontsize=8)
-    axes.set_ylim(-0.5, len(rows) - 0.3)
     axes.margins(x=0.12)
-    axes.set(title="Accuracy, 95 % intervals")
+    axes.set(title="Accuracy, 95 % intervals", ylim=(-0.5, len(rows) - 0.3))
     axes.grid(axis="x", alpha=0.3)

@@ -1,5 +1,6 @@
 """The report: a classifier measured on texts with labels, as figures, as results files, and as people read it."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from recipe.distributed import wait_for_everyone
 from recipe.errors import shorten
 from recipe.evaluation.intervals import PairedComparison, compare_paired
 from recipe.evaluation.metrics import classification_metrics, label_metrics
-from recipe.inference.text_classifier import TextClassifier, decide, text_logits
+from recipe.inference.text_classifier import TextClassifier, decide, is_unsure, text_logits
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -36,10 +37,10 @@ class Measurement:
     labels: np.ndarray  # int64 [N]
     logits: np.ndarray  # float [W, num_labels], the model's own, a row a window
     text_index: np.ndarray | None = None  # int [W], the text that each window is of; None: each row is a text
+    coverage: Coverage | None = None
     threshold: float | None = None  # of the decision between two labels
     temperature: float | None = None  # what the head was divided by, if it was calibrated
     abstain_below: float | None = None
-    coverage: Coverage | None = None
     baselines: dict[str, tuple[dict[str, float], PairedComparison]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -52,22 +53,17 @@ class Measurement:
         if self.temperature is not None:
             before = classification_metrics(self.uncalibrated_logits, self.labels, self.label_names)
             self.scores |= {f"{name}_uncalibrated": before[name] for name in ("ece", "loss")}
-        if self.abstain_below is not None:
-            self.scores |= self.answered_scores(self.abstain_below)
+        if self.abstain_below is not None:  # how many texts are answered, and how well (None where none is)
+            answered = ~is_unsure(self.probabilities, self.abstain_below)
+            scores = label_metrics(self.predictions[answered], self.labels[answered]) if answered.any() else {}
+            self.scores |= {"coverage": float(answered.mean()), "answered": int(answered.sum())}
+            self.scores |= {
+                f"answered_{name}": scores.get(name) for name in ("accuracy", "accuracy_low", "accuracy_high")
+            }
 
     @property
     def uncalibrated_logits(self) -> np.ndarray:
         return text_logits(self.logits.astype(np.float64) * (self.temperature or 1), self.text_index)
-
-    def answered_scores(self, abstain_below: float) -> dict[str, float | None]:
-        """Return how many texts are answered when the unsure ones are not, and how well (None where none is)."""
-        from recipe.evaluation.thresholds import is_unsure
-
-        answered = ~is_unsure(self.probabilities, abstain_below)
-        scores = label_metrics(self.predictions[answered], self.labels[answered]) if answered.any() else {}
-        names = ("accuracy", "accuracy_low", "accuracy_high")
-        coverage = {"coverage": float(answered.mean()), "answered": int(answered.sum())}
-        return {**coverage, **{f"answered_{name}": scores.get(name) for name in names}}
 
     def add_baselines(self, train: "Dataset", texts: list[str], class_weight: str = "none") -> None:
         """Fit the baselines to the training texts (`text`, `label` as ids), and measure them on the same N texts."""
@@ -81,32 +77,34 @@ class Measurement:
     def results(self, prefix: str) -> dict[str, float | None]:
         """Return every figure under a flat name with `prefix_` before it, for a results file."""
         flat = {**self.scores, "samples": len(self.labels), **(self.coverage.figures() if self.coverage else {})}
-        for name, (figures, comparison) in self.baselines.items():
+        for name, (figures, test) in self.baselines.items():
             flat |= {f"{name}_{figure}": value for figure, value in figures.items()}
-            flat |= {f"mcnemar_p_{name}": comparison.p_value}
-            flat |= {f"gains_over_{name}": comparison.gains, f"losses_to_{name}": comparison.losses}
+            flat |= {
+                f"mcnemar_p_{name}": test.p_value,
+                f"gains_over_{name}": test.gains,
+                f"losses_to_{name}": test.losses,
+            }
         settings = {"temperature": self.temperature, "decision_threshold": self.threshold}
-        settings = {name: value for name, value in settings.items() if value is not None}
-        return {**{f"{prefix}_{name}": value for name, value in flat.items()}, **settings}
+        set_ones = {name: value for name, value in settings.items() if value is not None}
+        return {f"{prefix}_{name}": value for name, value in flat.items()} | set_ones
 
     def report(self, prefix: str) -> dict[str, Any]:
         """Return `results`, the labels, and the confusion matrix: a row a true label, a column a predicted one."""
         matrix = {"label_names": self.label_names, f"{prefix}_confusion_matrix": self.confusion.tolist()}
-        return {**self.results(prefix), **matrix}
+        return self.results(prefix) | matrix
 
 
 def measure(
-    classifier: TextClassifier,
-    split: "Dataset",
-    progress: bool = False,
-    temperature: float | None = None,
-    abstain_below: float | None = None,
+    classifier: TextClassifier, split: "Dataset", progress: bool = False, **settings: float | None
 ) -> Measurement:
-    """Classify the split's `text` and compare with its `label` (ids); every process of a run calls this."""
-    texts, labels = split["text"][:], np.array(split["label"])
-    answers = (*classifier.window_logits(texts, progress), classifier.decision_threshold)
-    coverage = classifier.coverage(texts)
-    return Measurement(classifier.label_names, labels, *answers, temperature, abstain_below, coverage)
+    """Classify the split's `text` and compare with its `label` (ids); every process of a run calls this.
+
+    Args:
+        settings: `temperature` and `abstain_below`, as in Measurement.
+    """
+    answers = classifier.window_logits(split["text"][:], progress)
+    labels, threshold = np.array(split["label"]), classifier.decision_threshold
+    return Measurement(classifier.label_names, labels, *answers, threshold=threshold, **settings)
 
 
 def evaluate_saved(
@@ -133,7 +131,9 @@ def evaluate_saved(
     wait_for_everyone()  # until the main process has saved the model
     folder, is_main = Path(model_dir), PartialState().is_main_process
     classifier = TextClassifier.from_pretrained(folder, device)
-    validation, test = (measure(classifier, splits[name], progress, temperature) for name in ("validation", "test"))
+    validation, test = (
+        measure(classifier, splits[name], progress, temperature=temperature) for name in ("validation", "test")
+    )
     if baselines and is_main:
         test.add_baselines(splits["train"], splits["test"]["text"][:], class_weight)
     results = test.results("test")
@@ -151,21 +151,16 @@ def print_report(measured: Measurement) -> None:
     ids, names, scores = range(len(measured.label_names)), measured.label_names, measured.scores
     labels, predictions = measured.labels, measured.predictions
     print(classification_report(labels, predictions, labels=ids, target_names=names, digits=3, zero_division=0))
-    absent = sorted(set(ids) - set(labels) - set(predictions))
-    if absent:
+    if absent := sorted(set(ids) - set(labels) - set(predictions)):
         shown = ", ".join(repr(names[i]) for i in absent[:WIDE])
         print(f"No text has the label {shown} or was given it: macro F1 below counts the other labels.\n")
-    print_table(measured)
+    print_comparison(measured)
     if measured.temperature is not None:
-        print(
-            f"Temperature {measured.temperature:.4g}: calibration error {scores['ece_uncalibrated']:.4f} -> {scores['ece']:.4f},"
-            f" loss {scores['loss_uncalibrated']:.4f} -> {scores['loss']:.4f}"
-        )
+        error, loss = (f"{scores[f'{name}_uncalibrated']:.4f} -> {scores[name]:.4f}" for name in ("ece", "loss"))
+        print(f"Temperature {measured.temperature:.4g}: calibration error {error}, loss {loss}")
     if measured.threshold is not None:
-        print(
-            f"Threshold {measured.threshold:.4g} on the probability of {names[1]!r}: at 0.5,"
-            f" accuracy {scores['accuracy_at_0.5']:.4f} and macro F1 {scores['macro_f1_at_0.5']:.4f}"
-        )
+        at_half = f"accuracy {scores['accuracy_at_0.5']:.4f} and macro F1 {scores['macro_f1_at_0.5']:.4f}"
+        print(f"Threshold {measured.threshold:.4g} on the probability of {names[1]!r}: at 0.5, {at_half}")
     if measured.abstain_below is not None:
         answered = f"{scores['answered']} of {len(labels)} texts answered ({scores['coverage']:.1%})"
         if scores["answered"]:
@@ -175,50 +170,41 @@ def print_report(measured: Measurement) -> None:
     print(", ".join(f"test_{name} {scores[name]:.4f}" for name in ("accuracy", "macro_f1", "loss", "ece")))
 
 
-def print_table(measured: Measurement) -> None:
+def print_comparison(measured: Measurement) -> None:
     """Print the model and its baselines, the strongest first, and the verdict on that one."""
-    baselines = [name for name in reversed(TITLES) if name in measured.baselines]
-    width = max(len(TITLES[name]) for name in (*baselines, "majority"))
-    p_title = "McNemar's p" if baselines else ""
-    print(f"{'':<{width}}  accuracy  95 % interval   macro F1  {p_title}".rstrip())
-    rows = {"GPT-2": (measured.scores, None)} | {TITLES[name]: measured.baselines[name] for name in baselines}
-    for title, (figures, test) in rows.items():
-        p = p_value(test) if test else ""
-        interval = f"{figures['accuracy_low']:.3f} - {figures['accuracy_high']:.3f}"
-        print(f"{title:<{width}}  {figures['accuracy']:8.3f}  {interval}  {figures['macro_f1']:8.3f}  {p:>11}".rstrip())
-    if baselines:
-        title, test = TITLES[baselines[0]], measured.baselines[baselines[0]][1]
-        p = p_value(test) if test.p_value < 1e-4 else f"= {p_value(test)}"
-        print(
-            f"\nGPT-2 is right on {count(test.gains)} that {title} gets wrong,"
-            f" and wrong on {count(test.losses)} that it gets right (p {p}): {test.verdict}"
-        )
+    names = [name for name in reversed(TITLES) if name in measured.baselines]
+    titles, tests = ["GPT-2", *(TITLES[name] for name in names)], [measured.baselines[name][1] for name in names]
+    figures = pd.DataFrame([measured.scores, *(measured.baselines[name][0] for name in names)], index=titles)
+    figures = figures[["accuracy", "accuracy_low", "accuracy_high", "macro_f1"]].map("{:.3f}".format)
+    intervals = figures["accuracy_low"] + " - " + figures["accuracy_high"]
+    table = pd.DataFrame({"accuracy": figures["accuracy"], "95 % interval": intervals, "macro F1": figures["macro_f1"]})
+    if tests:
+        table["McNemar's p"] = ["", *(p_value(test).removeprefix("= ") for test in tests)]
+    print(table.to_string(col_space=[9, 14, 9, 12][: table.shape[1]]))
+    if tests:
+        gains, losses = (f"{texts} text{'' if texts == 1 else 's'}" for texts in (tests[0].gains, tests[0].losses))
+        verdict = f"wrong on {losses} that it gets right (p {p_value(tests[0])}): {tests[0].verdict}"
+        print(f"\nGPT-2 is right on {gains} that {titles[1]} gets wrong, and {verdict}")
     print()
 
 
 def p_value(comparison: PairedComparison) -> str:
-    return "< 0.0001" if comparison.p_value < 1e-4 else f"{comparison.p_value:.4f}"
-
-
-def count(texts: int) -> str:
-    return f"{texts} text" if texts == 1 else f"{texts} texts"
+    return "< 0.0001" if comparison.p_value < 1e-4 else f"= {comparison.p_value:.4f}"
 
 
 def print_confusion(measured: Measurement) -> None:
     """Print the confusion matrix; of many labels, the most frequent mistakes."""
-    names, matrix = measured.label_names, measured.confusion
+    names = measured.label_names
     if len(names) <= WIDE:
-        width = max(map(len, names))
-        print(f"\nConfusion matrix (rows: true labels; columns: predicted ones)\n{'':<{width}}", end="")
-        print("".join(f"{shorten(name, CELL):>{CELL + 2}}" for name in names))
-        for name, row in zip(names, matrix, strict=True):
-            print(f"{name:<{width}}" + "".join(f"{texts:>{CELL + 2}}" for texts in row))
+        print("\nConfusion matrix (rows: true labels; columns: predicted ones)")
+        columns = [shorten(name, CELL) for name in names]
+        print(pd.DataFrame(measured.confusion, names, columns).to_string(col_space=[CELL + 1] * len(names)))
         return
-    mistakes = matrix * (1 - np.eye(len(names), dtype=int))
-    worst = [divmod(int(i), len(names)) for i in np.argsort(mistakes, axis=None)[::-1][:WIDE] if mistakes.flat[i]]
-    print("\nMost frequent mistakes" if worst else "\nNo mistakes")
-    for true, predicted in worst:
-        print(f"{matrix[true, predicted]:>7}  {names[true]} taken for {names[predicted]}")
+    pairs = zip(measured.labels, measured.predictions, strict=True)
+    mistakes = Counter((true, predicted) for true, predicted in pairs if true != predicted).most_common(WIDE)
+    print("\nMost frequent mistakes" if mistakes else "\nNo mistakes")
+    for (true, predicted), texts in mistakes:
+        print(f"{texts:>7}  {names[true]} taken for {names[predicted]}")
 
 
 def print_examples(test: "Dataset", measured: Measurement) -> None:

@@ -44,9 +44,7 @@ def write_predictions(
         probabilities: float [N, num_labels], by label id; written to 8 decimals.
     """
     columns = ["text", "label", *(f"probability_{name}" for name in label_names)]
-    rows = [
-        [text, label, *row] for text, label, row in zip(texts, labels, probabilities.round(8).tolist(), strict=True)
-    ]
+    rows = list(zip(texts, labels, *probabilities.round(8).T.tolist(), strict=True))
     content = io.StringIO()
     if path is not None and path.suffix.lower() == ".csv":
         # All texts quoted: a lone carriage return in one would end its row for most readers.

@@ -102,26 +102,30 @@ class TextClassifier:
         They are the model's own, in float32's precision; only for a text of several windows the logarithm of the
         windows' mean probabilities.
         """
-        return text_logits(*self.window_logits(texts, progress))
+        return text_logits(*self.window_logits(texts, progress)[:2])
 
-    def window_logits(self, texts: Sequence[str], progress: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return the model's logits, float32 [W, num_labels], a row a window, and text_index, int [W], ascending.
+    def window_logits(
+        self, texts: Sequence[str], progress: bool = False
+    ) -> tuple[np.ndarray, np.ndarray | None, Coverage]:
+        """Return logits, text_index, and how many of the texts' tokens the model sees.
 
-        text_index says which text each window is of; without windows a row is a text, and it is None.
+        The logits are the model's own, float32 [W, num_labels], a row a window; text_index, int [W], ascending, says
+        which text each window is of. Without windows a row is a text, and text_index is None.
         """
         state = PartialState()
         with state.split_between_processes(list(texts)) as share:
-            input_ids, text_index = self.encode(share)[0], None
+            (input_ids, uncut_lengths), text_index = self.encode(share), None
             if self.windows is not None:
                 cut = [self.windows.cut(ids) for ids in input_ids]
                 text_index = np.repeat(np.arange(len(cut)), [len(windows) for windows in cut])
                 input_ids = [window for windows in cut for window in windows]
             logits = self._classify(input_ids, progress and state.is_main_process)
-        parts = gather_in_order([(logits, text_index, len(share))])
+        parts = gather_in_order([(logits, text_index, uncut_lengths)])
+        coverage = Coverage.of([length for *_, lengths in parts for length in lengths], self.max_length)
         if text_index is not None:
-            starts = np.cumsum([0] + [texts for *_, texts in parts])
+            starts = np.cumsum([0] + [len(lengths) for *_, lengths in parts])
             text_index = np.concatenate([index + start for (_, index, _), start in zip(parts, starts, strict=False)])
-        return np.concatenate([logits for logits, *_ in parts]), text_index
+        return np.concatenate([logits for logits, *_ in parts]), text_index, coverage
 
     @torch.inference_mode()
     def _classify(self, input_ids: list[list[int]], progress: bool) -> np.ndarray:
@@ -141,10 +145,6 @@ class TextClassifier:
         parts = (texts[start : start + ENCODE_TEXTS] for start in range(0, len(texts), ENCODE_TEXTS))
         batches = [encode_texts(self.tokenizer, part, self.max_length) for part in parts]
         return [ids for batch, _ in batches for ids in batch], [length for _, batch in batches for length in batch]
-
-    def coverage(self, texts: Sequence[str]) -> Coverage:
-        """Count the tokens of the texts, and how many of them the model sees."""
-        return Coverage.of(self.encode(texts)[1], self.max_length)
 
 
 def check_two_labels(threshold: str | float, label_names: Sequence[str]) -> None:
@@ -174,3 +174,8 @@ def decide(probabilities: np.ndarray, threshold: float | None = None) -> np.ndar
     if threshold is None:
         return probabilities.argmax(axis=-1)
     return (probabilities[:, 1] >= threshold).astype(np.int64)
+
+
+def is_unsure(probabilities: np.ndarray, abstain_below: float) -> np.ndarray:
+    """Return bool [N]: whether the top probability, of float [N, num_labels], is under the bound."""
+    return probabilities.max(axis=-1) < abstain_below

@@ -131,7 +131,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self.lock = self.lock or lock(self.path)
             refuse_links(self.path)
-            for path in self.path.glob(f"{TEMPORARY_PREFIX}*") if ours else ():
+            for path in self.path.glob(f"{TEMPORARY_PREFIX}*"):
                 shutil.rmtree(path)
             for path in list_checkpoints(self.path):
                 stale = self.checkpoint is None and (ours or (path / "trainer_state.json").is_file())

@@ -9,7 +9,7 @@ from sklearn.frozen import FrozenEstimator
 
 from recipe.data.windows import average_windows
 from recipe.evaluation.calibration import fit_temperature, fold_temperature
-from recipe.evaluation.intervals import reliability
+from recipe.evaluation.intervals import calibration_error, reliability
 from recipe.evaluation.metrics import cross_entropy
 
 
@@ -61,7 +61,7 @@ def test_overconfidence_is_corrected():
     logits, labels = honest_logits()
     confident, cooled = logits * 3, logits * 3 / fit_temperature(logits * 3, labels)[0]
     softmax = [np.exp(x) / np.exp(x).sum(axis=1, keepdims=True) for x in (confident, cooled)]
-    before, after = (reliability(p, labels).ece for p in softmax)
+    before, after = (calibration_error(reliability(p, labels)) for p in softmax)
     assert before > 0.1
     assert after < 0.03
     assert cross_entropy(cooled, labels) < cross_entropy(confident, labels)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.calibration import calibration_curve
 
-from recipe.evaluation.intervals import compare_paired, reliability, wilson_interval
+from recipe.evaluation.intervals import calibration_error, compare_paired, reliability, wilson_interval
 
 
 @pytest.mark.parametrize(("right", "total"), [(0, 1), (1, 1), (0, 40), (40, 40), (291, 300), (7, 13)])
@@ -51,16 +51,16 @@ def test_the_bins_are_scikit_learns():
     accuracy, confidence = calibration_curve(hit, probabilities.max(axis=1), n_bins=15)
     np.testing.assert_allclose(curve.accuracy, accuracy)
     np.testing.assert_allclose(curve.confidence, confidence)
-    assert curve.counts.sum() == 2000
+    assert curve["texts"].sum() == 2000
 
 
 def test_the_calibration_error_by_hand():
     """Two texts in the bin of 0.9, one right; one in that of 0.6, right: 2/3 |0.5 - 0.9| + 1/3 |1 - 0.6|."""
     probabilities = np.array([[0.9, 0.1], [0.1, 0.9], [0.4, 0.6]])
     labels = np.array([0, 0, 1])
-    assert reliability(probabilities, labels).ece == pytest.approx(0.4)
+    assert calibration_error(reliability(probabilities, labels)) == pytest.approx(0.4)
 
 
 @pytest.mark.parametrize(("labels", "error"), [([0], 0.0), ([1], 1.0)])
 def test_one_text_and_certainty(labels, error):
-    assert reliability(np.array([[1.0, 0.0]]), np.array(labels)).ece == error
+    assert calibration_error(reliability(np.array([[1.0, 0.0]]), np.array(labels))) == error

@@ -3,12 +3,8 @@ import pytest
 from sklearn.metrics import f1_score
 
 from recipe.errors import RecipeError, parse_probability
-from recipe.evaluation.thresholds import (
-    after_temperature,
-    is_unsure,
-    tune_threshold,
-)
-from recipe.inference.text_classifier import check_two_labels, decide
+from recipe.evaluation.calibration import after_temperature, tune_threshold
+from recipe.inference.text_classifier import check_two_labels, decide, is_unsure
 
 
 def macro_f1(labels, probabilities, threshold):

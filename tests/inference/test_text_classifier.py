@@ -44,7 +44,7 @@ def test_pipeline_agrees_on_300_messages():
 def test_coverage_counts_the_tokens_that_are_read():
     classifier = TextClassifier.from_pretrained(three_label_run())
     tokens = [len(classifier.tokenizer(text)["input_ids"]) for text in ("a few words", "word " * 2000)]
-    coverage = classifier.coverage(["a few words", "word " * 2000])
+    coverage = classifier.window_logits(["a few words", "word " * 2000])[2]
     assert (coverage.tokens, coverage.tokens_seen, coverage.texts_cut) == (sum(tokens), tokens[0] + 512, 1)
 
 
@@ -86,7 +86,7 @@ def test_windows_are_averaged_in_the_order_of_the_texts():
     texts = ["word " * 40, "a few words", "", "other words " * 20]
     remember_windows(model.config, Windows(12, 4))
     classifier = TextClassifier(model, tokenizer, "cpu")
-    logits, text_index = classifier.window_logits(texts)
+    logits, text_index, _ = classifier.window_logits(texts)
     expected = []
     for ids in classifier.encode(texts)[0]:
         rows = [ids[start : start + 12] for start in range(0, max(1, len(ids) - 4), 8)]

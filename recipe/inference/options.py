@@ -1,0 +1,30 @@
+"""Options that predict.py and evaluate_model.py share; imports nothing slow: --help and mistakes end at once."""
+
+import argparse
+
+from recipe.errors import OneLineParser, parse_probability
+
+
+def add_shared_options(parser: OneLineParser) -> None:
+    """Add the options that say which model, how its files are read, how it decides, and on which device."""
+    add = parser.add_argument
+    add("--model_dir", required=True, help="A folder that a run saved, or any GPT2ForSequenceClassification.")
+    add("--text_column", help="Column of the texts; found by its name if not given.")
+    add("--text_pair_column", help="Column of the second texts; the one the model was trained with.")
+    add("--column_names", nargs="+", help="Names of the columns, where a file has no header row.")
+    add("--delimiter", help="Between the columns of a file.")
+    add("--csv_quoting", choices=("auto", "minimal", "none"), default="auto", help="As in training.")
+    add("--decision_threshold", help="Of two labels, give the second from this probability on; else as the model says.")
+    add("--abstain_below", help="Give no label where the likeliest one's probability is under this.")
+    add("--device", help="cpu, cuda, cuda:1 ...; the GPU if there is one.")
+    add("--overwrite_output_file", action="store_true", help="Allow an output file that exists.")
+
+
+def parse_options(parser: OneLineParser) -> argparse.Namespace:
+    """Parse the command line, with the threshold and the bound as numbers."""
+    args = parser.parse_args()
+    if args.decision_threshold is not None:
+        args.decision_threshold = parse_probability("decision_threshold", args.decision_threshold)
+    if args.abstain_below is not None:
+        args.abstain_below = parse_probability("abstain_below", args.abstain_below, one_allowed=True)
+    return args
