@@ -1,5 +1,6 @@
 """Every option of a run, in three dataclasses: the model, the data and the training."""
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -52,6 +53,7 @@ class ModelArguments:
 
     def __post_init__(self) -> None:
         check_fields(self, "dropout", lambda share: 0 <= share < 1, "a share from 0 up to, but not, 1")
+        check_fields(self, "feature_cache_max_gb", lambda size: 0 < size < math.inf, "a number above 0")
 
 
 @dataclass
@@ -156,13 +158,20 @@ class RecipeTrainingArguments(TrainingArguments):
         counts = "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps"
         check_fields(self, counts, lambda count: count >= 1, "a whole number from 1 up")
         if self.max_steps <= 0:
-            check_fields(self, "num_train_epochs", lambda epochs: epochs > 0, "a number above 0")
+            check_fields(self, "num_train_epochs", lambda epochs: 0 < epochs < math.inf, "a number above 0")
+        check_fields(
+            self, "early_stopping_patience", lambda count: count >= 1, "a whole number from 1 up, or leave it out"
+        )
+        check_fields(self, "dataloader_num_workers", lambda count: count >= 0, "a whole number from 0 up")
+        numbers = "learning_rate weight_decay adam_epsilon max_grad_norm"
+        check_fields(self, numbers, lambda number: 0 <= number < math.inf, "a number from 0 up")
+        shares = "adam_beta1 adam_beta2 label_smoothing_factor"
+        check_fields(self, shares, lambda share: 0 <= share < 1, "a number from 0 up to, but not, 1")
+        check_fields(self, "seed data_seed", lambda seed: 0 <= seed < 2**32, "a whole number from 0 up")
         if self.early_stopping_patience is not None and not self.load_best_model_at_end:
             raise RecipeError(
                 "early_stopping_patience needs load_best_model_at_end: leave it true, or drop the patience"
             )
-        if self.learning_rate < 0 or not 0 <= self.seed < 2**32:
-            raise RecipeError(f"learning_rate is {self.learning_rate}, seed {self.seed}: take no negative numbers")
         metric = (self.metric_for_best_model or "loss").removeprefix("eval_")
         if metric not in METRICS:
             raise RecipeError(f"metric_for_best_model is {metric!r}: take one of {', '.join(METRICS)}")
@@ -174,5 +183,7 @@ class RecipeTrainingArguments(TrainingArguments):
         launched_for_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
         self.use_cpu = self.use_cpu or launched_for_cpu or not torch.accelerator.is_available()
         check_launch(self.use_cpu)
+        if self.fp16 and self.use_cpu:
+            raise RecipeError("fp16 needs a GPU, and none is used: take --bf16 true, or leave it out")
         self.dataloader_pin_memory = self.dataloader_pin_memory and not self.use_cpu
         super().__post_init__()

@@ -50,7 +50,7 @@ def parse_arguments(argv: list[str]) -> Arguments:
         arguments = parser.parse_dict(vars(namespace))
     except RecipeError:
         raise
-    except (ValueError, TypeError, ImportError, OSError) as error:  # TrainingArguments checks its fields itself
+    except Exception as error:  # TrainingArguments checks its fields itself, and raises whatever it meets
         raise RecipeError(f"arguments: {' '.join(str(error).split())}") from error
     if arguments[1].class_weight != "none" and arguments[2].label_smoothing_factor:
         raise RecipeError("class_weight and label_smoothing_factor exclude each other: drop one of them")
@@ -91,7 +91,7 @@ def read_yaml_mapping(path: str) -> dict[str, Any]:
         fields = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read ({error.strerror}): check the path") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}" if mark else one_line(error)
         raise RecipeError(f"{path}: is not YAML ({where}): write one `field: value` a line") from error

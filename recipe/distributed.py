@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list, gather_object, reduce
 from torch import nn
 
-from recipe.errors import RecipeError
+from recipe.errors import RecipeError, printable
 
 MPI_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # what MPI's own launchers set
 
@@ -106,7 +106,7 @@ def setup_logging(is_main_process: bool) -> None:
         datasets.disable_progress_bars()
         transformers_logging.disable_progress_bar()
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.format = lambda record: printable(record.getMessage())
     package = logging.getLogger("recipe")
     package.handlers, package.propagate = [handler], False
     package.setLevel(logging.INFO if is_main_process else logging.ERROR)

@@ -61,9 +61,17 @@ def explain(errors: type[Exception] | tuple[type[Exception], ...], problem: str,
         raise RecipeError(f"{problem} ({reason}): {fix}") from error
 
 
+def printable(text: str) -> str:
+    """Return a text without what would act on a terminal: controls, escapes, marks that turn the reading direction.
+
+    Line breaks and tabs stay.
+    """
+    return "".join(mark if mark.isprintable() or mark in "\n\t" else "\N{REPLACEMENT CHARACTER}" for mark in text)
+
+
 def shorten(text: str, width: int = 70) -> str:
     """Return a text on one line of a report."""
-    line = " ".join(text.split())
+    line = printable(" ".join(text.split()))
     return line if len(line) <= width else line[: width - 3] + "..."
 
 
@@ -77,7 +85,9 @@ def run_script(main: Callable[[], None]) -> None:
     except RecipeError as error:
         from tqdm import tqdm
 
-        tqdm.write(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # on a line of its own, beside a bar
+        tqdm.write(
+            f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr
+        )  # on a line of its own, beside a bar
         sys.exit(2)
     except BrokenPipeError:  # `... | head`: the reader has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -7,7 +7,7 @@ python scripts/inspect_model.py --model_name_or_path openai-community/gpt2 --num
 import argparse
 from typing import TYPE_CHECKING
 
-from recipe.errors import OneLineParser, RecipeError, run_script
+from recipe.errors import OneLineParser, RecipeError, run_script, shorten
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -79,7 +79,7 @@ def print_tokens(
         "last": {len(ids) - 1: "  <- taken: the last token, the only one that attends to all others"},
         "first": {0: "  <- taken: the first token"},
     }.get(model.pooling, {})
-    names = label_names or [model.config.id2label[i] for i in range(model.num_labels)]
+    names = [shorten(name) for name in label_names or model.config.id2label.values()]
     print(f"  {'token':<16}" + "".join(f"{name:>12.12}" for name in names))
     for i, (token_id, row) in enumerate(zip(ids, logits[0], strict=True)):
         mark = marks.get(i, "")

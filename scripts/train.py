@@ -96,6 +96,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         feature_cache_max_gb=model_args.feature_cache_max_gb,
         trunk_dtype=model_args.trunk_dtype,
     )
+    trainer.check_optimizer()
     run.start(splits)
     trained = trainer.train(resume_from_checkpoint=run.checkpoint)
 

@@ -56,7 +56,7 @@ def test_yaml_sets_and_the_command_line_overrides(tmp_path):
         ("num_train_epochs: 0\n", "num_train_epochs is 0"),
         ("per_device_train_batch_size: 0\n", "per_device_train_batch_size is 0"),
         ("metric_for_best_model: f2\n", "metric_for_best_model is 'f2': take one of loss, accuracy, macro_f1"),
-        ("seed: -1\n", "take no negative numbers"),
+        ("seed: -1\n", "seed is -1: take a whole number from 0 up"),
         ("dropout: 2\n", "dropout is 2.0"),
         ("push_to_hub: true\n", "push_to_hub is not supported"),
     ],

@@ -134,21 +134,24 @@ def evaluate_saved(
     validation, test = (
         measure(classifier, splits[name], progress, temperature=temperature) for name in ("validation", "test")
     )
-    if baselines and is_main:
-        test.add_baselines(splits["train"], splits["test"]["text"][:], class_weight)
-    results = test.results("test")
     if is_main:
         write_json(folder / "eval_results.json", validation.results("eval"))
-        write_json(folder / "test_results.json", results)
+        write_json(
+            folder / "test_results.json", test.results("test")
+        )  # baselines may take long: nothing is lost in them
+        if baselines:
+            test.add_baselines(splits["train"], splits["test"]["text"][:], class_weight)
+            write_json(folder / "test_results.json", test.results("test"))
         print(f"\nTest set, {len(test.labels)} texts, measured on the saved model:")
         print_report(test)
         print_examples(splits["test"], test)
-    return results
+    return test.results("test")
 
 
 def print_report(measured: Measurement) -> None:
     """Print the scores of each label, the model beside its baselines, and the effect of calibration and threshold."""
-    ids, names, scores = range(len(measured.label_names)), measured.label_names, measured.scores
+    names, scores = [*map(shorten, measured.label_names)], measured.scores
+    ids = range(len(names))
     labels, predictions = measured.labels, measured.predictions
     print(classification_report(labels, predictions, labels=ids, target_names=names, digits=3, zero_division=0))
     if absent := sorted(set(ids) - set(labels) - set(predictions)):
@@ -194,7 +197,7 @@ def p_value(comparison: PairedComparison) -> str:
 
 def print_confusion(measured: Measurement) -> None:
     """Print the confusion matrix; of many labels, the most frequent mistakes."""
-    names = measured.label_names
+    names = [*map(shorten, measured.label_names)]
     if len(names) <= WIDE:
         print("\nConfusion matrix (rows: true labels; columns: predicted ones)")
         columns = [shorten(name, CELL) for name in names]
@@ -209,7 +212,7 @@ def print_confusion(measured: Measurement) -> None:
 
 def print_examples(test: "Dataset", measured: Measurement) -> None:
     """Print a few texts, as many of each label as fit, with mistakes marked."""
-    names = measured.label_names
+    names = [*map(shorten, measured.label_names)]
     print("\nSome of its texts:")
     rows = pd.DataFrame({"text": test["text"][:], "label": measured.labels, "prediction": measured.predictions})
     shown = rows.groupby("label").head(max(1, EXAMPLES // len(names))).head(EXAMPLES)

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from recipe.distributed import any_process, check_sharding
-from recipe.errors import RecipeError, one_line
+from recipe.errors import RecipeError, explain
 from recipe.model.classifier import GPT2LastTokenClassifier
 from recipe.training.cache_policy import CachePolicy, count_reads, keep_freed_memory
 from recipe.training.feature_cache import FeatureCollator, TrunkFeatures, has_token_ids, trunk_key, trunk_versions
@@ -49,10 +49,9 @@ class CachingTrainer(Trainer):
         if args is not None and args.n_gpu > 1:  # DataParallel's replicas have no parameters to tell what is frozen
             logger.warning("one of %d GPUs is used: to use all, start with `accelerate launch`", args.n_gpu)
             args._n_gpu = 1
-        try:
+        # A field asks for a package that is not installed, or for a combination that Trainer refuses.
+        with explain((ImportError, RuntimeError, ValueError), "training cannot start", "change that argument"):
             super().__init__(model, args, *positional, **keywords)
-        except (ImportError, RuntimeError) as error:  # a field asks for a package that is not installed
-            raise RecipeError(f"training cannot start: {one_line(error)}") from error
         self.cache_policy.check(self.classifier)
         check_sharding(self.accelerator.state, self.model)
 

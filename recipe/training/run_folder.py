@@ -20,7 +20,7 @@ from recipe.atomic import TEMPORARY_PREFIX, write_json, write_text
 from recipe.data.dataset import load_saved_splits, same_texts, save_splits
 from recipe.data.texts import RUN_CONFIG_FILE
 from recipe.distributed import check_world_size, on_main_process, wait_for_everyone
-from recipe.errors import RecipeError, one_line
+from recipe.errors import RecipeError, explain, one_line
 from recipe.training.checkpoints import last_complete_checkpoint, list_checkpoints, set_newer_aside, why_incomplete
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class RunFolder:
 
     def finish(self) -> None:
         """Mark the run as finished: called after everything else."""
-        on_main_process(self._write_state, True)
+        on_main_process(self._finish)
 
     def _find_checkpoint(self) -> str | None:
         folder, named = self.path, self.args.resume_from_checkpoint
@@ -151,6 +151,11 @@ class RunFolder:
         save_splits(splits, self.path)
         shutil.rmtree(self.path / UNFINISHED, ignore_errors=True)
 
+    def _finish(self) -> None:
+        self._write_state(True)
+        (self.path / LOCK_FILE).unlink(missing_ok=True)
+        self.lock.release()
+
     def _write_state(self, finished: bool) -> None:
         processes = self.args.world_size
         write_json(self.path / STATE_FILE, {"finished": finished, "processes": processes, "config": self.config})
@@ -158,10 +163,10 @@ class RunFolder:
 
 def check_writable(folder: Path) -> None:
     """Raise RecipeError for a path that cannot become a folder to write to."""
-    try:
+    if "\0" in str(folder) or (folder.is_symlink() and not folder.exists()):
+        raise RecipeError(f"output_dir {str(folder)!r} is no path, or a link that leads nowhere: give another folder")
+    with explain((OSError, ValueError), f"output_dir {folder} cannot be used", "give another folder"):
         existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    except (OSError, ValueError) as error:
-        raise RecipeError(f"output_dir {folder} cannot be used ({one_line(error)}): give another folder") from error
     if not existing.is_dir():
         raise RecipeError(f"output_dir {folder}: {existing} is a file: give a folder")
     if not os.access(existing, os.W_OK | os.X_OK):
@@ -201,11 +206,14 @@ def read_state(folder: Path) -> dict[str, Any] | None:
     path = folder / STATE_FILE
     if not path.is_file():
         return None
-    try:
+    errors = (ValueError, TypeError, KeyError)
+    with explain(errors, f"{path} cannot be read", "pass --overwrite_output_dir to start from scratch"):
         state = json.loads(path.read_text(encoding="utf-8"))
-        return {name: state[name] for name in ("finished", "processes", "config")}
-    except (ValueError, TypeError, KeyError) as error:
-        raise RecipeError(f"{path} cannot be read: pass --overwrite_output_dir to start from scratch") from error
+        return {
+            "finished": bool(state["finished"]),
+            "processes": int(state["processes"]),
+            "config": {**state["config"]},
+        }
 
 
 def differences(state: dict[str, Any], config: dict[str, Any], processes: int) -> str:

@@ -16,7 +16,7 @@ from transformers.trainer_utils import TrainOutput, has_length, rotate_checkpoin
 
 from recipe.data.tokenization import PaddingCollator
 from recipe.distributed import any_process, wait_for_everyone
-from recipe.errors import RecipeError
+from recipe.errors import RecipeError, explain
 from recipe.model.classifier import GPT2LastTokenClassifier
 from recipe.model.export import save_classifier
 from recipe.training.caching_trainer import CachingTrainer
@@ -127,6 +127,14 @@ class RecipeTrainer(CachingTrainer):
             output = super().train(*args, **keywords)
         self._check_weights()
         return output
+
+    def check_optimizer(self) -> None:
+        """Make the optimizer and its schedule once, for nothing: what cannot be made is refused before a run starts."""
+        fix = "correct optim, optim_args, lr_scheduler_type or lr_scheduler_kwargs"
+        with explain(Exception, "the optimizer or its schedule cannot be made", fix):
+            self.create_optimizer()
+            self.create_scheduler(num_training_steps=max(self.args.max_steps, 1))
+        self.optimizer = self.lr_scheduler = None
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **keywords: Any) -> torch.Tensor:
         """Take Trainer's step, and stop the run before the optimizer's at a loss that is not finite in any process."""

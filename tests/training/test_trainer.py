@@ -643,7 +643,7 @@ def test_resuming_by_true_takes_the_last_complete_checkpoint(tmp_path):
 
 
 def test_missing_package_is_one_line(tmp_path):
-    with pytest.raises(RecipeError, match=r"training cannot start: .*wandb"):
+    with pytest.raises(RecipeError, match=r"training cannot start \(.*wandb"):
         RecipeTrainer(frozen_model(), arguments(tmp_path, report_to="wandb", eval_strategy="no"))
 
 

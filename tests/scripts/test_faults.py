@@ -1,0 +1,117 @@
+"""Faults of the user and of the machine end in one line and exit code 2, and leave what was there as it was."""
+
+import json
+import shutil
+
+import pytest
+from conftest import FAST, NANO, fields_of, make_texts, run_training, tiny_folder
+
+TRAIN = ["python", "scripts/train.py"]
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".lock"}
+
+
+def assert_refused(result, message):
+    """One line, after what the log has said by then."""
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert message in last
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "data.csv"
+    make_texts(120, ["sport", "medicine", "technology"]).to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    run_training(data, folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ("--optim lomo", "the optimizer or its schedule cannot be made"),
+        ("--optim adamw_bnb_8bit", "the optimizer or its schedule cannot be made"),
+        ("--optim adafactor --optim_args nonsense", "the optimizer or its schedule cannot be made"),
+        ('--lr_scheduler_type polynomial --lr_scheduler_kwargs {"powr":2}', "the optimizer or its schedule"),
+        ("--torch_compile_backend sorcery", "SORCERY"),
+        ("--learning_rate nan", "learning_rate is nan"),
+        ("--learning_rate=-1e-3", "learning_rate is -0.001"),
+        ("--weight_decay inf", "weight_decay is inf"),
+        ("--num_train_epochs inf", "num_train_epochs is inf"),
+        ("--num_train_epochs nan", "num_train_epochs is nan"),
+        ("--adam_beta1 5", "adam_beta1 is 5.0"),
+        ("--label_smoothing_factor 5", "label_smoothing_factor is 5.0"),
+        ("--early_stopping_patience 0", "early_stopping_patience is 0"),
+        ("--dataloader_num_workers=-1", "dataloader_num_workers is -1"),
+        ("--feature_cache_max_gb nan", "feature_cache_max_gb is nan"),
+        ("--fp16 true", "fp16 needs a GPU"),
+        ("--seed=-1", "seed is -1"),
+        ("--report_to nothing_known", "nothing_known"),
+        ("--lr_scheduler_type wavy", "wavy"),
+        ("--warmup_steps=-3", "warmup_steps"),
+        ("--max_grad_norm nan", "max_grad_norm is nan"),
+        ("--trainable transformer.h.99.*", "matches no parameter"),
+        ("--eval_steps 0 --eval_strategy steps", "eval"),
+        ("--save_steps 0 --save_strategy steps", "save"),
+        ("--logging_steps 0", "logging"),
+        ("--metric_for_best_model bleu", "metric_for_best_model is 'bleu'"),
+        ("--max_length 0", "max_length is 0"),
+        ("--max_length 100000", "positions"),
+    ],
+)
+def test_a_bad_field_leaves_a_finished_run_as_it_was(fields, message, data, finished, run_here):
+    before = contents(finished)
+    command = [*TRAIN, *fields_of(tiny_folder(), data, finished), *FAST, "--overwrite_output_dir"]
+    assert_refused(run_here([*command, *fields.split()]), message)
+    assert contents(finished) == before
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "{}", '{"finished": 1, "processes": "x", "config": []}', "null", "{", "\x00"]
+)
+def test_a_run_state_of_another_shape_is_refused(content, data, tmp_path, run_here):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run_state.json").write_text(content)
+    result = run_here([*TRAIN, *fields_of(tiny_folder(), data, tmp_path / "run"), *FAST])
+    assert_refused(result, "run_state.json cannot be read")
+
+
+def test_links_in_output_dir_are_not_written_through(data, finished, tmp_path, run_here):
+    folder, precious = tmp_path / "run", tmp_path / "precious.json"
+    shutil.copytree(finished, folder)
+    precious.write_text("mine")
+    (folder / "train_results.json").unlink()
+    (folder / "train_results.json").symlink_to(precious)
+    command = [*TRAIN, *fields_of(tiny_folder(), data, folder), *FAST, "--overwrite_output_dir"]
+    assert_refused(run_here(command), "train_results.json is a symbolic link")
+    assert precious.read_text() == "mine"
+
+
+@pytest.mark.parametrize("kind", ["loop", "dangling", "file", "proc", "nul"])
+def test_an_output_dir_that_cannot_be_one(kind, data, tmp_path, run_here):
+    path = tmp_path / "out"
+    if kind in ("loop", "dangling"):
+        path.symlink_to(tmp_path / ("out" if kind == "loop" else "nowhere"))
+    elif kind == "file":
+        path.write_text("mine")
+    path = {"proc": "/proc/1/x", "nul": "a\0b"}.get(kind, path)
+    result = run_here([*TRAIN, *fields_of(tiny_folder(), data, path), *FAST])
+    assert_refused(result, "output_dir")
+
+
+def test_a_model_of_nan_is_refused(tmp_path, run_here):
+    shutil.copytree(NANO, tmp_path / "nano")
+    config = json.loads((tmp_path / "nano" / "config.json").read_text())
+    (tmp_path / "nano" / "config.json").write_text(json.dumps({**config, "n_head": 0}))
+    result = run_here(["python", "scripts/inspect_model.py", "--model_name_or_path", tmp_path / "nano", "--text", "x"])
+    assert_refused(result, "n_head is 0")
