@@ -75,6 +75,7 @@ class DataArguments:
     csv_quoting: Literal["auto", "minimal", "none"] = option(
         "auto", 'Whether "..." quotes a cell: minimal (as in pandas), none, or auto (none where tabs separate cells).'
     )
+    max_row_mb: float = option(16.0, "Largest row of a file, in MB: larger ones are refused.")
     max_length: int | None = option(
         None, "Longest text in tokens, the rest is cut; by default the model's positions, with window none."
     )
@@ -114,6 +115,7 @@ class DataArguments:
             raise RecipeError("no data: give --train_file FILE or --dataset_name NAME")
         fractions = "validation_fraction test_fraction"
         check_fields(self, fractions, lambda share: 0 < share < 1, "a share between 0 and 1, such as 0.1")
+        check_fields(self, "max_row_mb", lambda size: 0 < size <= 1000, "a number above 0, up to 1000")
         check_fields(self, "split_seed", lambda seed: 0 <= seed < 2**32, "a whole number from 0 up")
         limits = "max_length max_train_samples max_eval_samples max_predict_samples"
         check_fields(self, limits, lambda count: count >= 1, "a whole number from 1 up, or leave it out")

@@ -3,9 +3,10 @@
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 TEMPORARY_PREFIX = ".recipe-saving-"
 
@@ -19,6 +20,20 @@ def write_files(folder: str | os.PathLike, write: Callable[[Path], None]) -> Non
         for path in sorted(Path(temporary).iterdir()):
             path.chmod(0o644)
             os.replace(path, folder / path.name)
+
+
+@contextmanager
+def open_text(path: Path) -> Iterator[TextIO]:
+    """Open a text file in UTF-8 for writing, line ends as they are; it is in its place once the block ends, or not at all.
+
+    What a symbolic link leads to is replaced, and not the link.
+    """
+    path = Path(os.path.realpath(path))
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=TEMPORARY_PREFIX) as temporary:
+        written = Path(temporary) / "content"
+        with written.open("w", encoding="utf-8", newline="") as file:
+            yield file
+        os.replace(written, path)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -90,7 +90,7 @@ def load_split(args: argparse.Namespace, label_names: list[str], name: str) -> "
         RecipeError: no such file or split, or labels that the model does not know.
     """
     from recipe.data.dataset import load_saved_splits, load_texts_for_model
-    from recipe.data.tables import FileFormat
+    from recipe.data.files import FileFormat
 
     field = f"{name}_file"
     if (files := getattr(args, field)) is not None:

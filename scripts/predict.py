@@ -4,15 +4,18 @@
     python scripts/predict.py --model_dir runs/quickstart --input_file messages.csv --output_file labels.csv
 
 Input is CSV, TSV, JSON lines (each also .gz), Parquet or a saved Dataset (see --text_column); output is CSV or JSON lines
-by its ending: the text, its label and a probability for every label, one row for each row that came in, in the same
-order. Under `accelerate launch` the processes divide the texts, and one of them writes.
+by its ending: the text, its label, a probability for every label, and the input's other columns, one row for each row
+that came in, in the same order. A file of any length takes little memory; its output appears once it is complete. Under `accelerate launch` the processes divide the texts, and one of them writes.
 
 Unsure predictions can be left out; their labels stay empty (null in JSON lines), for people to fill in:
     python scripts/predict.py --model_dir runs/quickstart --input_file messages.csv --output_file sure.csv --abstain_below 0.9
 """
 
 import argparse
+import contextlib
+import itertools
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from recipe.errors import OneLineParser, run_script
@@ -25,6 +28,12 @@ def parse_args() -> argparse.Namespace:
     source.add_argument("--text", nargs="+", help="One or more texts.")
     source.add_argument("--input_file", type=Path, help="A CSV, TSV, JSON-lines or Parquet file.")
     parser.add_argument("--output_file", type=Path, help="A .csv or .jsonl file to write; the screen if not given.")
+    parser.add_argument(
+        "--escape_formulas",
+        type=lambda word: word.lower() in ("true", "1", "yes"),
+        default=True,
+        help="In CSV, put ' before texts that begin with = + - @, so that no spreadsheet runs them (default: true).",
+    )
     parser.add_argument("--window", type=int, help="Tokens of a window; by default as in training, 0 for none.")
     add_shared_options(parser)
     return parse_options(parser)
@@ -34,31 +43,42 @@ def main() -> None:
     args = parse_args()
     # Imported here, since --help and wrong options need none of it.
     from accelerate import PartialState
+    from tqdm.auto import tqdm
 
-    from recipe.inference.prediction_files import check_output_file, write_predictions
+    from recipe.inference.prediction_files import check_output_file, open_predictions
     from recipe.inference.text_classifier import TextClassifier, is_unsure
 
     if args.output_file:
-        check_output_file(args.output_file, args.overwrite_output_file)
-    texts = read_texts(args)
+        check_output_file(args.output_file, args.overwrite_output_file, input_file=args.input_file)
+    batches = read_texts(args)
+    first = next(batches)  # a file that cannot be read is refused before the model is loaded
     classifier = TextClassifier.from_pretrained(args.model_dir, args.device, args.window)
     if args.decision_threshold is not None:
         classifier.set_threshold(args.decision_threshold)
-    labels, probabilities = classifier.predict(texts, progress=args.input_file is not None)
-    if not PartialState().is_main_process:
-        return
-    if args.abstain_below is not None:
-        unsure = is_unsure(probabilities, args.abstain_below)
-        labels = [None if is_left_out else label for label, is_left_out in zip(labels, unsure, strict=True)]
-        print(
-            f"{unsure.sum()} of {len(texts)} texts got no label: no probability is {args.abstain_below:g} or more",
-            file=sys.stderr,
-        )
-    write_predictions(args.output_file, texts, labels, probabilities, classifier.label_names)
+    is_main = PartialState().is_main_process  # under `accelerate launch` all classify, and one writes
+    texts_in_all = unsure_in_all = 0
+    with contextlib.ExitStack() as stack:
+        if is_main:
+            output = open_predictions(args.output_file, classifier.label_names, args.escape_formulas)
+            writer = stack.enter_context(output)
+        bar = stack.enter_context(tqdm(desc="Classifying", unit=" texts", disable=not (args.input_file and is_main)))
+        for texts, others in itertools.chain([first], batches):
+            labels, probabilities = classifier.predict(texts)
+            if args.abstain_below is not None:
+                unsure = is_unsure(probabilities, args.abstain_below)
+                labels = [None if left_out else label for label, left_out in zip(labels, unsure, strict=True)]
+                unsure_in_all += unsure.sum()
+            texts_in_all += len(texts)
+            bar.update(len(texts))
+            if is_main:
+                writer.write(texts, labels, probabilities, others)
+    if args.abstain_below is not None and is_main:
+        told = f"{unsure_in_all} of {texts_in_all} texts got no label"
+        print(f"{told}: no probability is {args.abstain_below:g} or more", file=sys.stderr)
 
 
-def read_texts(args: argparse.Namespace) -> list[str]:
-    """Return the texts of --text or --input_file, pairs joined as in training."""
+def read_texts(args: argparse.Namespace) -> Iterator[tuple[list[str], dict[str, list]]]:
+    """Yield the texts of --text or --input_file in batches, pairs joined as in training, and the file's other columns."""
     from recipe.data.texts import clean_text, pair_fields_of
 
     pair = pair_fields_of(args.model_dir)
@@ -66,13 +86,13 @@ def read_texts(args: argparse.Namespace) -> list[str]:
         if pair["text_pair_column"]:
             separator = pair["text_pair_separator"]
             print(f"note: the model reads pairs: give both texts in one, with {separator!r} between", file=sys.stderr)
-        return [clean_text(text) for text in args.text]
+        yield [clean_text(text) for text in args.text], {}
+        return
     from recipe.data import readers  # pandas and others, which --text does without
-    from recipe.data.tables import FileFormat
+    from recipe.data.files import FileFormat
 
-    if args.text_pair_column is not None:
-        pair["text_pair_column"] = args.text_pair_column
-    return readers.read_texts(args.input_file, args.text_column, FileFormat.of(args), **pair)
+    wanted = {"text": args.text_column, "text_pair": args.text_pair_column or pair["text_pair_column"]}
+    yield from readers.read_texts(args.input_file, wanted, FileFormat.of(args), pair["text_pair_separator"])
 
 
 if __name__ == "__main__":

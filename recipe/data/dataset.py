@@ -13,11 +13,12 @@ import pyarrow.parquet
 
 from recipe.arguments import DataArguments
 from recipe.atomic import write_files, write_json
+from recipe.data.files import FileFormat
 from recipe.data.leakage import drop_conflicts, find_conflicts, give_up_groups, remove_duplicates, report_conflicts
-from recipe.data.readers import SPLITS, TEXT_AND_LABEL, read_files, read_splits
+from recipe.data.readers import SPLITS, read_files, read_splits
 from recipe.data.rows import check_known_labels, check_label_coverage, name_labels, spell_labels
 from recipe.data.splits import draw_samples, make_missing_splits, undersample
-from recipe.data.tables import FileFormat, Wanted
+from recipe.data.tables import TEXT_AND_LABEL, Wanted
 from recipe.data.texts import join_pairs, pair_fields_of, read_run_config
 from recipe.errors import RecipeError, explain
 

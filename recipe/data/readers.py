@@ -3,16 +3,16 @@
 import glob
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import datasets
 import pandas as pd
 
 from recipe.arguments import DataArguments
-from recipe.data import tables
+from recipe.data.files import FileFormat, dataset_batches, load_dataset
 from recipe.data.rows import check_rows, check_texts
-from recipe.data.tables import FileFormat, Table, Wanted
+from recipe.data.tables import Table, Wanted, column_values, find_columns, make_table, open_batches, read_file
 from recipe.data.texts import PAIR_SEPARATOR, join_pairs
 from recipe.errors import RecipeError
 
@@ -21,7 +21,6 @@ logger = logging.getLogger(__name__)
 # The splits, and the names that hub datasets give them.
 HUB_SPLITS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 SPLITS = tuple(HUB_SPLITS)
-TEXT_AND_LABEL = {"text": None, "label": None}  # both found by a usual name
 
 
 def read_splits(args: DataArguments) -> tuple[pd.DataFrame, list[str] | None]:
@@ -54,13 +53,13 @@ def read_files(paths: Sequence[str], field: str, wanted: Wanted, file_format: Fi
 def read_dataset_splits(args: DataArguments) -> dict[str, Table]:
     """Return the same for each split of dataset_name: of the hub, a folder of files, or one that save_to_disk wrote."""
     name = args.dataset_name
-    dataset = tables.load_dataset(name, args.dataset_config_name)
+    dataset = load_dataset(name, args.dataset_config_name)
     dataset = {"train": dataset} if isinstance(dataset, datasets.Dataset) else dataset
     given = {split: alias for split, names in HUB_SPLITS.items() for alias in reversed(names) if alias in dataset}
     read = {}
     for split, alias in given.items():
         source = f"{name} ({alias})"
-        frame, label_names = tables.dataset_table(source, dataset[alias], wanted_columns(args, split))
+        frame, label_names = make_table(source, dataset_batches(source, dataset[alias]), wanted_columns(args, split))
         if split == "test" and frame["label"].isna().all():
             why = "has no labels (benchmarks keep them secret): a test split is made of training rows instead"
             logger.warning("%s %s", source, why)
@@ -72,43 +71,29 @@ def read_dataset_splits(args: DataArguments) -> dict[str, Table]:
 
 
 def read_texts(
-    path: str | Path,
-    text_column: str | None = None,
-    file_format: FileFormat = FileFormat(),
-    text_pair_column: str | None = None,
-    text_pair_separator: str = PAIR_SEPARATOR,
-) -> list[str]:
-    """Return the texts of a file, to be classified: one for each row, pairs joined; a missing cell is an empty text."""
-    frame = read_file(path, {"text": text_column, "text_pair": text_pair_column}, file_format).frame
-    check_texts(frame.assign(source=str(path)))
-    return join_pairs(frame.mask(frame.isna(), ""), text_pair_separator)["text"].tolist()
-
-
-def read_file(path: str | Path, wanted: Wanted = TEXT_AND_LABEL, file_format: FileFormat = FileFormat()) -> Table:
-    """Read a .csv, .tsv, .jsonl, .ndjson, .json (one object a line, or an array of objects) or .parquet file, each also
-    as .gz, or a folder that `save_to_disk` wrote for a Dataset; other names are read as CSV or TSV.
+    path: str | Path, wanted: Wanted, file_format: FileFormat = FileFormat(), separator: str = PAIR_SEPARATOR
+) -> Iterator[tuple[list[str], dict[str, list]]]:
+    """Yield a file's texts in batches, to be classified: pairs joined; a missing cell is an empty text.
 
     Args:
-        wanted: what to take, as `text`, `label`, `text_pair`, `group` or `time` -> the column's name; `text` and
-            `label` are found by a usual name where it is None, the others are left out.
+        wanted: `text` and perhaps `text_pair` -> the column's name.
+        separator: between the texts of a pair.
 
-    Returns:
-        A frame with those columns, as the file holds them (None for a missing cell), and `row`: JSON lines by line; JSON
-        arrays, Parquet and saved datasets from 1; CSV by row, the header being row 1 (blank lines do not count, and a
-        cell of several lines counts once). And the names by id that the label column's `ClassLabel` declares, or None.
-
-    Raises:
-        RecipeError: missing, empty or unreadable file, non-UTF-8 bytes (line), broken line (line), or missing column.
+    Yields:
+        The texts, and the file's other columns, by their names.
     """
-    path = Path(path)
-    suffix = Path(path.stem if path.suffix.lower() == ".gz" else path.name).suffix.lower()
-    if os.path.isdir(path):
-        return tables.read_saved_dataset(path, wanted)
-    if suffix == ".parquet":
-        return tables.read_parquet(path, wanted)
-    if suffix in (".jsonl", ".ndjson", ".json"):
-        return tables.read_json(path, suffix, wanted)
-    return tables.read_csv(path, suffix, file_format, wanted)
+    source, first, others = str(path), None, []
+    for batch in open_batches(path, wanted, file_format):
+        if first is None:  # later objects of JSON lines may lack a key, or have another one
+            first = find_columns(source, batch.names, wanted, batch.rows)
+            others = [name for name in batch.names if name not in first.values()]
+        columns = {field: column_values(source, batch, name, file_format) for field, name in first.items()}
+        frame = pd.DataFrame({**columns, "row": batch.rows, "source": source}, dtype=object)
+        check_texts(frame)
+        texts = join_pairs(frame.mask(frame.isna(), ""), separator)["text"].tolist()
+        yield texts, {name: column_values(source, batch, name, file_format) for name in others}
+    if first is None:
+        raise RecipeError(f"{source}: no rows under the header: give a file with at least one text")
 
 
 def expand_paths(paths: Sequence[str], field: str) -> list[str]:

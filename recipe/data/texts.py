@@ -1,5 +1,7 @@
 """Texts as strings: lone surrogates replaced, sentence pairs joined as a saved model's run joined them."""
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,25 @@ def clean_text(text: Any) -> Any:
     if not isinstance(text, str) or text.isascii():
         return text
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+# What a spreadsheet takes for a formula, behind any number of apostrophes; one more makes it a text.
+FORMULA = re.compile(r"'*[=+\-@\t\r]")
+
+
+def escape(cell: Any) -> Any:
+    """Return a cell that no spreadsheet runs as a formula: an apostrophe before what begins with = + - @."""
+    return f"'{cell}" if isinstance(cell, str) and FORMULA.match(cell) else cell
+
+
+def unescape(cell: Any) -> Any:
+    """Return the cell that `escape` was given."""
+    return cell[1:] if isinstance(cell, str) and cell.startswith("'") and FORMULA.match(cell) else cell
+
+
+def is_prediction_file(names: Sequence[str]) -> bool:
+    """Return whether these are the columns of a file that predict.py wrote, whose CSV cells are escaped."""
+    return {"text", "label"} <= {*names} and any(name.startswith("probability_") for name in names)
 
 
 def join_pairs(frame: "pd.DataFrame", separator: str) -> "pd.DataFrame":

@@ -14,6 +14,7 @@ def add_shared_options(parser: OneLineParser) -> None:
     add("--column_names", nargs="+", help="Names of the columns, where a file has no header row.")
     add("--delimiter", help="Between the columns of a file.")
     add("--csv_quoting", choices=("auto", "minimal", "none"), default="auto", help="As in training.")
+    add("--max_row_mb", type=float, default=16.0, help="Largest row of a file, in MB: larger ones are refused.")
     add("--decision_threshold", help="Of two labels, give the second from this probability on; else as the model says.")
     add("--abstain_below", help="Give no label where the likeliest one's probability is under this.")
     add("--device", help="cpu, cuda, cuda:1 ...; the GPU if there is one.")

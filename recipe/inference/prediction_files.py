@@ -1,58 +1,101 @@
-"""Prediction files: CSV or JSON lines, written completely or not at all."""
+"""Prediction files: CSV or JSON lines, written as predictions come, and in their place once all have."""
 
+import contextlib
 import csv
-import io
 import json
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TextIO
 
 import numpy as np
 
-from recipe.atomic import write_text
-from recipe.errors import RecipeError
+from recipe.atomic import open_text
+from recipe.data.texts import escape
+from recipe.errors import RecipeError, explain
 
 FORMATS = (".csv", ".jsonl", ".ndjson", ".json")
+UNPRINTABLE = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")  # which act on a terminal
 
 
 def check_output_file(
-    path: Path, overwrite: bool, formats: Sequence[str] = FORMATS, field: str = "output_file"
+    path: Path,
+    overwrite: bool,
+    formats: Sequence[str] = FORMATS,
+    field: str = "output_file",
+    input_file: Path | None = None,
 ) -> None:
-    """Raise RecipeError, before any work, for an unknown ending, a folder that cannot be written to, or an existing file."""
+    """Raise RecipeError, before any work, for a file that cannot be written, or that exists, or that is the input."""
     if path.suffix.lower() not in formats:
         raise RecipeError(f"{field} {path}: unknown ending {path.suffix!r}: take one of {', '.join(formats)}")
-    if not path.parent.is_dir():
-        raise RecipeError(f"{field} {path}: the folder {path.parent} does not exist: make it first")
-    if not os.access(path.parent, os.W_OK):
-        raise RecipeError(f"{field} {path}: the folder {path.parent} cannot be written to: take another one")
-    if path.exists() and not overwrite:
-        raise RecipeError(f"{field} {path} exists: give another one, or pass --overwrite_output_file")
+    with explain((OSError, ValueError), f"{field} {str(path)[:200]}: cannot be written", "give another one"):
+        if "\0" in str(path):
+            raise ValueError("a NUL in the name")
+        if not path.parent.is_dir():
+            raise RecipeError(f"{field} {path}: the folder {path.parent} does not exist: make it first")
+        if path.is_dir():
+            raise RecipeError(f"{field} {path}: is a folder: give a file in it")
+        if input_file is not None and path.exists() and input_file.exists() and path.samefile(input_file):
+            raise RecipeError(f"{field} {path}: is the input_file, which would be lost: give another one")
+        if path.exists() and not overwrite:
+            raise RecipeError(f"{field} {path} exists: give another one, or pass --overwrite_output_file")
+        if not os.access(path.parent, os.W_OK) or path.parent.resolve().is_relative_to("/proc"):
+            raise RecipeError(f"{field} {path}: the folder {path.parent} cannot be written to: take another one")
 
 
-def write_predictions(
-    path: Path | None,
-    texts: Sequence[str],
-    labels: Sequence[str | None],
-    probabilities: np.ndarray,
-    label_names: Sequence[str],
-) -> None:
-    """Write text, label and probability_X for each label X, a row a text; to the screen (JSON lines) if path is None.
+class PredictionWriter:
+    """Writes text, label, probability_X for each label X, and the input's other columns: a row a text, in their order.
 
-    Args:
-        labels: None where the model abstains: an empty cell, or null.
-        probabilities: float [N, num_labels], by label id; written to 8 decimals.
+    An input column of one of these names is written as `input_NAME`.
     """
-    columns = ["text", "label", *(f"probability_{name}" for name in label_names)]
-    rows = list(zip(texts, labels, *probabilities.round(8).T.tolist(), strict=True))
-    content = io.StringIO()
-    if path is not None and path.suffix.lower() == ".csv":
+
+    def __init__(self, file: TextIO, is_csv: bool, label_names: Sequence[str], escape_formulas: bool):
+        self.file, self.is_csv, self.escape_formulas = file, is_csv, escape_formulas
+        self.columns = ["text", "label", *(f"probability_{name}" for name in label_names)]
         # All texts quoted: a lone carriage return in one would end its row for most readers.
-        csv.writer(content, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC).writerows([columns, *rows])
-    else:
+        self.csv = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+        self.has_header = not is_csv
+
+    def write(
+        self,
+        texts: Sequence[str],
+        labels: Sequence[str | None],
+        probabilities: np.ndarray,
+        others: Mapping[str, Sequence[Any]] = {},
+    ) -> None:
+        """Write some rows.
+
+        Args:
+            labels: None where the model abstains: an empty cell, or null.
+            probabilities: float [N, num_labels], by label id; written to 8 decimals.
+            others: the input's other columns.
+        """
+        names = self.columns + [f"input_{name}" if name in self.columns else name for name in others]
+        rows = zip(texts, labels, *probabilities.round(8).T.tolist(), *others.values(), strict=True)
+        if not self.has_header:
+            self.csv.writerow(names)
+            self.has_header = True
+        if self.is_csv:
+            change = escape if self.escape_formulas else (lambda cell: cell)
+            self.csv.writerows([change(cell) for cell in row] for row in rows)
+            return
         for row in rows:
-            print(json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False), file=content)
+            line = json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False, default=str)
+            print(UNPRINTABLE.sub(lambda mark: f"\\u{ord(mark[0]):04x}", line), file=self.file)
+
+
+@contextlib.contextmanager
+def open_predictions(
+    path: Path | None, label_names: Sequence[str], escape_formulas: bool = True
+) -> Iterator[PredictionWriter]:
+    """Open a file for predictions, CSV or JSON lines by its ending; JSON lines on the screen if path is None."""
     if path is None:
-        sys.stdout.write(content.getvalue())
-    else:
-        write_text(path, content.getvalue())
+        yield PredictionWriter(sys.stdout, False, label_names, False)
+        return
+    with open_text(path) as file:
+        writer = PredictionWriter(file, path.suffix.lower() == ".csv", label_names, escape_formulas)
+        yield writer
+        if not writer.has_header:
+            writer.write([], [], np.empty((0, len(label_names))))

@@ -221,12 +221,9 @@ def test_pairs_are_joined(tmp_path):
 
 def test_pairs_to_classify(tmp_path):
     (tmp_path / "in.jsonl").write_text('{"text": "q", "answer": "a"}\n{"text": "q"}\n{"answer": "a"}\n')
-    assert read_texts(tmp_path / "in.jsonl", text_pair_column="answer", text_pair_separator=" | ") == [
-        "q | a",
-        "q | ",
-        " | a",
-    ]
-    assert read_texts(tmp_path / "in.jsonl") == ["q", "q", ""]
+    pair = {"text": None, "text_pair": "answer"}
+    assert list(read_texts(tmp_path / "in.jsonl", pair, separator=" | ")) == [(["q | a", "q | ", " | a"], {})]
+    assert list(read_texts(tmp_path / "in.jsonl", {"text": None})) == [(["q", "q", ""], {"answer": ["a", None, "a"]})]
     assert pair_fields_of(tmp_path) == {"text_pair_column": None, "text_pair_separator": "\n"}
     fields = ["--train_file", "a", "--output_dir", "b", "--text_pair_column", "answer", "--text_pair_separator", "\\t"]
     (tmp_path / "run_config.yaml").write_text(yaml.safe_dump(resolved_config(*parse_arguments(fields))))

@@ -8,8 +8,10 @@ import pyarrow.parquet
 import pytest
 from conftest import SMS, needs_sms
 
-from recipe.data.readers import expand_paths, read_file
-from recipe.data.tables import FileFormat
+from recipe.data import files
+from recipe.data.files import FileFormat
+from recipe.data.readers import expand_paths, read_texts
+from recipe.data.tables import read_file
 from recipe.data.texts import clean_text
 from recipe.errors import RecipeError
 
@@ -289,3 +291,44 @@ def test_arrays_of_json_objects_are_read(tmp_path):
         read(tmp_path, "a.json", '[{"text": "a"}, 2]')
     with pytest.raises(RecipeError, match="no rows under the header"):
         read(tmp_path, "a.json", "[]")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet", "saved"])
+def test_texts_come_in_batches_with_their_other_columns(tmp_path, name, monkeypatch):
+    count = 25
+    frame = pd.DataFrame({"id": range(count), "text": [f"text {i}" * 20_000 for i in range(count)], "x": "y"})
+    monkeypatch.setattr(files, "BATCH_ROWS", 10)
+    path = tmp_path / name
+    if name == "saved":
+        datasets.Dataset.from_pandas(frame).save_to_disk(path)
+    elif name == "a.parquet":
+        frame.to_parquet(path)
+    elif name == "a.csv":
+        frame.to_csv(path, index=False)
+    else:
+        frame.to_json(path, orient="records", lines=True)
+    batches = list(read_texts(path, {"text": None}, FileFormat(max_row_mb=1)))
+    assert len(batches) > 2
+    assert [text for texts, _ in batches for text in texts] == frame["text"].tolist()
+    assert [str(i) for _, others in batches for i in others["id"]] == [str(i) for i in range(count)]
+    assert {tuple(others) for _, others in batches} == {("id", "x")}
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet", "a.csv.gz"])
+def test_a_row_that_is_too_large_is_refused_before_it_takes_the_memory(tmp_path, name):
+    frame = pd.DataFrame({"text": ["short", "long" * 1_000_000], "label": "x"})
+    write = {"a.jsonl": lambda path: frame.to_json(path, orient="records", lines=True), "a.parquet": frame.to_parquet}
+    write.get(name, lambda path: frame.to_csv(path, index=False))(tmp_path / name)
+    with pytest.raises(RecipeError, match=f"{name}: .*raise --max_row_mb"):
+        read_file(tmp_path / name, file_format=FileFormat(max_row_mb=2))
+    assert len(read_file(tmp_path / name, file_format=FileFormat(max_row_mb=5)).frame) == 2
+
+
+def test_bytes_that_are_no_text_are_refused_with_their_line_wherever_they_lie(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "BLOCK", 64)
+    good = "text,label\n" + "".join(f"naïve text {i},a\n" for i in range(50))
+    for cut in (100, 101, 102, 103, 517):
+        line = good.encode()[:cut].count(b"\n") + 1
+        broken = good.encode()[:cut].rstrip(b"\xc3") + b"\xff" + good.encode()[cut:]
+        with pytest.raises(RecipeError, match=rf"line {line} is not UTF-8 \(byte 0xff\)"):
+            read(tmp_path, "a.csv", broken)

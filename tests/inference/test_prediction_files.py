@@ -1,15 +1,23 @@
+import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from recipe.data.tables import read_file
 from recipe.errors import RecipeError
-from recipe.inference.prediction_files import check_output_file, write_predictions
+from recipe.inference.prediction_files import check_output_file, open_predictions
 
 TEXTS = ["plain", "", 'two\nlines, and a "quote"', "nul \0", "carriage\rreturn", "🎉 / NA"]
 LABELS = ["ham", "spam", None, "ham", "ham", "ham"]
 PROBABILITIES = np.array([[1.0, 0.0], [1 / 3, 2 / 3], [0.5, 0.5], [0.9, 0.1], [0.999999996, 4e-9], [1e-5, 1 - 1e-5]])
+
+
+def write_predictions(path, texts, labels, probabilities, names, others=None, **options):
+    with open_predictions(path, names, **options) as writer:
+        writer.write(texts, labels, probabilities, others or {})
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".ndjson", ".json"])
@@ -51,3 +59,73 @@ def test_outputs_that_cannot_be_written_are_refused(tmp_path):
     ):
         with pytest.raises(RecipeError, match=message):
             check_output_file(tmp_path / path, overwrite=False)
+
+
+def test_other_columns_of_the_input_are_kept(tmp_path):
+    others = {"id": [7, None], "label": ["given", ""], "tags": [["a"], []]}
+    for name in ("x.csv", "x.jsonl"):
+        write_predictions(tmp_path / name, TEXTS[:2], LABELS[:2], PROBABILITIES[:2], ["ham", "spam"], others)
+    rows = [json.loads(line) for line in (tmp_path / "x.jsonl").read_text().splitlines()]
+    assert list(rows[0])[4:] == ["id", "input_label", "tags"]
+    assert [(row["id"], row["label"], row["input_label"], row["tags"]) for row in rows] == [
+        (7, "ham", "given", ["a"]),
+        (None, "spam", "", []),
+    ]
+    frame = pd.read_csv(tmp_path / "x.csv", keep_default_na=False, dtype=str)
+    assert frame["id"].tolist() == ["7", ""]
+    assert frame["input_label"].tolist() == ["given", ""]
+
+
+def test_nothing_is_left_where_writing_stops(tmp_path):
+    (tmp_path / "x.csv").write_text("mine")
+
+    def write():
+        with open_predictions(tmp_path / "x.csv", ["ham", "spam"]) as writer:
+            writer.write(TEXTS, LABELS, PROBABILITIES)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        write()
+    assert (tmp_path / "x.csv").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["x.csv"]
+
+
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "x.csv").symlink_to(tmp_path / "real" / "y.csv")
+    write_predictions(tmp_path / "x.csv", TEXTS, LABELS, PROBABILITIES, ["ham", "spam"])
+    assert (tmp_path / "x.csv").is_symlink()
+    assert len(pd.read_csv(tmp_path / "real" / "y.csv")) == len(TEXTS)
+
+
+def test_no_spreadsheet_runs_a_text_and_we_read_it_back(tmp_path):
+    """Excel, LibreOffice and Sheets take a cell that begins with = + - @ (or a tab) for a formula."""
+    texts = ["=1+1", "+44 20", "-2", "@sum", "'=quoted", "''=", "'plain'", "a=b", "\t=x", "'"]
+    labels, probabilities = ["=ham"] * len(texts), np.full((len(texts), 2), 0.5)
+    write_predictions(tmp_path / "x.csv", texts, labels, probabilities, ["=ham", "spam"])
+    with (tmp_path / "x.csv").open(newline="") as file:
+        rows = list(csv.reader(file))[1:]
+    assert not [cell for row in rows for cell in row if cell[:1] in tuple("=+-@\t\r")]
+    frame = read_file(tmp_path / "x.csv").frame
+    assert frame["text"].tolist() == texts
+    assert frame["label"].tolist() == labels
+    write_predictions(tmp_path / "y.csv", texts, labels, probabilities, ["=ham", "spam"], escape_formulas=False)
+    assert pd.read_csv(tmp_path / "y.csv")["text"].tolist() == texts
+    write_predictions(tmp_path / "z.jsonl", texts, labels, probabilities, ["=ham", "spam"])
+    assert pd.read_json(tmp_path / "z.jsonl", lines=True)["text"].tolist() == texts
+
+
+def test_json_on_the_screen_holds_nothing_that_acts(capsys):
+    hostile = "\x1b[2J \u202egnirts \x9b31m \u2028 é 🎉"
+    write_predictions(None, [hostile], ["ham"], PROBABILITIES[:1], ["ham", "spam"])
+    line = capsys.readouterr().out
+    assert all(mark.isprintable() for mark in line.rstrip("\n"))
+    assert json.loads(line)["text"] == hostile
+
+
+@pytest.mark.parametrize("path", ["/proc/x.csv", "{}/" + "n" * 300 + ".csv", "{}/folder.csv", "{}/in.csv", "a\0b.csv"])
+def test_impossible_outputs_are_one_line(path, tmp_path):
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "in.csv").write_text("text\na\n")
+    with pytest.raises(RecipeError, match="output_file"):
+        check_output_file(Path(path.format(tmp_path)), overwrite=True, input_file=tmp_path / "in.csv")

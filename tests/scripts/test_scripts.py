@@ -55,7 +55,9 @@ def test_predict_a_file_in_its_order(trained, tmp_path, suffix, run_here):
         "probability_medicine",
         "probability_sport",
         "probability_technology",
+        "id",
     ]
+    assert rows["id"].tolist() == list(range(55))
     best = rows.filter(like="probability_").idxmax(axis=1).str.removeprefix("probability_")
     assert rows["label"].tolist() == best.tolist()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", output.name]

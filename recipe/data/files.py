@@ -1,0 +1,291 @@
+"""Files: CSV, TSV, JSON, Parquet and saved datasets in batches of rows, each cell as the file holds it."""
+
+import codecs
+import gzip
+import io
+import json
+import os
+import zlib
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import datasets
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+from huggingface_hub.utils import logging as hub_logging
+
+from recipe.arguments import DataArguments
+from recipe.data.texts import is_prediction_file, unescape
+from recipe.errors import RecipeError, explain, one_line
+
+BATCH_ROWS = 10_000
+BLOCK = 1 << 20  # bytes read at once
+MAX_ARRAY = 1 << 30  # bytes of a JSON array, which is parsed in one piece
+
+
+@dataclass(frozen=True)
+class FileFormat:
+    """How to read a file where its name and first row do not tell (field names as in DataArguments)."""
+
+    delimiter: str | None = None
+    csv_quoting: str = "auto"
+    column_names: tuple[str, ...] | None = None
+    max_row_mb: float = 16.0
+
+    @classmethod
+    def of(cls, args: DataArguments | Namespace) -> "FileFormat":
+        names = tuple(args.column_names) if args.column_names else None
+        return cls(args.delimiter, args.csv_quoting, names, args.max_row_mb)
+
+    @property
+    def max_row(self) -> int:
+        """Bytes of the largest row that is read."""
+        return max(int(self.max_row_mb * 1e6), BLOCK)
+
+
+class Batch(NamedTuple):
+    """Some rows of a file.
+
+    names: of the columns, as the file has them.
+    columns: one for each name: a list of Python values, or an Arrow array.
+    rows: the number of each row in the file.
+    features: what `datasets` knows of a column, by name.
+    """
+
+    names: list[str]
+    columns: list[Any]
+    rows: Sequence[int]
+    features: Mapping[str, Any] = {}
+
+
+def read_batches(path: Path, file_format: FileFormat, is_header: Callable[[list[str]], bool]) -> Iterator[Batch]:
+    """Yield a file's rows: .csv, .tsv, .jsonl, .ndjson, .json (one object a line, or an array of objects) or .parquet, each
+    also as .gz, or a folder that `save_to_disk` wrote for a Dataset; other names are read as CSV or TSV.
+
+    Args:
+        is_header: tells whether the first row of a CSV file names the columns; otherwise `column_names` do.
+
+    Raises:
+        RecipeError: missing, empty or unreadable file, bytes that are not UTF-8 (line), a broken or too large row (number).
+    """
+    suffix = Path(path.stem if path.suffix.lower() == ".gz" else path.name).suffix.lower()
+    if os.path.isdir(path):  # which takes any name
+        return dataset_batches(str(path), load_saved_dataset(path))
+    if suffix == ".parquet":
+        return parquet_batches(path)
+    if suffix in (".jsonl", ".ndjson", ".json"):
+        return json_batches(path, suffix, file_format)
+    return csv_batches(path, suffix, file_format, is_header)
+
+
+def csv_batches(
+    path: Path, suffix: str, file_format: FileFormat, is_header: Callable[[list[str]], bool]
+) -> Iterator[Batch]:
+    """Yield the cells as strings; rows are numbered from 1, a header being row 1; blank lines do not count.
+
+    An unquoted empty cell is None and a quoted one an empty text, which pandas does not tell apart; hence pyarrow, whose
+    errors also name the row.
+    """
+    with Utf8File(path, leading=b"\r\n") as file:
+        first_line = file.peek().partition(b"\n")[0].decode("utf-8", "replace")
+    marks = {".tsv": "", ".csv": ",\t;"}.get(suffix, "\t,;")
+    guess = next((mark for mark in marks if mark in first_line), "\t" if suffix == ".tsv" else ",")
+    delimiter = (file_format.delimiter or guess).replace("\\t", "\t")
+    if len(delimiter) != 1 or not delimiter.isascii():
+        raise RecipeError(f"delimiter is {delimiter!r}: give a single ASCII character, as in --delimiter ';'")
+    quoted = {"minimal": True, "none": False, "auto": delimiter != "\t"}[file_format.csv_quoting]
+    # A blank line is an empty value in a file of one column, and nothing at all elsewhere.
+    options = {"delimiter": delimiter, "newlines_in_values": quoted, "ignore_empty_lines": delimiter in first_line}
+    parse = pa.csv.ParseOptions(quote_char='"' if quoted else False, **options)
+    nulls = {"null_values": [""], "strings_can_be_null": True, "quoted_strings_can_be_null": False}
+    convert = pa.csv.ConvertOptions(default_column_type=pa.string(), **nulls)
+
+    def batches(names: Sequence[str] | None, first_row: int) -> Iterator[Batch]:
+        with Utf8File(path, leading=b"\r\n") as file:
+            # One thread, so that errors name their row.
+            options = pa.csv.ReadOptions(column_names=names, use_threads=False, block_size=file_format.max_row)
+            reader = pa.csv.open_csv(pa.PythonFile(file, "r"), options, parse, convert)
+            found = list(reader.schema.names)
+            if names is None and file_format.column_names and not is_header(found):
+                if len(file_format.column_names) != len(found):
+                    counts = (
+                        f"column_names gives {len(file_format.column_names)} names, but row 1 has {len(found)} columns"
+                    )
+                    raise RecipeError(f"{path}: {counts}")
+                yield from batches(file_format.column_names, 1)
+                return
+            ours = is_prediction_file(found)
+            for batch in reader:
+                columns = [[*map(unescape, x.to_pylist())] for x in batch.columns] if ours else batch.columns
+                yield Batch(found, columns, range(first_row, first_row + len(batch)))
+                first_row += len(batch)
+
+    fix = f"is the delimiter {delimiter!r} right (--delimiter), and the quoting (--csv_quoting)?"
+    try:
+        yield from batches(None, 2)
+    except pa.ArrowInvalid as error:
+        if "straddling" in str(error):
+            large = f"a row of over {file_format.max_row / 1e6:g} MB, or a quote that is not closed"
+            raise RecipeError(f"{path}: {large}: cut the text, or raise --max_row_mb; {fix}") from error
+        raise RecipeError(f"{path}: cannot be read ({one_line(error)[:200]}): {fix}") from error
+
+
+def json_batches(path: Path, suffix: str, file_format: FileFormat) -> Iterator[Batch]:
+    """Yield one row for each object: of an array (in .json files), or one a line, numbered by line, blank ones skipped.
+
+    A key that an object lacks is None there. Values stay plain Python objects, which Arrow and pandas would turn into
+    others where a column mixes them.
+    """
+    with Utf8File(path) as file:
+        if suffix == ".json" and file.peek().lstrip().startswith(b"["):
+            yield from json_array(path, file)
+            return
+        records: dict[int, Any] = {}
+        number = 0
+        while line := file.readline(file_format.max_row + 1):
+            number += 1
+            if len(line) > file_format.max_row:
+                large = f"line {number} has over {file_format.max_row / 1e6:g} MB"
+                raise RecipeError(f"{path}: {large}: cut the text, or raise --max_row_mb")
+            text = line.decode("utf-8").strip("\ufeff \t\r\n")  # joined files have byte-order marks in the middle
+            if text:
+                records[number] = parse_json(path, f"line {number}", text, "one object a line")
+            if len(records) == BATCH_ROWS:
+                yield json_batch(path, "line {}", records)
+                records = {}
+        if records:
+            yield json_batch(path, "line {}", records)
+
+
+def json_array(path: Path, file: "Utf8File") -> Iterator[Batch]:
+    """Yield the objects of one JSON array."""
+    content = file.read(MAX_ARRAY + 1)
+    if len(content) > MAX_ARRAY:
+        raise RecipeError(
+            f"{path}: a JSON array of over {MAX_ARRAY >> 30} GB: write JSON lines, which are read in parts"
+        )
+    records = parse_json(path, "array", content.decode("utf-8"), "an array of objects")
+    yield json_batch(path, "item {} of the array", dict(enumerate(records, start=1)))
+
+
+def parse_json(path: Path, place: str, text: str, hint: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RecipeError(f"{path}: {place} is not JSON ({one_line(error)}): {hint} is needed") from error
+
+
+def json_batch(path: Path, place: str, records: dict[int, Any]) -> Batch:
+    for number, record in records.items():
+        if not isinstance(record, dict):
+            what = f"{place.format(number)} is a JSON {type(record).__name__}, not an object"
+            raise RecipeError(f"{path}: {what}: write {{...}} there")
+    names = list(dict.fromkeys(key for record in records.values() for key in record))
+    return Batch(names, [[record.get(name) for record in records.values()] for name in names], list(records))
+
+
+def parquet_batches(path: Path) -> Iterator[Batch]:
+    """Yield the rows of a Parquet file, with the features that `datasets` notes in those that it writes."""
+    with explain((OSError, ValueError), f"{path}: cannot be read", "check the path"):
+        path.open("rb").close()
+    errors = (pa.ArrowException, OSError, EOFError, zlib.error)
+    with explain(errors, f"{path}: is not a complete Parquet file", "write it again"):
+        packed = path.suffix.lower() == ".gz"
+        file = pa.parquet.ParquetFile(pa.BufferReader(gzip.decompress(path.read_bytes())) if packed else path)
+        try:
+            features = datasets.Features.from_arrow_schema(file.schema_arrow)
+        except Exception:  # a type that `datasets` has no feature for, or a note of another version
+            features = {}
+        first_row = 1
+        for batch in file.iter_batches(BATCH_ROWS):
+            yield Batch(batch.schema.names, batch.columns, range(first_row, first_row + len(batch)), features)
+            first_row += len(batch)
+
+
+def dataset_batches(source: str, dataset: datasets.Dataset) -> Iterator[Batch]:
+    """Yield the rows of a Dataset."""
+    first_row = 1
+    for table in dataset.with_format("arrow").iter(BATCH_ROWS):
+        rows = range(first_row, first_row + len(table))
+        yield Batch(table.column_names, table.columns, rows, dataset.features)
+        first_row += len(table)
+
+
+def is_saved_dataset(path: Path) -> bool:
+    """Return whether `save_to_disk` of `datasets` wrote the folder, as a Dataset or a DatasetDict."""
+    return (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
+
+
+def load_dataset(name: str, configuration: str | None = None) -> datasets.DatasetDict | datasets.Dataset:
+    """Load a dataset of the hub, of a folder of files, or one that save_to_disk wrote."""
+    is_saved, verbosity = is_saved_dataset(Path(name)), hub_logging.get_verbosity()
+    hub_logging.set_verbosity_error()  # no word on each retry: the error below says it once
+    fix = "save it again with save_to_disk" if is_saved else "check the name, or give --train_file"
+    try:
+        # The hub, the network, the builder and the file formats each raise errors of their own.
+        with explain(Exception, f"dataset {name!r} cannot be loaded", fix):
+            return datasets.load_from_disk(name) if is_saved else datasets.load_dataset(name, configuration)
+    finally:
+        hub_logging.set_verbosity(verbosity)
+
+
+def load_saved_dataset(path: Path) -> datasets.Dataset:
+    """Load one Dataset; a DatasetDict is for dataset_name."""
+    if not is_saved_dataset(path):
+        raise RecipeError(f"{path}: is a folder that `datasets` did not save: give a file, or --dataset_name {path}")
+    dataset = load_dataset(str(path))
+    if isinstance(dataset, datasets.DatasetDict):
+        splits = ", ".join(str(path / split) for split in dataset)
+        raise RecipeError(f"{path}: holds several splits: give it as --dataset_name, or one of them: {splits}")
+    return dataset
+
+
+class Utf8File(io.BufferedReader):
+    """The bytes of a text file, unpacked where its name ends in .gz, without a byte-order mark, and known to be UTF-8."""
+
+    def __init__(self, path: Path, leading: bytes = b""):
+        """Open the file and skip the `leading` bytes, such as blank lines, at its start."""
+        super().__init__(CheckedBytes(path), BLOCK)
+        if self.peek(3).startswith(codecs.BOM_UTF8):
+            self.read(3)
+        while leading and self.peek(1)[:1] and self.peek(1)[:1] in leading:
+            self.read(1)
+        if not self.peek(1).strip(b" \t\r\n") and not self.peek(BLOCK).strip():
+            raise RecipeError(f"{path}: the file is empty: give a file with at least one text")
+
+
+class CheckedBytes(io.RawIOBase):
+    """The unpacked bytes of a file; raises RecipeError, with the line, at the first that are not UTF-8."""
+
+    def __init__(self, path: Path):
+        self.path, self.decoder, self.line = path, codecs.getincrementaldecoder("utf-8")(), 1
+        # ValueError: a NUL in the name.
+        with explain((OSError, ValueError), f"{str(path)[:200]}: cannot be read", "check the path"):
+            self.file = (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rb")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        fix = "copy it again, or drop the .gz if it is not packed"
+        with explain((OSError, EOFError, zlib.error), f"{self.path}: is not a complete gzip file", fix):
+            block = self.file.read(len(buffer))
+        try:
+            self.decoder.decode(block, final=not block)
+        except UnicodeDecodeError as error:
+            line = self.line + error.object.count(b"\n", 0, error.start)
+            byte = error.object[error.start]
+            fix = "save the file as UTF-8"
+            raise RecipeError(f"{self.path}: line {line} is not UTF-8 (byte 0x{byte:02x}): {fix}") from error
+        self.line += block.count(b"\n")
+        buffer[: len(block)] = block
+        return len(block)
+
+    def close(self) -> None:
+        if not self.closed:
+            self.file.close()
+        super().close()
