@@ -37,6 +37,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     from recipe.model.export import warn_unless_stock
     from recipe.model.freezing import freeze_except, trainable_patterns
     from recipe.model.loading import labels_of_head, load_config
+    from recipe.training.cache_policy import warn_of_long_evaluation
     from recipe.training.callbacks import EarlyStopping
     from recipe.training.class_weights import balanced_loss
     from recipe.training.run_folder import RunFolder
@@ -78,6 +79,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
     # 7. Tokens: one row a text, or a window.
     tokenized = tokenize(splits, tokenizer) if windows is None else tokenize_windows(splits, tokenizer, windows)
+    warn_of_long_evaluation(tokenized.num_rows, training_args)
 
     # 8. Training. Other metrics, losses and callbacks go in here: see examples/own_metric.py and own_loss.py.
     balanced = data_args.class_weight == "balanced"

@@ -5,7 +5,8 @@ import json
 import logging
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,22 @@ import torch
 from transformers import TrainingArguments
 
 from recipe.distributed import on_main_process
-from recipe.errors import RecipeError, one_line
+from recipe.errors import RecipeError, explain
 from recipe.model.classifier import GPT2LastTokenClassifier
-from recipe.training.feature_cache import ABOUT_FILE, DEFAULT_FOLDER, TrunkFeatures, cache_features, token_sequences
+from recipe.training.feature_cache import (
+    ABOUT_FILE,
+    DEFAULT_FOLDER,
+    TrunkFeatures,
+    cache_features,
+    token_sequences,
+    trunk_key,
+)
 
 logger = logging.getLogger(__name__)
 
 CHOICES = ("auto", "on", "off")
 DTYPES = ("float32", "bfloat16", "auto")
+IN_USE = 3600  # seconds since its last use in which a cache may be another run's
 NOT_CACHED = "trunk_dtype is bfloat16, but the trunk is not cached: it needs --feature_cache on"
 
 
@@ -31,7 +40,8 @@ class CachePolicy:
 
     choice: `on`, `off`, or `auto`: where the trunk is frozen, more than one pass reads a text, and the disk has room.
     folder: of the cache; one in the Hugging Face home if None.
-    max_gb: the largest cache that `auto` makes; half of the free disk if None.
+    max_gb: what the folder may hold, of all trunks together: those that were not used longest are forgotten first; half of
+        the disk that is free or the cache's if None.
     trunk_dtype: `float32`, `bfloat16`, or `auto`: bfloat16 where the hardware multiplies it natively.
     """
 
@@ -69,11 +79,9 @@ class CachePolicy:
         sequences = [ids for dataset in cacheable for ids in token_sequences(dataset)]
         if not on_main_process(self.wants_cache, model, [len(ids) for ids in sequences], reads):
             return None
-        try:
+        fix = "pass --feature_cache_dir DIR, or --feature_cache off"
+        with explain(OSError, f"feature cache in {self.folder or DEFAULT_FOLDER}", fix):
             return cache_features(model.to(device).eval(), sequences, self.folder, self.dtype(device))
-        except OSError as error:
-            reason = f"feature cache in {self.folder or DEFAULT_FOLDER}: {error.strerror or one_line(error)}"
-            raise RecipeError(f"{reason}: pass --feature_cache_dir DIR, or --feature_cache off") from error
 
     def refuse_if_required(self, reason: str) -> None:
         """Raise RecipeError if the cache was asked for and cannot be."""
@@ -91,7 +99,9 @@ class CachePolicy:
         """
         numbers = (len(lengths) if model.keeps_one_token else sum(lengths)) * model.config.n_embd
         size = numbers * self.dtype(model.device).itemsize / 1e9
-        limit = free_disk(Path(self.folder or DEFAULT_FOLDER)) / 2e9 if self.max_gb is None else self.max_gb
+        folder = Path(self.folder or DEFAULT_FOLDER)
+        held = sum(size for *_, size in list_caches(folder))
+        limit = (free_disk(folder) + held) / 2e9 if self.max_gb is None else self.max_gb
         used = self.choice == "on" or (size <= limit and reads > 1)
         logger.info(
             "Feature cache: up to %.3f GB on disk (at most %.1f GB, see --feature_cache_max_gb), each text read %.1f times: %s",
@@ -99,6 +109,9 @@ class CachePolicy:
         )  # fmt: skip
         if self.trunk_dtype == "bfloat16" and not used:
             raise RecipeError(NOT_CACHED)
+        if used:
+            key = trunk_key(model, self.dtype(model.device))
+            forget_unused(folder, key, max(limit - size, 0) * 1e9)
         return used
 
     def dtype(self, device: torch.device) -> torch.dtype:
@@ -134,16 +147,48 @@ def list_caches(folder: Path = DEFAULT_FOLDER) -> Iterator[tuple[Path, dict, int
     """Yield each trunk's folder, its description, and its size in bytes."""
     for about in sorted(folder.glob(f"*/{ABOUT_FILE}")):
         size = sum(path.stat().st_size for path in about.parent.rglob("*") if path.is_file())
-        yield about.parent, json.loads(about.read_text(encoding="utf-8")), size
+        with explain((OSError, ValueError), f"{about} cannot be read", f"remove {about.parent}"):
+            yield about.parent, dict(json.loads(about.read_text(encoding="utf-8"))), size
 
 
-def clear_caches(folder: Path = DEFAULT_FOLDER) -> int:
-    """Remove every trunk's folder; return the bytes that this frees."""
+def clear_caches(folder: Path = DEFAULT_FOLDER, unused_days: float = 0) -> int:
+    """Remove the trunks' folders that were not used for so many days; return the bytes that this frees."""
     freed = 0
     for path, _, size in list(list_caches(folder)):
-        shutil.rmtree(path)
-        freed += size
+        if time.time() - last_use(path) >= unused_days * 86_400:
+            shutil.rmtree(path, ignore_errors=True)
+            freed += size
     return freed
+
+
+def forget_unused(folder: Path, key: str, room: float) -> None:
+    """Remove trunks' folders, but `key`'s and those in use, until the others take at most `room` bytes."""
+    others = sorted((item for item in list_caches(folder) if item[0].name != key), key=lambda item: last_use(item[0]))
+    held = sum(size for *_, size in others)
+    for path, about, size in others:
+        if held > room and time.time() - last_use(path) > IN_USE:
+            logger.info("Feature cache: forgets %.3f GB of %s, not used longest", size / 1e9, about.get("model"))
+            shutil.rmtree(path, ignore_errors=True)
+            held -= size
+
+
+def last_use(folder: Path) -> float:
+    """Return when a trunk's folder was last used, in seconds since 1970."""
+    return (folder / ABOUT_FILE).stat().st_mtime
+
+
+def warn_of_long_evaluation(sizes: Mapping[str, int], args: TrainingArguments) -> None:
+    """Log a warning where evaluation reads ten times the texts that training reads."""
+    train = count_reads(sizes["train"], args) * sizes["train"]
+    validations = (
+        1 if args.eval_strategy == "no" else 1 + max(1, round(args.num_train_epochs if args.max_steps <= 0 else 1))
+    )
+    evaluation = validations * sizes["validation"] + sizes["test"]
+    if evaluation > 10 * train:
+        logger.warning(
+            "evaluation reads %d texts or more, training %d: --max_eval_samples and --max_predict_samples limit it",
+            evaluation, train,
+        )  # fmt: skip
 
 
 def keep_freed_memory() -> None:

@@ -1,14 +1,16 @@
 """CachingTrainer: a Trainer that runs the frozen trunk once per text and trains the tail on its output."""
 
+import itertools
 import logging
 from typing import Any
 
+import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
-from recipe.distributed import any_process, check_sharding
+from recipe.distributed import any_process, check_sharding, gather_in_order
 from recipe.errors import RecipeError, explain
 from recipe.model.classifier import GPT2LastTokenClassifier
 from recipe.training.cache_policy import CachePolicy, count_reads, keep_freed_memory
@@ -94,12 +96,26 @@ class CachingTrainer(Trainer):
             return
         self.cached_key, self.cached_datasets = key, cacheable
         self._use_features(None, None)
-        features = policy.compute(model, cacheable, self.args.device, count_reads(len(train), self.args))
+        rows = self._rows_to_read()
+        needed = cacheable if rows is None else [train.select(rows), *cacheable[1:]]
+        features = policy.compute(model, needed, self.args.device, count_reads(len(train), self.args))
         if features is not None:
             keep_freed_memory()
             if self.args.dataloader_num_workers == 0 and features.to_device(self.args.device):
                 self.args.dataloader_pin_memory = False  # what lies on the device cannot be pinned
         self._use_features(features, model)
+
+    def _rows_to_read(self) -> list[int] | None:
+        """Return the training rows that a run of max_steps will read, where that is less than all and can be told."""
+        if count_reads(len(self.train_dataset), self.args) >= 1 or not hasattr(self.train_dataset, "select"):
+            return None
+        batches = self.args.max_steps * self.args.gradient_accumulation_steps
+        with torch.random.fork_rng(devices=[]):
+            sampler = super().get_train_dataloader().batch_sampler
+            first, again = ([*itertools.chain(*itertools.islice(sampler, batches))] for _ in range(2))
+        if any_process(first != again):  # an order that is drawn anew each time
+            return None
+        return sorted(set(gather_in_order(first)))
 
     def _use_features(self, features: TrunkFeatures | None, model: GPT2LastTokenClassifier | None) -> None:
         """Have dataloaders pass these rows, which are the model's as its trunk is now, or none."""

@@ -2,8 +2,8 @@
 
 A cache folder holds one folder a trunk, named by a hash of everything a hidden state depends on except the text: weights,
 split depth, dtype, and the config's settings of the computation. It holds Arrow files, each named by the hash of its own
-bytes, so a truncated or damaged file cannot pass for a complete one. A row is one token sequence: its hash and its hidden
-states as bytes. Runs add the rows that are missing and never change a file.
+bytes, so a truncated or damaged file cannot pass for a complete one, and beside each its keys. A row is one token sequence:
+its hash (the key) and its hidden states as bytes. Runs add the rows that are missing and never change a file.
 """
 
 import contextlib
@@ -24,12 +24,13 @@ import pyarrow as pa
 import torch
 import transformers
 import xxhash
+from accelerate import PartialState
 from huggingface_hub.constants import HF_HOME
 from torch.nn.utils.rnn import pad_sequence
 from transformers.trainer_utils import has_length
 
 from recipe.atomic import file_hash, write_json
-from recipe.distributed import shares, wait_for_everyone
+from recipe.distributed import on_main_process, shares, wait_for_everyone
 from recipe.model.classifier import GPT2LastTokenClassifier
 from recipe.training.trunk_pass import as_bytes, hash_parameters, in_dtype, run_trunk
 
@@ -44,6 +45,7 @@ ROWS_AT_ONCE = 64  # rows computed and written together: what is held in memory
 SHARD_TOKENS = 250_000  # tokens a file (0.8 GB at GPT-2 small's width): what a killed run loses at most
 KEEP_UNFINISHED = 24 * 60 * 60  # seconds; writing a file takes less
 ABOUT_FILE = "about.json"
+KEYS_SUFFIX, KEY = ".keys", np.dtype("V16")
 WRITING_PREFIX = ".writing-"
 
 
@@ -57,20 +59,25 @@ class TrunkFeatures:
         self.width, self.dtype = width, dtype
         self.rows: dict[bytes, tuple[pa.ChunkedArray, int]] = {}  # a file's column of bytes, and the row in it
         self.paths: set[Path] = set()
+        self.passed: set[Path] = set()  # files without a wanted row
         self.on_device: dict[bytes, torch.Tensor] = {}
 
-    def read(self, folder: Path, wanted: Collection[bytes]) -> None:
+    def read(self, folder: Path, wanted: Collection[bytes], verify: bool = True) -> None:
         """Find the wanted rows in the folder's files, those of earlier calls apart.
 
-        A file whose bytes are not those that its name was made from is reported and removed, to be computed again.
+        A file with wanted rows whose bytes are not those that its name was made from is reported and removed, to be
+        computed again. Of the others nothing but the keys is read.
         """
-        for path in sorted(set(folder.glob("*.arrow")) - self.paths):
+        for path in sorted(set(folder.glob("*.arrow")) - self.paths - self.passed):
             with contextlib.suppress(FileNotFoundError):  # another process was first to remove it
-                if file_hash(path) != path.stem:
+                keys = np.fromfile(path.with_suffix(KEYS_SUFFIX), dtype=KEY)
+                if not any(key in wanted for key in keys.tolist()):
+                    self.passed.add(path)
+                elif verify and file_hash(path) != path.stem:
                     logger.warning("%s is damaged: removed, its rows are computed again", path)
                     path.unlink(missing_ok=True)
-                    continue
-                self.index(path, wanted)
+                else:
+                    self.index(path, wanted)
 
     def index(self, path: Path, wanted: Collection[bytes] | None = None) -> None:
         """Note where the file's rows are: the wanted ones, or all."""
@@ -181,19 +188,28 @@ def cache_features(
     """
     trunk_folder = Path(folder or DEFAULT_FOLDER) / trunk_key(model, dtype)
     wanted = {sequence_key(ids): ids for ids in sequences if len(ids)}
-    features = TrunkFeatures(model.config.n_embd, dtype)
-    features.read(trunk_folder, wanted)
-    for index, count in shares():
+    features, state = TrunkFeatures(model.config.n_embd, dtype), PartialState()
+
+    def read() -> None:
+        with state.local_main_process_first():  # which verifies the files for the others of its machine
+            features.read(trunk_folder, wanted, verify=state.is_local_main_process)
+
+    def find_missing() -> list[bytes]:
+        return sorted((key for key in wanted if key not in features), key=lambda key: -len(wanted[key]))
+
+    read()
+    for divide, (index, count) in zip((on_main_process, lambda find: find()), shares(), strict=True):
         wait_for_everyone()  # else the first writer changes what the others find missing
-        missing = sorted((key for key in wanted if key not in features), key=lambda key: -len(wanted[key]))
-        share = {key: wanted[key] for key in missing[index::count]}
+        share = {key: wanted[key] for key in divide(find_missing)[index::count]}
         if share:
             remove_unfinished(trunk_folder)
             about = {"model": model.config.name_or_path, "blocks": model.split_depth, "dtype": str(dtype)}
             write_json(trunk_folder / ABOUT_FILE, {**about, "one_token_a_text": model.keeps_one_token})
             write_shards(model, share, trunk_folder, dtype)
         wait_for_everyone()
-        features.read(trunk_folder, wanted)
+        read()
+    with contextlib.suppress(OSError):  # a cache that others own, or that is empty
+        os.utime(trunk_folder / ABOUT_FILE)  # caches that were not used longest go first
     return features
 
 
@@ -262,7 +278,10 @@ def write_shard(
             new_fingerprint="rows",  # the name is the key: nothing to gain from hashing the model once more
             desc=desc,
         )
-        os.replace(path, folder / f"{file_hash(path)}.arrow")
+        name = file_hash(path)
+        np.array(keys, dtype=KEY).tofile(path.with_suffix(KEYS_SUFFIX))
+        os.replace(path.with_suffix(KEYS_SUFFIX), folder / f"{name}{KEYS_SUFFIX}")
+        os.replace(path, folder / f"{name}.arrow")
 
 
 def remove_unfinished(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +40,15 @@ class SeededLengthGroupedSampler(LengthGroupedSampler):
 
     def __init__(self, batch_size: int, lengths: list[int], seed: int):
         super().__init__(batch_size, lengths=lengths)
-        self.seed = seed
-        self.set_epoch(0)
+        self.seed, self.epoch = seed, 0
 
     def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
         self.generator = torch.Generator()
-        self.generator.manual_seed(self.seed + 1_000_003 * epoch)
+        self.generator.manual_seed(self.seed + 1_000_003 * self.epoch)
+        return super().__iter__()
 
 
 class RecipeTrainer(CachingTrainer):

@@ -3,6 +3,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from datasets import Dataset, List, Value
 from transformers import GPT2Model
 
 from recipe import freeze_except, last_blocks
-from recipe.training.cache_policy import clear_caches, list_caches
+from recipe.training.cache_policy import clear_caches, forget_unused, list_caches
 from recipe.training.feature_cache import (
     FeatureCollator,
     cache_features,
@@ -254,3 +255,36 @@ def test_remains_of_a_killed_writer_are_removed_after_a_day(tmp_path):
     os.utime(folder / ".writing-old", (0, 0))
     cache_features(model, [[2]], tmp_path)
     assert sorted(path.name for path in folder.glob(".writing-*")) == [".writing-new"]
+
+
+def test_only_files_with_wanted_rows_are_verified_and_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("recipe.training.feature_cache.SHARD_TOKENS", 1)
+    model = frozen_model()
+    cache_features(model, SEQUENCES, tmp_path)
+    hashed = []
+    monkeypatch.setattr("recipe.training.feature_cache.file_hash", lambda path: hashed.append(path) or path.stem)
+    features = cache_features(model, [[1, 2, 3], [4]], tmp_path)
+    assert len(features.rows) == len(hashed) == 2
+
+
+def test_the_caches_that_were_not_used_longest_are_forgotten_first(tmp_path):
+    now, folders = time.time(), {}
+    for age, patterns in ((3, ["score.*"]), (2, None), (1, ["transformer.h.2.*", "score.*"])):
+        model = frozen_model(patterns)
+        cache_features(model, SEQUENCES, tmp_path)
+        folders[age] = tmp_path / trunk_key(model, torch.float32)
+        os.utime(folders[age] / "about.json", (now - age * 86_400,) * 2)
+    sizes = {folder: size for folder, _, size in list_caches(tmp_path)}
+    forget_unused(tmp_path, folders[3].name, sum(sizes.values()))
+    assert all(folder.exists() for folder in folders.values())
+    forget_unused(tmp_path, folders[3].name, sizes[folders[1]])
+    assert [folder.exists() for folder in folders.values()] == [True, False, True]
+    cache_features(frozen_model(["score.*"]), SEQUENCES, tmp_path)  # which is its last use
+    assert clear_caches(tmp_path, unused_days=0.5) == sizes[folders[1]]
+    assert folders[3].exists()
+
+
+def test_a_cache_in_use_is_not_forgotten(tmp_path):
+    cache_features(frozen_model(), SEQUENCES, tmp_path)
+    forget_unused(tmp_path, "another", 0)
+    assert len(list(list_caches(tmp_path))) == 1

@@ -651,3 +651,21 @@ def test_checkpoints_are_not_pushed_as_models(tmp_path):
     """Trainer would copy a checkpoint's weights, the trained ones alone, over the complete model."""
     trainer = make_trainer("cached", tmp_path, arguments_={"save_strategy": "epoch"})
     assert trainer._push_from_checkpoint(str(tmp_path / "checkpoint-1")) is None
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"train_sampling_strategy": "group_by_length"}, {"gradient_accumulation_steps": 2}]
+)
+def test_only_texts_that_a_short_run_reads_are_cached(tmp_path, fields):
+    class Watch(RecipeTrainer):
+        read = 0
+
+        def training_step(self, model, inputs, *args, **keywords):
+            assert "trunk_output" in inputs
+            self.read += len(inputs["labels"])
+            return super().training_step(model, inputs, *args, **keywords)
+
+    fields = {"max_steps": 3, "eval_strategy": "no", **fields}
+    trainer = make_trainer("cached", tmp_path, trainer_class=Watch, arguments_=fields)
+    trainer.train()
+    assert len(trainer.features.rows) == trainer.read == 12 * fields.get("gradient_accumulation_steps", 1)
