@@ -1,12 +1,14 @@
 """Data sets: texts and labels read, checked and split into training, validation and test; saved with a run and read back."""
 
 import json
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
@@ -21,6 +23,8 @@ from recipe.data.splits import draw_samples, make_missing_splits, undersample
 from recipe.data.tables import TEXT_AND_LABEL, Wanted
 from recipe.data.texts import join_pairs, pair_fields_of, read_run_config
 from recipe.errors import RecipeError, explain
+
+logger = logging.getLogger(__name__)
 
 SPLITS_FOLDER, SUMMARY_FILE = "splits", "data_summary.json"  # in a run's output_dir
 REMOVALS = ("conflicts_dropped", "group_rows_given_up", "duplicates_removed", "undersampled", "over_the_limit")
@@ -70,6 +74,8 @@ def load_splits(args: DataArguments, label_names: list[str] | None = None) -> Te
             summary[step][split] = summary[step].get(split, 0) + count
         rows = left
 
+    logger.info("%s rows read: labels and copies are looked through", f"{len(rows):,}")
+
     # 2. Labels: one spelling each, and one order of ids.
     rows, names = name_labels(rows, declared, label_names, args.normalize_labels)
     if args.time_column:
@@ -89,6 +95,7 @@ def load_splits(args: DataArguments, label_names: list[str] | None = None) -> Te
         keep("duplicates_removed", remove_duplicates(rows))
 
     # 4. The validation and test sets that were not given are split off the training rows; samples, where asked for.
+    logger.info("%s rows kept: splits are made", f"{len(rows):,}")
     if args.undersample == "all":
         keep("undersampled", undersample(rows, names, args.split_seed))
     rows = make_missing_splits(rows, args)
@@ -107,8 +114,8 @@ def load_splits(args: DataArguments, label_names: list[str] | None = None) -> Te
 def to_dataset(frame: pd.DataFrame, names: list[str]) -> datasets.Dataset:
     ids = {name: i for i, name in enumerate(names)}
     features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)})
-    columns = {"text": frame["text"].tolist(), "label": frame["label"].map(ids).tolist()}
-    return datasets.Dataset.from_dict(columns, features=features)
+    columns = {"text": frame["text"].tolist(), "label": frame["label"].map(ids).to_numpy(dtype=np.int64)}
+    return datasets.Dataset(pa.table(columns, schema=features.arrow_schema))
 
 
 def load_texts_for_model(

@@ -16,6 +16,8 @@ SHOWN = 3  # conflicts that the log shows
 
 def in_later_split(rows: pd.DataFrame, column: str) -> pd.Series:
     """Return for each row (bool) whether a later split holds its value too: the test stays complete, training gives up most."""
+    if rows["split"].nunique() == 1:
+        return pd.Series(False, index=rows.index)
     order = rows["split"].map({split: i for i, split in enumerate(SPLITS)})
     return order < order.groupby(rows[column]).transform("max")
 

@@ -51,7 +51,9 @@ def check_rows(rows: pd.DataFrame, source: str) -> pd.DataFrame:
             several = "several labels (multi-label)" if column == "label" else "several groups"
             listed = rows[column].map(lambda cell: isinstance(cell, (list, dict)))
             refuse_rows(rows, listed, several, f"this recipe gives each text one {column}")
-            rows[column] = rows[column].map(canonical_name)
+            strings = {*map(type, rows[column])} == {str}  # equal ones then have one name, while 1 == True have two
+            names = {cell: canonical_name(cell) for cell in rows[column].unique()} if strings else canonical_name
+            rows[column] = rows[column].map(names)
             refuse_rows(rows, rows[column] == "", *missing)
     return rows
 

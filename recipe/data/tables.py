@@ -85,7 +85,7 @@ def read_file(path: str | Path, wanted: Wanted = TEXT_AND_LABEL, file_format: Fi
     """
     batches = open_batches(path, wanted, file_format)
     return make_table(
-        str(path), tqdm(batches, desc=f"Reading {path}", unit=" batches", delay=2, leave=False), wanted, file_format
+        str(path), tqdm(batches, desc=f"Reading {path}", unit=" batches", delay=0.5, leave=False), wanted, file_format
     )
 
 

@@ -1,7 +1,6 @@
 """Baselines (optional): the majority class, and TF-IDF with logistic regression, which fits in a second on a laptop."""
 
 import logging
-import time
 import warnings
 
 import numpy as np
@@ -9,11 +8,11 @@ from sklearn.dummy import DummyClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
 
 logger = logging.getLogger(__name__)
 
-SLOW = 10  # seconds
+MANY = 100_000  # texts, which take more than a few seconds
+MAX_WEIGHTS = 20_000_000  # labels times words; lbfgs holds some 25 copies of them in float64, so 4 GB
 
 
 def baseline_predictions(
@@ -26,22 +25,28 @@ def baseline_predictions(
     (`none` or `balanced`) follows the run, so that both optimize the same thing.
 
     Returns:
-        Label ids, int64, of `majority` and `tfidf`; without `tfidf` where the training texts hold no word or one label.
+        Label ids, int64, of `majority` and `tfidf`; without `tfidf` where the training texts hold no word or one label, or where its weights would not fit.
     """
     predictions = {"majority": DummyClassifier(strategy="most_frequent").fit(train_labels, train_labels).predict(texts)}
     if len(np.unique(train_labels)) == 1:
         logger.warning("no TF-IDF baseline: the training texts hold a single label")
         return predictions
-    start, weights = time.perf_counter(), None if class_weight == "none" else class_weight
-    model = make_pipeline(TfidfVectorizer(), LogisticRegression(class_weight=weights))
+    if len(train_texts) >= MANY:
+        logger.info("TF-IDF baseline: fits to %d texts (--baselines false skips it)", len(train_texts))
+    vectorizer = TfidfVectorizer()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # the last step's weights are as good a baseline
-            predictions["tfidf"] = model.fit(train_texts, train_labels).predict(texts)
+        features = vectorizer.fit_transform(train_texts)
     except ValueError as error:
         if "empty vocabulary" not in str(error):
             raise
         logger.warning("no TF-IDF baseline: the training texts hold no word of two or more letters")
-    if (seconds := time.perf_counter() - start) > SLOW:
-        logger.info("TF-IDF baseline: %.0f s for %d texts (--baselines false skips it)", seconds, len(train_texts))
+        return predictions
+    labels, words = len(np.unique(train_labels)), features.shape[1]
+    if labels * words > MAX_WEIGHTS:
+        logger.warning("no TF-IDF baseline: %d labels times %d words are too many weights for it", labels, words)
+        return predictions
+    model = LogisticRegression(class_weight=None if class_weight == "none" else class_weight)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the last step's weights are as good a baseline
+        predictions["tfidf"] = model.fit(features, train_labels).predict(vectorizer.transform(texts))
     return predictions

@@ -183,7 +183,8 @@ def print_comparison(measured: Measurement) -> None:
     table = pd.DataFrame({"accuracy": figures["accuracy"], "95 % interval": intervals, "macro F1": figures["macro_f1"]})
     if tests:
         table["McNemar's p"] = ["", *(p_value(test).removeprefix("= ") for test in tests)]
-    print(table.to_string(col_space=[9, 14, 9, 12][: table.shape[1]]))
+    lines = table.to_string(col_space=[9, 14, 9, 12][: table.shape[1]]).splitlines()
+    print("\n".join(line.rstrip() for line in lines))
     if tests:
         gains, losses = (f"{texts} text{'' if texts == 1 else 's'}" for texts in (tests[0].gains, tests[0].losses))
         verdict = f"wrong on {losses} that it gets right (p {p_value(tests[0])}): {tests[0].verdict}"
