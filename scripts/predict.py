@@ -63,13 +63,12 @@ def main() -> None:
             writer = stack.enter_context(output)
         bar = stack.enter_context(tqdm(desc="Classifying", unit=" texts", disable=not (args.input_file and is_main)))
         for texts, others in itertools.chain([first], batches):
-            labels, probabilities = classifier.predict(texts)
+            labels, probabilities = classifier.predict(texts, progress=bar)
             if args.abstain_below is not None:
                 unsure = is_unsure(probabilities, args.abstain_below)
                 labels = [None if left_out else label for label, left_out in zip(labels, unsure, strict=True)]
                 unsure_in_all += unsure.sum()
             texts_in_all += len(texts)
-            bar.update(len(texts))
             if is_main:
                 writer.write(texts, labels, probabilities, others)
     if args.abstain_below is not None and is_main:

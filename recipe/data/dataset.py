@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 SPLITS_FOLDER, SUMMARY_FILE = "splits", "data_summary.json"  # in a run's output_dir
 REMOVALS = ("conflicts_dropped", "group_rows_given_up", "duplicates_removed", "undersampled", "over_the_limit")
+MANY = 100_000  # rows
 SHOWN = 8  # labels that have a column of their own in the table
 
 
@@ -74,7 +75,7 @@ def load_splits(args: DataArguments, label_names: list[str] | None = None) -> Te
             summary[step][split] = summary[step].get(split, 0) + count
         rows = left
 
-    logger.info("%s rows read: labels and copies are looked through", f"{len(rows):,}")
+    say_if_many("labels and copies are looked through", rows)
 
     # 2. Labels: one spelling each, and one order of ids.
     rows, names = name_labels(rows, declared, label_names, args.normalize_labels)
@@ -95,7 +96,7 @@ def load_splits(args: DataArguments, label_names: list[str] | None = None) -> Te
         keep("duplicates_removed", remove_duplicates(rows))
 
     # 4. The validation and test sets that were not given are split off the training rows; samples, where asked for.
-    logger.info("%s rows kept: splits are made", f"{len(rows):,}")
+    say_if_many("splits are made", rows)
     if args.undersample == "all":
         keep("undersampled", undersample(rows, names, args.split_seed))
     rows = make_missing_splits(rows, args)
@@ -109,6 +110,12 @@ def load_splits(args: DataArguments, label_names: list[str] | None = None) -> Te
     check_label_coverage(counts)
     summary |= {"texts": counts.sum(axis=1).to_dict(), "labels": counts.to_dict("index")}
     return TextSplits({split: to_dataset(rows[rows["split"] == split], names) for split in SPLITS}, summary)
+
+
+def say_if_many(step: str, rows: pd.DataFrame) -> None:
+    """Log a step that takes seconds."""
+    if len(rows) >= MANY:
+        logger.info("%s rows: %s", f"{len(rows):,}", step)
 
 
 def to_dataset(frame: pd.DataFrame, names: list[str]) -> datasets.Dataset:

@@ -22,7 +22,7 @@ from recipe.arguments import DataArguments
 from recipe.data.texts import is_prediction_file, unescape
 from recipe.errors import RecipeError, explain, one_line
 
-BATCH_ROWS = 10_000
+BATCH_ROWS = 2048
 BLOCK = 1 << 20  # bytes read at once
 MAX_ARRAY = 1 << 30  # bytes of a JSON array, which is parsed in one piece
 
@@ -119,7 +119,7 @@ def csv_batches(
                 yield from batches(file_format.column_names, 1)
                 return
             ours = is_prediction_file(found)
-            for batch in reader:
+            for batch in (block[i : i + BATCH_ROWS] for block in reader for i in range(0, len(block), BATCH_ROWS)):
                 columns = [[*map(unescape, x.to_pylist())] for x in batch.columns] if ours else batch.columns
                 yield Batch(found, columns, range(first_row, first_row + len(batch)))
                 first_row += len(batch)

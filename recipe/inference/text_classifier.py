@@ -21,7 +21,7 @@ from recipe.distributed import gather_in_order
 from recipe.errors import RecipeError, one_line, parse_probability
 from recipe.model.classifier import GPT2LastTokenClassifier
 
-ENCODE_TEXTS = 2048  # texts tokenized at once
+PART_TEXTS = 2048  # texts tokenized and classified at once
 
 
 class TextClassifier:
@@ -88,7 +88,7 @@ class TextClassifier:
             check_two_labels(threshold, self.label_names)
         self.model.config.decision_threshold = threshold
 
-    def predict(self, texts: Sequence[str], progress: bool = False) -> tuple[list[str], np.ndarray]:
+    def predict(self, texts: Sequence[str], progress: bool | tqdm = False) -> tuple[list[str], np.ndarray]:
         """Return the label of each text, and its probability of every label: float64 [N, num_labels], by label id.
 
         Where a text is cut into windows, the mean of their probabilities.
@@ -96,7 +96,7 @@ class TextClassifier:
         probabilities = torch.from_numpy(self.logits(texts, progress)).softmax(dim=-1).numpy()
         return [self.label_names[i] for i in decide(probabilities, self.decision_threshold)], probabilities
 
-    def logits(self, texts: Sequence[str], progress: bool = False) -> np.ndarray:
+    def logits(self, texts: Sequence[str], progress: bool | tqdm = False) -> np.ndarray:
         """Return float64 [N, num_labels], in the order of the texts, which may be empty, long, or any Unicode.
 
         They are the model's own, in float32's precision; only for a text of several windows the logarithm of the
@@ -105,46 +105,58 @@ class TextClassifier:
         return text_logits(*self.window_logits(texts, progress)[:2])
 
     def window_logits(
-        self, texts: Sequence[str], progress: bool = False
+        self, texts: Sequence[str], progress: bool | tqdm = False
     ) -> tuple[np.ndarray, np.ndarray | None, Coverage]:
         """Return logits, text_index, and how many of the texts' tokens the model sees.
 
         The logits are the model's own, float32 [W, num_labels], a row a window; text_index, int [W], ascending, says
         which text each window is of. Without windows a row is a text, and text_index is None.
+
+        Args:
+            progress: show a bar; or a bar of the caller's, which counts texts.
+
+        Raises:
+            RecipeError: logits that are not finite.
         """
         state = PartialState()
         with state.split_between_processes(list(texts)) as share:
-            (input_ids, uncut_lengths), text_index = self.encode(share), None
-            if self.windows is not None:
-                cut = [self.windows.cut(ids) for ids in input_ids]
-                text_index = np.repeat(np.arange(len(cut)), [len(windows) for windows in cut])
-                input_ids = [window for windows in cut for window in windows]
-            logits = self._classify(input_ids, progress and state.is_main_process)
-        parts = gather_in_order([(logits, text_index, uncut_lengths)])
+            bar = progress
+            if isinstance(progress, bool):
+                shown = progress and state.is_main_process
+                bar = tqdm(total=len(share), desc="Classifying", unit=" texts", disable=not shown)
+            # In parts, so that the tokens of all texts are never in memory.
+            parts = [self._classify(share[i : i + PART_TEXTS], bar) for i in range(0, len(share), PART_TEXTS)]
+            if isinstance(progress, bool):
+                bar.close()
+        parts = [part for of_process in gather_in_order([parts]) for part in of_process]
+        logits = [np.empty((0, len(self.label_names)), dtype=np.float32), *(rows for rows, *_ in parts)]
         coverage = Coverage.of([length for *_, lengths in parts for length in lengths], self.max_length)
-        if text_index is not None:
-            starts = np.cumsum([0] + [len(lengths) for *_, lengths in parts])
-            text_index = np.concatenate([index + start for (_, index, _), start in zip(parts, starts, strict=False)])
-        return np.concatenate([logits for logits, *_ in parts]), text_index, coverage
+        counts = np.array([count for _, windows, _ in parts for count in windows], dtype=np.int64)
+        text_index = None if self.windows is None else np.repeat(np.arange(len(counts)), counts)
+        return np.concatenate(logits), text_index, coverage
 
     @torch.inference_mode()
-    def _classify(self, input_ids: list[list[int]], progress: bool) -> np.ndarray:
-        """Return logits, float32 [rows, num_labels], of token ids that fit the model."""
-        logits = np.empty((len(input_ids), len(self.label_names)), dtype=np.float32)
-        unit = " texts" if self.windows is None else " windows"
-        with tqdm(total=len(input_ids), desc="Classifying", unit=unit, disable=not progress) as bar:
-            for indices in batches_by_length([len(ids) for ids in input_ids], batch_tokens(self.device)):
-                batch = self.collate([{"input_ids": input_ids[i]} for i in indices])
-                output = self.model(**{name: tensor.to(self.device) for name, tensor in batch.items()})
-                logits[indices] = output.logits.float().cpu().numpy()
-                bar.update(len(indices))
-        return logits
+    def _classify(self, texts: Sequence[str], bar: tqdm) -> tuple[np.ndarray, list[int], list[int]]:
+        """Return logits, float32 [W, num_labels]; and of each text its number of windows, and of tokens before any cut."""
+        rows, uncut_lengths = self.encode(texts)
+        windows = [1] * len(texts)
+        if self.windows is not None:
+            cut = [self.windows.cut(ids) for ids in rows]
+            rows, windows = [ids for of_text in cut for ids in of_text], [len(of_text) for of_text in cut]
+        logits, done = np.empty((len(rows), len(self.label_names)), dtype=np.float32), 0
+        for indices in batches_by_length([len(ids) for ids in rows], batch_tokens(self.device)):
+            batch = self.collate([{"input_ids": rows[i]} for i in indices])
+            output = self.model(**{name: tensor.to(self.device) for name, tensor in batch.items()})
+            logits[indices] = output.logits.float().cpu().numpy()
+            shown, done = done * len(texts) // len(rows), done + len(indices)
+            bar.update(done * len(texts) // len(rows) - shown)
+        if not np.isfinite(logits).all():
+            raise RecipeError("the model's logits are not finite: its weights overflow: train it again, or in float32")
+        return logits, windows, uncut_lengths
 
     def encode(self, texts: Sequence[str]) -> tuple[list[list[int]], list[int]]:
         """Return the token ids of each text, truncated where texts are (not cut into windows), and its uncut length."""
-        parts = (texts[start : start + ENCODE_TEXTS] for start in range(0, len(texts), ENCODE_TEXTS))
-        batches = [encode_texts(self.tokenizer, part, self.max_length) for part in parts]
-        return [ids for batch, _ in batches for ids in batch], [length for _, batch in batches for length in batch]
+        return encode_texts(self.tokenizer, texts, self.max_length)
 
 
 def check_two_labels(threshold: str | float, label_names: Sequence[str]) -> None:
