@@ -1,6 +1,7 @@
 """Errors of the user: one line that names the fix, and exit code 2; the parser of the scripts."""
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -75,20 +76,37 @@ def shorten(text: str, width: int = 70) -> str:
     return line if len(line) <= width else line[: width - 3] + "..."
 
 
+def is_out_of_room(error: BaseException | None) -> bool:
+    """Return whether a full disk, a quota or a limit on file sizes is behind an error of any library."""
+    if error is None:
+        return False
+    words = ("No space left", "File too large", "Disk quota", "file write failed")  # the last is torch.save's
+    numbers = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+    here = getattr(error, "errno", None) in numbers or any(word in str(error) for word in words)
+    return here or is_out_of_room(error.__cause__ or error.__context__)
+
+
 def run_script(main: Callable[[], None]) -> None:
-    """Run a script's `main`; a RecipeError ends it with one line on stderr and exit code 2, no traceback."""
+    """Run a script's `main`; a RecipeError or a full disk ends it with one line on stderr and exit code 2, no traceback."""
     for stream in (sys.stdout, sys.stderr):  # a text may hold what the screen's encoding does not
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
         main()
-    except RecipeError as error:
-        from tqdm import tqdm
-
-        tqdm.write(
-            f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr
-        )  # on a line of its own, beside a bar
-        sys.exit(2)
     except BrokenPipeError:  # `... | head`: the reader has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except Exception as error:
+        if isinstance(error, RecipeError):
+            message = str(error)
+        elif is_out_of_room(error):
+            message = (
+                f"no room to write ({one_line(error)[:200]}): make room on the disk, and run the same command again"
+            )
+        else:
+            raise
+        from tqdm import tqdm
+
+        line = f"error: {printable(' '.join(message.split()))}"
+        tqdm.write(line, file=sys.stderr)  # on a line of its own, beside a bar
+        sys.exit(2)

@@ -49,6 +49,10 @@ def load_tokenizer(
         raise RecipeError(f"model {name!r} has {sizes}: put the model's own tokenizer.json beside it")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer("a")["input_ids"][-1:] == [tokenizer.pad_token_id]:
+        fix = "give it another pad_token, or take that end off its post_processor"
+        told = f"ends each text with {tokenizer.pad_token!r}, which a stock GPT2ForSequenceClassification takes for padding"
+        raise RecipeError(f"model {name!r}: its tokenizer {told}: {fix}")
     tokenizer.model_max_length = max_length or min(tokenizer.model_max_length, config.n_positions)
     return tokenizer
 

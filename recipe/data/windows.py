@@ -76,7 +76,11 @@ def choose_windows(
         raise RecipeError(f"window is {size}, but the model has {config.n_positions} positions: {fix}")
     if not 0 <= overlap < size:
         raise RecipeError(f"window_overlap is {overlap}, the window {size}: take an overlap from 0 to {size - 1}")
-    return Windows(size, overlap, max_length or getattr(config, "window_max_length", None))
+    if max_length is None and (max_length := getattr(config, "window_max_length", None)):
+        logger.info(
+            "max_length is %d tokens a text, as the model remembers it: give --max_length for another", max_length
+        )
+    return Windows(size, overlap, max_length)
 
 
 def remember_windows(config: GPT2Config, windows: Windows | None) -> None:

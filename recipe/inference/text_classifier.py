@@ -45,6 +45,8 @@ class TextClassifier:
             self.windows = choose_windows(model.config, window)
         try:
             self.device = torch.device(device or PartialState(cpu=not torch.cuda.is_available()).device)
+            if self.device.type == "meta":
+                raise RuntimeError("it holds no numbers")
             self.model = model.to(self.device).eval()
         except (RuntimeError, AssertionError) as error:
             raise RecipeError(f"device {str(device)!r} cannot be used here: {one_line(error)}: take cpu") from error

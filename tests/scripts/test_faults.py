@@ -2,9 +2,10 @@
 
 import json
 import shutil
+import subprocess
 
 import pytest
-from conftest import FAST, NANO, fields_of, make_texts, run_training, tiny_folder
+from conftest import FAST, NANO, fields_of, make_texts, run, run_training, same_weights, tiny_folder
 
 TRAIN = ["python", "scripts/train.py"]
 
@@ -115,3 +116,58 @@ def test_a_model_of_nan_is_refused(tmp_path, run_here):
     (tmp_path / "nano" / "config.json").write_text(json.dumps({**config, "n_head": 0}))
     result = run_here(["python", "scripts/inspect_model.py", "--model_name_or_path", tmp_path / "nano", "--text", "x"])
     assert_refused(result, "n_head is 0")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of a few hundred kB, which can be made larger."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1000k", "tmpfs", str(path)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root can mount a small disk")
+    yield path
+    subprocess.run(["umount", str(path)], check=True)
+
+
+def test_a_disk_that_is_full_loses_no_checkpoint(small_disk, data, tmp_path, run_here):
+    fields = [*FAST, "--num_train_epochs", "4"]
+    straight = run_here([*TRAIN, *fields_of(tiny_folder(), data, tmp_path / "straight"), *fields])
+    assert straight.returncode == 0
+    command = [*TRAIN, *fields_of(tiny_folder(), data, small_disk / "run"), *fields]
+    assert_refused(run_here(command), "no room to write")
+    assert list((small_disk / "run").glob("checkpoint-*/complete.json"))
+    subprocess.run(["mount", "-o", "remount,size=9m", str(small_disk)], check=True)
+    result = run_here(command)
+    assert result.returncode == 0, result.stderr
+    assert "an unfinished run, which resumes from" in result.stderr
+    assert same_weights(tmp_path / "straight", small_disk / "run")
+
+
+def test_a_full_disk_under_the_cache_the_predictions_and_the_figures(small_disk, finished, data, tmp_path, run_here):
+    texts = tmp_path / "many.csv"
+    make_texts(20_000, ["sport", "medicine"]).to_csv(texts, index=False)
+    (small_disk / "out.csv").write_text("mine")
+    predict = [
+        "python",
+        "scripts/predict.py",
+        "--model_dir",
+        finished,
+        "--input_file",
+        texts,
+        "--overwrite_output_file",
+    ]
+    assert_refused(run_here([*predict, "--output_file", small_disk / "out.csv"]), "no room to write")
+    assert contents(small_disk) == {small_disk / "out.csv": b"mine"}
+    cache = ["--feature_cache", "on", "--feature_cache_dir", str(small_disk / "cache")]
+    command = [*TRAIN, *fields_of(tiny_folder(), data, tmp_path / "run"), *FAST, *cache]
+    (small_disk / "filler").write_bytes(b"x" * 800_000)
+    assert_refused(run_here(command), "feature cache in")
+    (small_disk / "filler").write_bytes(b"")
+    assert run_here(command).returncode == 0
+
+
+def test_files_that_may_not_grow_are_one_line(finished, data, tmp_path):
+    """`ulimit -f`, in blocks of 1 kB."""
+    command = f"python scripts/train.py {' '.join(fields_of(tiny_folder(), data, tmp_path / 'run'))} {' '.join(FAST)}"
+    assert_refused(run("bash", "-c", f"ulimit -f 40; exec {command}"), "no room to write")
