@@ -5,6 +5,7 @@ from pathlib import Path
 import datasets
 import pytest
 from conftest import NANO, SHARED, make_texts
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, GPT2Config, GPT2Tokenizer
 
 from recipe.data import texts, tokenization, trained_on, windows
@@ -110,3 +111,14 @@ def test_gpt2s_own_vocabulary(tmp_path):
     tokenizer = load_tokenizer(str(tmp_path), GPT2Config())
     assert tokenizer.model_max_length == 1024
     assert encode_texts(tokenizer, ["Do you have time"])[0] == [[5211, 345, 423, 640]]
+
+
+def test_a_tokenizer_whose_texts_end_in_padding_is_refused(tmp_path):
+    """A stock model finds the last token by its id: it would read the one before what the tokenizer appends."""
+    config = GPT2Config.from_pretrained(NANO)
+    tokenizer = load_tokenizer(str(NANO), config)
+    end = (tokenizer.eos_token, tokenizer.eos_token_id)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"$A {end[0]}", special_tokens=[end])
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(RecipeError, match=r"ends each text with '<.endoftext.>', which a stock"):
+        load_tokenizer(str(tmp_path), config)
