@@ -104,19 +104,17 @@ def csv_batches(
     nulls = {"null_values": [""], "strings_can_be_null": True, "quoted_strings_can_be_null": False}
     convert = pa.csv.ConvertOptions(default_column_type=pa.string(), **nulls)
 
-    def batches(names: Sequence[str] | None, first_row: int) -> Iterator[Batch]:
+    def batches(block_size: int, names: Sequence[str] | None = None, first_row: int = 2) -> Iterator[Batch]:
         with Utf8File(path, leading=b"\r\n") as file:
             # One thread, so that errors name their row.
-            options = pa.csv.ReadOptions(column_names=names, use_threads=False, block_size=file_format.max_row)
+            options = pa.csv.ReadOptions(column_names=names, use_threads=False, block_size=block_size)
             reader = pa.csv.open_csv(pa.PythonFile(file, "r"), options, parse, convert)
             found = list(reader.schema.names)
             if names is None and file_format.column_names and not is_header(found):
                 if len(file_format.column_names) != len(found):
-                    counts = (
-                        f"column_names gives {len(file_format.column_names)} names, but row 1 has {len(found)} columns"
-                    )
-                    raise RecipeError(f"{path}: {counts}")
-                yield from batches(file_format.column_names, 1)
+                    counts = f"{len(file_format.column_names)} names, but row 1 has {len(found)} columns"
+                    raise RecipeError(f"{path}: column_names gives {counts}")
+                yield from batches(block_size, file_format.column_names, 1)
                 return
             ours = is_prediction_file(found)
             for batch in (block[i : i + BATCH_ROWS] for block in reader for i in range(0, len(block), BATCH_ROWS)):
@@ -125,13 +123,20 @@ def csv_batches(
                 first_row += len(batch)
 
     fix = f"is the delimiter {delimiter!r} right (--delimiter), and the quoting (--csv_quoting)?"
-    try:
-        yield from batches(None, 2)
-    except pa.ArrowInvalid as error:
-        if "straddling" in str(error):
-            large = f"a row of over {file_format.max_row / 1e6:g} MB, or a quote that is not closed"
-            raise RecipeError(f"{path}: {large}: cut the text, or raise --max_row_mb; {fix}") from error
-        raise RecipeError(f"{path}: cannot be read ({one_line(error)[:200]}): {fix}") from error
+    next_row = 0
+    for block_size in (BLOCK, file_format.max_row):  # large blocks, which take memory, only where a row needs them
+        try:
+            for batch in batches(block_size):
+                if new := batch.rows[max(next_row - batch.rows[0], 0) :]:
+                    columns = [column[len(batch.rows) - len(new) :] for column in batch.columns]
+                    yield Batch(batch.names, columns, new)
+                    next_row = new[-1] + 1
+            return
+        except pa.ArrowInvalid as error:
+            if "straddling" not in str(error):
+                raise RecipeError(f"{path}: cannot be read ({one_line(error)[:200]}): {fix}") from error
+    large = f"a row of over {file_format.max_row / 1e6:g} MB, or a quote that is not closed"
+    raise RecipeError(f"{path}: {large}: cut the text, or raise --max_row_mb; {fix}")
 
 
 def json_batches(path: Path, suffix: str, file_format: FileFormat) -> Iterator[Batch]:

@@ -332,3 +332,15 @@ def test_bytes_that_are_no_text_are_refused_with_their_line_wherever_they_lie(tm
         broken = good.encode()[:cut].rstrip(b"\xc3") + b"\xff" + good.encode()[cut:]
         with pytest.raises(RecipeError, match=rf"line {line} is not UTF-8 \(byte 0xff\)"):
             read(tmp_path, "a.csv", broken)
+
+
+def test_a_long_row_among_short_ones_changes_nothing_else(tmp_path):
+    """It takes a larger block than the others, from where on the file is read again."""
+    texts = [f"text {i} " * 40 for i in range(6000)]
+    texts[4000] = "long " * 300_000
+    frame = pd.DataFrame({"text": texts, "label": [str(i) for i in range(6000)]})
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    read = read_file(tmp_path / "a.csv").frame
+    assert read["text"].tolist() == texts
+    assert read["label"].tolist() == frame["label"].tolist()
+    assert read["row"].tolist() == list(range(2, 6002))
