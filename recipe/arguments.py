@@ -116,7 +116,7 @@ class DataArguments:
         fractions = "validation_fraction test_fraction"
         check_fields(self, fractions, lambda share: 0 < share < 1, "a share between 0 and 1, such as 0.1")
         check_fields(self, "max_row_mb", lambda size: 0 < size <= 1000, "a number above 0, up to 1000")
-        check_fields(self, "split_seed", lambda seed: 0 <= seed < 2**32, "a whole number from 0 up")
+        check_fields(self, "split_seed", lambda seed: 0 <= seed < 2**32, "a whole number from 0 up, under 2**32")
         limits = "max_length max_train_samples max_eval_samples max_predict_samples"
         check_fields(self, limits, lambda count: count >= 1, "a whole number from 1 up, or leave it out")
         if (self.split_method == "time") != (self.time_column is not None):
@@ -158,18 +158,27 @@ class RecipeTrainingArguments(TrainingArguments):
         if not self.output_dir:
             raise RecipeError("no output_dir: give --output_dir DIR")
         counts = "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps"
-        check_fields(self, counts, lambda count: count >= 1, "a whole number from 1 up")
+        check_fields(self, counts, lambda count: 1 <= count < 2**20, "a whole number from 1 up, under 2**20")
         if self.max_steps <= 0:
             check_fields(self, "num_train_epochs", lambda epochs: 0 < epochs < math.inf, "a number above 0")
         check_fields(
             self, "early_stopping_patience", lambda count: count >= 1, "a whole number from 1 up, or leave it out"
         )
-        check_fields(self, "dataloader_num_workers", lambda count: count >= 0, "a whole number from 0 up")
+        workers = 16 * (os.cpu_count() or 1)
+        check_fields(
+            self, "dataloader_num_workers", lambda count: 0 <= count <= workers, f"a number from 0 to {workers}"
+        )
+        check_fields(
+            self, "eval_accumulation_steps", lambda count: count >= 1, "a whole number from 1 up, or leave it out"
+        )
+        check_fields(self, "label_names", lambda names: names == ["labels"], "labels, or leave it out")
+        check_fields(self, "remove_unused_columns", bool, "true: texts have columns that the model does not read")
+        check_fields(self, "use_liger_kernel", lambda used: not used, "false: liger has no kernels for this model")
         numbers = "learning_rate weight_decay adam_epsilon max_grad_norm"
         check_fields(self, numbers, lambda number: 0 <= number < math.inf, "a number from 0 up")
         shares = "adam_beta1 adam_beta2 label_smoothing_factor"
         check_fields(self, shares, lambda share: 0 <= share < 1, "a number from 0 up to, but not, 1")
-        check_fields(self, "seed data_seed", lambda seed: 0 <= seed < 2**32, "a whole number from 0 up")
+        check_fields(self, "seed data_seed", lambda seed: 0 <= seed < 2**32, "a whole number from 0 up, under 2**32")
         if self.early_stopping_patience is not None and not self.load_best_model_at_end:
             raise RecipeError(
                 "early_stopping_patience needs load_best_model_at_end: leave it true, or drop the patience"

@@ -21,9 +21,21 @@ from recipe.errors import OneLineErrors, RecipeError, one_line
 # Saved with a run even where they are the library's defaults, which may change.
 ALWAYS_SAVED = ("learning_rate", "lr_scheduler_type", "warmup_steps", "max_grad_norm", "optim", "seed")
 ALWAYS_SAVED += ("per_device_train_batch_size", *RecipeTrainingArguments.__annotations__)
+MAX_YAML = 100_000  # characters
 NEVER_SAVED = ("hub_token", "overwrite_output_dir", "dataloader_pin_memory", "resume_from_checkpoint")
 
 Arguments = tuple[ModelArguments, DataArguments, RecipeTrainingArguments]
+
+
+class UniqueKeys(yaml.SafeLoader):
+    """YAML whose mappings name each key once: of two values of a field, one would be lost."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [key.value for key, _ in node.value]
+        for (key, _), name in zip(node.value, keys, strict=True):
+            if keys.count(name) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"{name!r} occurs twice", key.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 class FieldParser(OneLineErrors, HfArgumentParser):
@@ -71,6 +83,8 @@ def yaml_to_argv(parser: FieldParser, path: str) -> list[str]:
         takes_many = known[name].nargs == "+"
         if isinstance(value, list) and not takes_many:
             raise RecipeError(f"{path}: {name} takes one value, not a list")
+        if isinstance(value, list) and any(isinstance(word, (list, dict)) for word in value):
+            raise RecipeError(f"{path}: {name} takes a list of values, not of lists")
         if value is None or value == []:
             continue
         if value is False and name.endswith("_strategy"):
@@ -88,10 +102,15 @@ def yaml_to_argv(parser: FieldParser, path: str) -> list[str]:
 def read_yaml_mapping(path: str) -> dict[str, Any]:
     """Load a YAML file of `field: value` lines; raise RecipeError, with the line, for anything else."""
     try:
-        fields = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        if len(text) > MAX_YAML:
+            raise RecipeError(f"{path}: has over {MAX_YAML:,} characters: a recipe is a page of fields")
+        fields = yaml.load(text, UniqueKeys)
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read ({error.strerror}): check the path") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        if isinstance(error, RecipeError):
+            raise
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}" if mark else one_line(error)
         raise RecipeError(f"{path}: is not YAML ({where}): write one `field: value` a line") from error
@@ -118,7 +137,9 @@ def resolved_config(model_args: ModelArguments, data_args: DataArguments, traini
     for name in (f.name for f in dataclasses.fields(training_args) if f.name not in NEVER_SAVED):
         value = getattr(training_args, name)
         if name in ALWAYS_SAVED or value != getattr(stock, name, None):
-            values[name] = value.value if isinstance(value, Enum) else value
+            items = value if isinstance(value, list) else [value]
+            items = [item.value if isinstance(item, Enum) else item for item in items]
+            values[name] = items if isinstance(value, list) else items[0]
     metric = training_args.metric_for_best_model
     if metric and training_args.greater_is_better != metric.endswith("loss"):
         values.pop("greater_is_better", None)  # follows from the metric, and must follow another one too

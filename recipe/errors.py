@@ -3,6 +3,7 @@
 import argparse
 import errno
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -86,27 +87,49 @@ def is_out_of_room(error: BaseException | None) -> bool:
     return here or is_out_of_room(error.__cause__ or error.__context__)
 
 
+def describe(error: Exception) -> str | None:
+    """Return the line for an error that the user, or the user's machine, has to mend; None for one of ours."""
+    if isinstance(error, RecipeError):
+        return str(error)
+    reason = one_line(error)[:200]
+    if is_out_of_room(error):
+        return f"no room to write ({reason}): make room on the disk, and run the same command again"
+    if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
+        return f"a file cannot be read or written ({reason}): check the path and its permissions"
+    return None
+
+
+def stop_on_sigterm(*_: object) -> NoReturn:
+    """Exit, so that unfinished files are removed on the way out; a training handles the signal by itself."""
+    sys.exit(128 + signal.SIGTERM)
+
+
 def run_script(main: Callable[[], None]) -> None:
-    """Run a script's `main`; a RecipeError or a full disk ends it with one line on stderr and exit code 2, no traceback."""
+    """Run a script's `main`; an error that `describe` knows ends it with one line on stderr and exit code 2, no traceback."""
     for stream in (sys.stdout, sys.stderr):  # a text may hold what the screen's encoding does not
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, stop_on_sigterm)
     try:
         main()
+        sys.stdout.flush()
     except BrokenPipeError:  # `... | head`: the reader has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     except Exception as error:
-        if isinstance(error, RecipeError):
-            message = str(error)
-        elif is_out_of_room(error):
-            message = (
-                f"no room to write ({one_line(error)[:200]}): make room on the disk, and run the same command again"
-            )
-        else:
+        message = describe(error)
+        if message is None:
             raise
         from tqdm import tqdm
 
         line = f"error: {printable(' '.join(message.split()))}"
         tqdm.write(line, file=sys.stderr)  # on a line of its own, beside a bar
+        try:
+            sys.stdout.flush()
+        except OSError:  # as in `> /dev/full`: what is left to print has no place
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(2)

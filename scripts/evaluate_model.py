@@ -17,7 +17,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recipe.errors import OneLineParser, RecipeError, run_script
+from recipe.errors import OneLineParser, RecipeError, printable, run_script
 from recipe.inference.options import add_shared_options, parse_options
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def main() -> None:
     if train is not None:
         class_weight = "none" if args.train_file else read_run_config(args.model_dir).get("class_weight", "none")
         measured.add_baselines(train, test["text"][:], class_weight)
-    print(f"{' '.join(args.test_file or ['Test split of the run'])}, {len(test)} texts:")
+    print(f"{printable(' '.join(args.test_file or ['Test split of the run']))}, {len(test)} texts:")
     print_report(measured)
     print_confusion(measured)
     write_results(args, classifier, measured)
@@ -152,25 +152,29 @@ def write_results(args: argparse.Namespace, classifier: "TextClassifier", measur
                 shutil.copytree(path, args.output_dir / path.name)
             elif path.is_file():
                 shutil.copy(path, args.output_dir)
-        print(f"\nSaved to {args.output_dir}")
+        print(f"\nSaved to {printable(str(args.output_dir))}")
 
 
 def check_outputs(args: argparse.Namespace) -> None:
     """Refuse outputs that cannot be written before any work, so that none is lost."""
     from recipe.inference.prediction_files import check_output_file
 
+    inputs = [*(args.test_file or []), *(args.validation_file or []), *(args.train_file or [])]
+    kept = {"inputs": inputs, "model_dir": args.model_dir}
     if args.output_file:
-        check_output_file(args.output_file, args.overwrite_output_file, (".json",))
+        check_output_file(args.output_file, args.overwrite_output_file, (".json",), **kept)
     if args.plot_file:
         from recipe.evaluation.plots import PLOT_FORMATS, require_matplotlib
 
-        check_output_file(args.plot_file, args.overwrite_output_file, PLOT_FORMATS, "plot_file")
+        check_output_file(args.plot_file, args.overwrite_output_file, PLOT_FORMATS, "plot_file", **kept)
         require_matplotlib()
     if args.output_dir and not args.calibrate:
         raise RecipeError("output_dir is for the calibrated model: pass --calibrate too, or leave it out")
     if args.validation_file and not args.calibrate:
         raise RecipeError("validation_file is for fitting a temperature: pass --calibrate too, or leave it out")
     folder = args.output_dir
+    if folder and folder.resolve().is_relative_to(Path(args.model_dir).resolve()):
+        raise RecipeError(f"output_dir {folder} lies in the model's own folder: give another one")
     if folder and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RecipeError(f"output_dir {folder} is not empty: give a new folder")
 

@@ -7,7 +7,7 @@ python scripts/feature_cache.py --clear_unused_days 30
 
 from pathlib import Path
 
-from recipe.errors import OneLineParser, run_script
+from recipe.errors import OneLineParser, RecipeError, printable, run_script, shorten
 
 
 def main() -> None:
@@ -18,14 +18,21 @@ def main() -> None:
     args = parser.parse_args()
     from recipe.training.cache_policy import DEFAULT_FOLDER, clear_caches, list_caches
 
+    if args.clear_unused_days is not None and not args.clear_unused_days >= 0:
+        raise RecipeError(f"clear_unused_days is {args.clear_unused_days}: take a number from 0 up")
     cache = args.feature_cache_dir or DEFAULT_FOLDER
+    if args.feature_cache_dir and not args.feature_cache_dir.is_dir():
+        raise RecipeError(
+            f"feature_cache_dir {args.feature_cache_dir} is no folder: give the one that training was given"
+        )
     total = 0
     for folder, about, size in list_caches(cache):
-        kept = "one token a text" if about["one_token_a_text"] else "all tokens"
-        dtype = about["dtype"].removeprefix("torch.")
-        print(f"{size / 1e6:10.1f} MB  {folder.name}  {about['model']}, {about['blocks']} blocks, {dtype}, {kept}")
+        kept = "one token a text" if about.get("one_token_a_text") else "all tokens"
+        dtype = str(about.get("dtype")).removeprefix("torch.")
+        what = f"{about.get('model')}, {about.get('blocks')} blocks, {dtype}, {kept}"
+        print(f"{size / 1e6:10.1f} MB  {folder.name}  {shorten(what, 120)}")
         total += size
-    print(f"{total / 1e6:10.1f} MB  in {cache}")
+    print(f"{total / 1e6:10.1f} MB  in {printable(str(cache))}")
     if args.clear or args.clear_unused_days is not None:
         print(f"Cleared {clear_caches(cache, 0 if args.clear else args.clear_unused_days) / 1e6:.1f} MB")
 

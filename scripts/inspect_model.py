@@ -37,8 +37,10 @@ def main() -> None:
     from recipe.model.freezing import freeze_except, trainable_patterns
     from recipe.model.loading import labels_of_head, load_config
 
-    if args.num_labels is not None and args.num_labels < 2:
-        raise RecipeError(f"num_labels is {args.num_labels}: a classifier needs at least 2 labels")
+    if args.num_labels is not None and not 2 <= args.num_labels <= 100_000:
+        raise RecipeError(f"num_labels is {args.num_labels}: take 2 to 100,000")
+    if not 0 <= args.seed < 2**32:
+        raise RecipeError(f"seed is {args.seed}: take a whole number from 0 up, under 2**32")
     config = load_config(args.model_name_or_path, args.model_revision)
     tokenizer = load_tokenizer(args.model_name_or_path, config, revision=args.model_revision)
     set_seed(args.seed)

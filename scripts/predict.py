@@ -30,8 +30,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--output_file", type=Path, help="A .csv or .jsonl file to write; the screen if not given.")
     parser.add_argument(
         "--escape_formulas",
-        type=lambda word: word.lower() in ("true", "1", "yes"),
-        default=True,
+        choices=("true", "false"),
+        default="true",
         help="In CSV, put ' before texts that begin with = + - @, so that no spreadsheet runs them (default: true).",
     )
     parser.add_argument("--window", type=int, help="Tokens of a window; by default as in training, 0 for none.")
@@ -49,7 +49,8 @@ def main() -> None:
     from recipe.inference.text_classifier import TextClassifier, is_unsure
 
     if args.output_file:
-        check_output_file(args.output_file, args.overwrite_output_file, input_file=args.input_file)
+        inputs = [args.input_file] if args.input_file else []
+        check_output_file(args.output_file, args.overwrite_output_file, inputs=inputs, model_dir=args.model_dir)
     batches = read_texts(args)
     first = next(batches)  # a file that cannot be read is refused before the model is loaded
     classifier = TextClassifier.from_pretrained(args.model_dir, args.device, args.window)
@@ -59,7 +60,7 @@ def main() -> None:
     texts_in_all = unsure_in_all = 0
     with contextlib.ExitStack() as stack:
         if is_main:
-            output = open_predictions(args.output_file, classifier.label_names, args.escape_formulas)
+            output = open_predictions(args.output_file, classifier.label_names, args.escape_formulas == "true")
             writer = stack.enter_context(output)
         bar = stack.enter_context(tqdm(desc="Classifying", unit=" texts", disable=not (args.input_file and is_main)))
         for texts, others in itertools.chain([first], batches):

@@ -15,7 +15,7 @@ import sys
 
 from recipe.config import parse_arguments, resolved_config
 from recipe.distributed import setup_logging
-from recipe.errors import run_script
+from recipe.errors import printable, run_script
 
 logger = logging.getLogger("recipe.train")
 
@@ -127,7 +127,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     )
     run.finish()
     if trainer.is_world_process_zero():
-        print(f"\nSaved to {training_args.output_dir}")
+        print(f"\nSaved to {printable(training_args.output_dir)}")
     return results
 
 

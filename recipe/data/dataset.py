@@ -11,6 +11,7 @@ import datasets
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.parquet
 
 from recipe.arguments import DataArguments
@@ -171,14 +172,19 @@ def save_splits(splits: Mapping[str, datasets.Dataset], run_dir: str | os.PathLi
 
 def load_saved_splits(run_dir: str | os.PathLike) -> TextSplits:
     """Load the splits that save_splits wrote, and their summary; refuse a file that is absent or damaged."""
-    loaded, errors = {}, (OSError, ValueError, TypeError, KeyError, pa.ArrowException)
+    loaded, errors = {}, (OSError, ValueError, TypeError, KeyError, AttributeError, pa.ArrowException)
     for split in SPLITS:
         path = Path(run_dir) / SPLITS_FOLDER / f"{split}.parquet"
-        if not path.exists():
-            raise RecipeError(f"{path}: no such file, as train.py leaves one beside each model")
+        with explain(OSError, f"{path}: cannot be read", "check the permissions"):
+            if not path.exists():
+                raise RecipeError(f"{path}: no such file, as train.py leaves one beside each model")
         with explain(errors, f"{path}: cannot be read", "train again to restore it"):
             table = pa.parquet.read_table(path).select(["text", "label"])
             loaded[split] = datasets.Dataset(table)  # features come from the file's schema
+            names = loaded[split].features["label"].names
+            ids = pa.compute.min_max(table["label"]).as_py()
+            if not len(table) or table["text"].null_count or not 0 <= ids["min"] <= ids["max"] < len(names):
+                raise ValueError("it has no rows, no texts or other labels")
     path = Path(run_dir) / SUMMARY_FILE
     with explain(errors, f"{path}: cannot be read", "train again to restore it"):
         return TextSplits(loaded, json.loads(path.read_text(encoding="utf-8")))

@@ -24,7 +24,8 @@ from recipe.errors import RecipeError, explain, one_line
 
 BATCH_ROWS = 2048
 BLOCK = 1 << 20  # bytes read at once
-MAX_ARRAY = 1 << 30  # bytes of a JSON array, which is parsed in one piece
+MAX_ARRAY = 1 << 27  # bytes of a JSON array, which is parsed in one piece
+MAX_COLUMNS = 10_000
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ def json_batches(path: Path, suffix: str, file_format: FileFormat) -> Iterator[B
             yield from json_array(path, file)
             return
         records: dict[int, Any] = {}
-        number = 0
+        number = size = 0
         while line := file.readline(file_format.max_row + 1):
             number += 1
             if len(line) > file_format.max_row:
@@ -159,9 +160,10 @@ def json_batches(path: Path, suffix: str, file_format: FileFormat) -> Iterator[B
             text = line.decode("utf-8").strip("\ufeff \t\r\n")  # joined files have byte-order marks in the middle
             if text:
                 records[number] = parse_json(path, f"line {number}", text, "one object a line")
-            if len(records) == BATCH_ROWS:
+            size += len(line)
+            if len(records) == BATCH_ROWS or size > file_format.max_row:
                 yield json_batch(path, "line {}", records)
-                records = {}
+                records, size = {}, 0
         if records:
             yield json_batch(path, "line {}", records)
 
@@ -170,9 +172,8 @@ def json_array(path: Path, file: "Utf8File") -> Iterator[Batch]:
     """Yield the objects of one JSON array."""
     content = file.read(MAX_ARRAY + 1)
     if len(content) > MAX_ARRAY:
-        raise RecipeError(
-            f"{path}: a JSON array of over {MAX_ARRAY >> 30} GB: write JSON lines, which are read in parts"
-        )
+        large = f"a JSON array of over {MAX_ARRAY >> 20} MB"
+        raise RecipeError(f"{path}: {large}: write JSON lines, which are read in parts")
     records = parse_json(path, "array", content.decode("utf-8"), "an array of objects")
     yield json_batch(path, "item {} of the array", dict(enumerate(records, start=1)))
 
@@ -190,6 +191,8 @@ def json_batch(path: Path, place: str, records: dict[int, Any]) -> Batch:
             what = f"{place.format(number)} is a JSON {type(record).__name__}, not an object"
             raise RecipeError(f"{path}: {what}: write {{...}} there")
     names = list(dict.fromkeys(key for record in records.values() for key in record))
+    if len(names) > MAX_COLUMNS:
+        raise RecipeError(f"{path}: over {MAX_COLUMNS:,} different keys: write texts and labels under one key each")
     return Batch(names, [[record.get(name) for record in records.values()] for name in names], list(records))
 
 
@@ -206,7 +209,7 @@ def parquet_batches(path: Path) -> Iterator[Batch]:
         except Exception:  # a type that `datasets` has no feature for, or a note of another version
             features = {}
         first_row = 1
-        for batch in file.iter_batches(BATCH_ROWS):
+        for batch in file.iter_batches(BATCH_ROWS // 8):  # a dictionary may hide how long texts are
             yield Batch(batch.schema.names, batch.columns, range(first_row, first_row + len(batch)), features)
             first_row += len(batch)
 

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 RUN_CONFIG_FILE = "run_config.yaml"  # the fields of a run, in its output_dir
 PAIR_SEPARATOR = "\n"
+# The fields of a run that are read again, and their types.
+READ_AGAIN = {"text_pair_column": str | None, "text_pair_separator": str, "normalize_labels": bool, "class_weight": str}
 
 
 def clean_text(text: Any) -> Any:
@@ -59,6 +61,9 @@ def read_run_config(model_dir: str | Path) -> dict[str, Any]:
         fields = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if not isinstance(fields, dict):
         raise RecipeError(f"{path}: holds no `field: value` lines: restore it, or remove it")
+    for name, kinds in READ_AGAIN.items():
+        if name in fields and not isinstance(fields[name], kinds):
+            raise RecipeError(f"{path}: {name} is {str(fields[name])[:40]!r}: restore it, or remove the file")
     return fields
 
 

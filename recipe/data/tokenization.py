@@ -41,12 +41,18 @@ def load_tokenizer(
     # As arguments, not as attributes set later: only these are saved with the tokenizer.
     options = {"split_special_tokens": True, "padding_side": "right", "revision": revision}
     options |= {"truncation_side": truncation_side} if truncation_side else {}
-    errors = (OSError, ValueError, TypeError, ImportError)
-    with explain(errors, f"model {name!r} has no tokenizer that loads", "it needs a tokenizer.json"):
+    fix = "it needs the tokenizer.json and tokenizer_config.json that were saved with it"
+    with explain(Exception, f"model {name!r} has no tokenizer that loads", fix):  # which raises whatever it meets
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
+        if not (isinstance(tokenizer.model_max_length, int) and tokenizer.model_max_length >= 1):
+            raise ValueError(f"model_max_length is {tokenizer.model_max_length!r}")
     if not 1 < len(tokenizer) <= config.vocab_size or tokenizer.eos_token_id is None:
         sizes = f"a vocabulary of {config.vocab_size}, its tokenizer one of {len(tokenizer)}"
         raise RecipeError(f"model {name!r} has {sizes}: put the model's own tokenizer.json beside it")
+    if (largest := max(tokenizer.get_vocab().values())) >= config.vocab_size:
+        raise RecipeError(
+            f"model {name!r}: its tokenizer has the token id {largest}, the model {config.vocab_size}: {fix}"
+        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer("a")["input_ids"][-1:] == [tokenizer.pad_token_id]:

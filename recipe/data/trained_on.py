@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from recipe.atomic import write_files
+from recipe.errors import explain
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,14 @@ def read_trained_on(model_dir: str | os.PathLike) -> np.ndarray:
     Empty for a model that no run of ours saved.
     """
     path = Path(model_dir).expanduser() / TRAINED_ON_FILE
-    return np.load(path, allow_pickle=False) if path.is_file() else np.array([], dtype=np.uint64)
+    if not path.is_file():
+        return np.array([], dtype=np.uint64)
+    fix = "remove it: tests on texts of an earlier training are then not told"
+    with explain(Exception, f"{path}: cannot be read", fix):  # numpy raises whatever it meets
+        hashes = np.load(path, mmap_mode="r", allow_pickle=False)
+        if hashes.dtype != np.uint64 or hashes.ndim != 1:
+            raise ValueError(f"it holds {hashes.dtype} of {hashes.ndim} dimensions")
+        return np.array(hashes)
 
 
 def save_trained_on(run_dir: str | os.PathLike, texts: Iterable[str], base_model: str | os.PathLike) -> None:

@@ -2,7 +2,7 @@
 
 import argparse
 
-from recipe.errors import OneLineParser, parse_probability
+from recipe.errors import OneLineParser, RecipeError, parse_probability
 
 
 def add_shared_options(parser: OneLineParser) -> None:
@@ -24,6 +24,8 @@ def add_shared_options(parser: OneLineParser) -> None:
 def parse_options(parser: OneLineParser) -> argparse.Namespace:
     """Parse the command line, with the threshold and the bound as numbers."""
     args = parser.parse_args()
+    if not 0 < args.max_row_mb <= 1000:
+        raise RecipeError(f"max_row_mb is {args.max_row_mb}: take a number above 0, up to 1000")
     if args.decision_threshold is not None:
         args.decision_threshold = parse_probability("decision_threshold", args.decision_threshold)
     if args.abstain_below is not None:

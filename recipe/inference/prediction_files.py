@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import json
+import math
 import os
 import re
 import sys
@@ -17,6 +18,7 @@ from recipe.data.texts import escape
 from recipe.errors import RecipeError, explain
 
 FORMATS = (".csv", ".jsonl", ".ndjson", ".json")
+NO_FILES = ("/proc", "/sys")  # where nobody can make files, whatever the permissions say
 UNPRINTABLE = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")  # which act on a terminal
 
 
@@ -25,9 +27,10 @@ def check_output_file(
     overwrite: bool,
     formats: Sequence[str] = FORMATS,
     field: str = "output_file",
-    input_file: Path | None = None,
+    inputs: Sequence[str | Path] = (),
+    model_dir: str | Path | None = None,
 ) -> None:
-    """Raise RecipeError, before any work, for a file that cannot be written, or that exists, or that is the input."""
+    """Raise RecipeError, before any work, for a file that cannot be written, that exists, or that is an input or the model's."""
     if path.suffix.lower() not in formats:
         raise RecipeError(f"{field} {path}: unknown ending {path.suffix!r}: take one of {', '.join(formats)}")
     with explain((OSError, ValueError), f"{field} {str(path)[:200]}: cannot be written", "give another one"):
@@ -37,11 +40,13 @@ def check_output_file(
             raise RecipeError(f"{field} {path}: the folder {path.parent} does not exist: make it first")
         if path.is_dir():
             raise RecipeError(f"{field} {path}: is a folder: give a file in it")
-        if input_file is not None and path.exists() and input_file.exists() and path.samefile(input_file):
-            raise RecipeError(f"{field} {path}: is the input_file, which would be lost: give another one")
+        if path.exists() and any(os.path.exists(other) and path.samefile(other) for other in inputs):
+            raise RecipeError(f"{field} {path}: is an input file, which would be lost: give another one")
+        if path.exists() and model_dir and path.resolve().is_relative_to(Path(model_dir).expanduser().resolve()):
+            raise RecipeError(f"{field} {path}: is a file of the model's folder: give another one")
         if path.exists() and not overwrite:
             raise RecipeError(f"{field} {path} exists: give another one, or pass --overwrite_output_file")
-        if not os.access(path.parent, os.W_OK) or path.parent.resolve().is_relative_to("/proc"):
+        if not os.access(path.parent, os.W_OK) or str(path.parent.resolve()).startswith(NO_FILES):
             raise RecipeError(f"{field} {path}: the folder {path.parent} cannot be written to: take another one")
 
 
@@ -82,8 +87,17 @@ class PredictionWriter:
             self.csv.writerows([change(cell) for cell in row] for row in rows)
             return
         for row in rows:
-            line = json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False, default=str)
+            line = json.dumps(finite(dict(zip(names, row, strict=True))), ensure_ascii=False, default=str)
             print(UNPRINTABLE.sub(lambda mark: f"\\u{ord(mark[0]):04x}", line), file=self.file)
+
+
+def finite(value: Any) -> Any:
+    """Return a value with null in place of NaN and infinities, which Python reads from JSON, though it has none."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextlib.contextmanager

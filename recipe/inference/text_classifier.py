@@ -44,11 +44,12 @@ class TextClassifier:
 
             self.windows = choose_windows(model.config, window)
         try:
-            self.device = torch.device(device or PartialState(cpu=not torch.cuda.is_available()).device)
+            default = PartialState(cpu=not torch.cuda.is_available()).device
+            self.device = torch.device(default if device is None else device)
             if self.device.type == "meta":
                 raise RuntimeError("it holds no numbers")
             self.model = model.to(self.device).eval()
-        except (RuntimeError, AssertionError) as error:
+        except Exception as error:  # each kind of device that is not there raises its own
             raise RecipeError(f"device {str(device)!r} cannot be used here: {one_line(error)}: take cpu") from error
         self.tokenizer, self.collate = tokenizer, PaddingCollator(tokenizer)
         self.max_length = tokenizer.model_max_length if self.windows is None else self.windows.limit

@@ -50,6 +50,14 @@ def config_problem(fields: dict[str, Any]) -> str | None:
     activation = fields.get("activation_function", "gelu_new")
     if activation not in ACT2FN:
         return f"activation_function is {activation!r}, which transformers does not know"
+    if "quantization_config" in fields:
+        return "its weights are quantized"
+    if not all(isinstance(name, str) for name in fields.get("architectures") or []):
+        return "architectures is no list of names"
+    for name in ("window", "window_overlap", "window_max_length"):
+        least = 0 if name == "window_overlap" else 1
+        if not (fields.get(name) is None or (type(fields[name]) is int and fields[name] >= least)):
+            return f"{name} is {fields[name]!r}, not a number of tokens"
     labels = fields.get("id2label")
     if labels is not None:
         if sorted(int(i) for i in labels) != list(range(len(labels))):

@@ -12,7 +12,7 @@ from transformers import GPT2Config
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
-from recipe.errors import RecipeError, one_line
+from recipe.errors import RecipeError, explain, one_line
 from recipe.model.config_checks import config_from_fields
 
 HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only")
@@ -27,12 +27,11 @@ def load_config(name: str, revision: str = "main", **hub_arguments: Any) -> GPT2
         RecipeError: no such folder or hub model, no readable config.json, or one that no GPT-2 classifier has.
     """
     folder = Path(name).expanduser()
-    looks_local = (
-        name.startswith((".", "~", "/"))
-        or name.count("/") > 1
-        or (folder.parent != Path(".") and folder.parent.is_dir())
-    )
-    if not folder.is_dir() and looks_local:
+    with explain((OSError, ValueError), f"model {name[:200]!r} is no folder and no hub id", "check the name"):
+        parent_exists = folder.parent != Path(".") and folder.parent.is_dir()
+        looks_local = name.startswith((".", "~", "/")) or name.count("/") > 1 or parent_exists
+        is_folder = folder.is_dir()
+    if not is_folder and looks_local:
         raise RecipeError(
             f"model folder {name!r} does not exist: give a folder with config.json and model.safetensors, or a hub id"
         )
@@ -40,7 +39,7 @@ def load_config(name: str, revision: str = "main", **hub_arguments: Any) -> GPT2
         with quiet_loading():
             config, _ = PreTrainedConfig.get_config_dict(name, revision=revision, **hub_arguments)
     except Exception as error:  # the hub, the network and the file each raise their own
-        where = "has no readable config.json" if folder.is_dir() else "is neither a local folder nor found on the hub"
+        where = "has no readable config.json" if is_folder else "is neither a local folder nor found on the hub"
         raise RecipeError(f"model {name!r} {where}: {one_line(error)}") from error
     return config_from_fields(name, config)
 

@@ -1,8 +1,10 @@
 """Whether to cache the trunk's output: its size on disk, its gain; and the caches that exist."""
 
+import contextlib
 import ctypes
 import json
 import logging
+import re
 import shutil
 import sys
 import time
@@ -14,12 +16,15 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from recipe.atomic import TEMPORARY_PREFIX
 from recipe.distributed import on_main_process
 from recipe.errors import RecipeError, explain
 from recipe.model.classifier import GPT2LastTokenClassifier
 from recipe.training.feature_cache import (
     ABOUT_FILE,
     DEFAULT_FOLDER,
+    KEYS_SUFFIX,
+    WRITING_PREFIX,
     TrunkFeatures,
     cache_features,
     token_sequences,
@@ -146,9 +151,30 @@ def has_native_bfloat16(device: torch.device) -> bool:
 def list_caches(folder: Path = DEFAULT_FOLDER) -> Iterator[tuple[Path, dict, int]]:
     """Yield each trunk's folder, its description, and its size in bytes."""
     for about in sorted(folder.glob(f"*/{ABOUT_FILE}")):
-        size = sum(path.stat().st_size for path in about.parent.rglob("*") if path.is_file())
-        with explain((OSError, ValueError), f"{about} cannot be read", f"remove {about.parent}"):
-            yield about.parent, dict(json.loads(about.read_text(encoding="utf-8"))), size
+        if not re.fullmatch("[0-9a-f]{32}", about.parent.name):  # a folder of the user's
+            continue
+        try:
+            fields = dict(json.loads(about.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, RecursionError):
+            fields = {}
+        yield about.parent, fields, sum(path.stat().st_size for path in our_files(about.parent))
+
+
+def our_files(folder: Path) -> list[Path]:
+    """Return the files of a trunk's folder that we have written."""
+    patterns = ("*.arrow", f"*{KEYS_SUFFIX}", ABOUT_FILE, f"{WRITING_PREFIX}*/*", f"{TEMPORARY_PREFIX}*/*")
+    return [path for pattern in patterns for path in folder.glob(pattern) if path.is_file()]
+
+
+def remove_cache(folder: Path) -> None:
+    """Remove what we have written into a trunk's folder, and the folder if that leaves it empty."""
+    paths = our_files(folder)
+    for path in paths:
+        path.unlink(missing_ok=True)
+    for path in {path.parent for path in paths} - {folder}:
+        path.rmdir()
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def clear_caches(folder: Path = DEFAULT_FOLDER, unused_days: float = 0) -> int:
@@ -156,7 +182,7 @@ def clear_caches(folder: Path = DEFAULT_FOLDER, unused_days: float = 0) -> int:
     freed = 0
     for path, _, size in list(list_caches(folder)):
         if time.time() - last_use(path) >= unused_days * 86_400:
-            shutil.rmtree(path, ignore_errors=True)
+            remove_cache(path)
             freed += size
     return freed
 
@@ -168,7 +194,7 @@ def forget_unused(folder: Path, key: str, room: float) -> None:
     for path, about, size in others:
         if held > room and time.time() - last_use(path) > IN_USE:
             logger.info("Feature cache: forgets %.3f GB of %s, not used longest", size / 1e9, about.get("model"))
-            shutil.rmtree(path, ignore_errors=True)
+            remove_cache(path)
             held -= size
 
 

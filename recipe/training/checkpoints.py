@@ -1,4 +1,4 @@
-"""Complete checkpoints: each holds `complete.json`, written last, with the size of every file."""
+"""Complete checkpoints: each holds `complete.json`, written last, with the hash of every file."""
 
 import json
 import logging
@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from recipe.atomic import write_json
+from recipe.atomic import file_hash, write_json
 from recipe.errors import RecipeError, one_line
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def last_complete_checkpoint(folder: Path) -> str | None:
 def mark_complete(checkpoint: Path) -> None:
     """Write the marker, last of all."""
     paths = sorted(path for path in checkpoint.rglob("*") if path.is_file())
-    write_json(checkpoint / MARKER, {str(path.relative_to(checkpoint)): path.stat().st_size for path in paths})
+    write_json(checkpoint / MARKER, {str(path.relative_to(checkpoint)): file_hash(path) for path in paths})
 
 
 def remove_marker(checkpoint: Path) -> None:
@@ -55,16 +55,16 @@ def remove_marker(checkpoint: Path) -> None:
 def why_incomplete(checkpoint: Path) -> str | None:
     """Return why a checkpoint is incomplete, or None if it is complete."""
     try:
-        sizes = json.loads((checkpoint / MARKER).read_text(encoding="utf-8"))
+        hashes = dict(json.loads((checkpoint / MARKER).read_text(encoding="utf-8")))
     except FileNotFoundError:
         return f"no {MARKER}"
-    except (ValueError, OSError):
+    except (ValueError, TypeError, RecursionError, OSError):
         return f"{MARKER} cannot be read"
-    for name, size in sizes.items():
+    for name, expected in hashes.items():
         path = checkpoint / name
         if not path.is_file():
             return f"{name} is missing"
-        if path.stat().st_size != size:
+        if file_hash(path) != expected:
             return f"{name} is damaged"
     return None
 

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from recipe.arguments import RecipeTrainingArguments
 from recipe.atomic import TEMPORARY_PREFIX, write_json, write_text
-from recipe.data.dataset import load_saved_splits, same_texts, save_splits
+from recipe.data.dataset import SPLITS_FOLDER, load_saved_splits, same_texts, save_splits
 from recipe.data.texts import RUN_CONFIG_FILE
 from recipe.distributed import check_world_size, on_main_process, wait_for_everyone
 from recipe.errors import RecipeError, explain, one_line
@@ -163,9 +163,12 @@ class RunFolder:
 
 def check_writable(folder: Path) -> None:
     """Raise RecipeError for a path that cannot become a folder to write to."""
-    if "\0" in str(folder) or (folder.is_symlink() and not folder.exists()):
-        raise RecipeError(f"output_dir {str(folder)!r} is no path, or a link that leads nowhere: give another folder")
-    with explain((OSError, ValueError), f"output_dir {folder} cannot be used", "give another folder"):
+    with explain((OSError, ValueError), f"output_dir {str(folder)[:200]!r} cannot be used", "give another folder"):
+        str(folder).encode()  # run_state.json names it
+        if "\0" in str(folder) or (folder.is_symlink() and not folder.exists()):
+            raise ValueError("no path, or a link that leads nowhere")
+        if str(folder.resolve()).startswith(("/proc/", "/sys/")):
+            raise ValueError("nobody can make files there")
         existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
         raise RecipeError(f"output_dir {folder}: {existing} is a file: give a folder")
@@ -176,18 +179,33 @@ def check_writable(folder: Path) -> None:
 def lock(folder: Path) -> FileLock:
     """Keep a second process from training in the folder; a killed one's lock is released with it."""
     held = FileLock(folder / LOCK_FILE, is_singleton=True)
-    try:
-        held.acquire(timeout=0)
-    except Timeout as error:
-        raise RecipeError(f"output_dir {folder}: another process trains there: wait for it, or stop it") from error
+    with explain(OSError, f"output_dir {folder}: {LOCK_FILE} cannot be locked", "remove it, or give another folder"):
+        try:
+            held.acquire(timeout=0)
+        except Timeout as error:
+            raise RecipeError(f"output_dir {folder}: another process trains there: wait for it, or stop it") from error
     return held
 
 
 def refuse_links(folder: Path) -> None:
-    """Raise RecipeError for symbolic links in the folder: what they lead to would be written over."""
+    """Raise RecipeError for symbolic links in the folder, which would be written through, and folders in place of files."""
     for path in folder.iterdir():
-        if path.is_symlink():
-            raise RecipeError(f"output_dir {folder}: {path.name} is a symbolic link: remove it, or give another folder")
+        is_folder = path.name in (SPLITS_FOLDER, UNFINISHED) or path.suffix not in (
+            ".json",
+            ".yaml",
+            ".npy",
+            ".safetensors",
+        )
+        odd = (
+            "a folder"
+            if path.is_dir() and not is_folder
+            else "a file"
+            if path.name == SPLITS_FOLDER and path.is_file()
+            else ""
+        )
+        if path.is_symlink() or odd:
+            what = odd or "a symbolic link"
+            raise RecipeError(f"output_dir {folder}: {path.name} is {what}: remove it, or give another folder")
 
 
 def lies_in(folder: Path, checkpoint: str) -> bool:
@@ -206,14 +224,11 @@ def read_state(folder: Path) -> dict[str, Any] | None:
     path = folder / STATE_FILE
     if not path.is_file():
         return None
-    errors = (ValueError, TypeError, KeyError)
-    with explain(errors, f"{path} cannot be read", "pass --overwrite_output_dir to start from scratch"):
+    with explain(Exception, f"{path} cannot be read", "pass --overwrite_output_dir to start from scratch"):
         state = json.loads(path.read_text(encoding="utf-8"))
-        return {
-            "finished": bool(state["finished"]),
-            "processes": int(state["processes"]),
-            "config": {**state["config"]},
-        }
+        config = {**state["config"]}
+        Path(config["output_dir"]).resolve()  # raises for what is no path
+        return {"finished": bool(state["finished"]), "processes": int(state["processes"]), "config": config}
 
 
 def differences(state: dict[str, Any], config: dict[str, Any], processes: int) -> str:

@@ -128,4 +128,4 @@ def test_impossible_outputs_are_one_line(path, tmp_path):
     (tmp_path / "folder.csv").mkdir()
     (tmp_path / "in.csv").write_text("text\na\n")
     with pytest.raises(RecipeError, match="output_file"):
-        check_output_file(Path(path.format(tmp_path)), overwrite=True, input_file=tmp_path / "in.csv")
+        check_output_file(Path(path.format(tmp_path)), overwrite=True, inputs=[tmp_path / "in.csv"])
