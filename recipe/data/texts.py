@@ -57,7 +57,8 @@ def read_run_config(model_dir: str | Path) -> dict[str, Any]:
     import yaml
 
     path = Path(model_dir).expanduser() / RUN_CONFIG_FILE
-    with explain((OSError, UnicodeDecodeError, yaml.YAMLError), f"{path}: cannot be read", "restore it, or remove it"):
+    errors = (OSError, ValueError, RecursionError, yaml.YAMLError)
+    with explain(errors, f"{path}: cannot be read", "restore it, or remove it"):
         fields = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if not isinstance(fields, dict):
         raise RecipeError(f"{path}: holds no `field: value` lines: restore it, or remove it")

@@ -55,10 +55,12 @@ def remove_marker(checkpoint: Path) -> None:
 def why_incomplete(checkpoint: Path) -> str | None:
     """Return why a checkpoint is incomplete, or None if it is complete."""
     try:
-        hashes = dict(json.loads((checkpoint / MARKER).read_text(encoding="utf-8")))
+        hashes = json.loads((checkpoint / MARKER).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return f"no {MARKER}"
-    except (ValueError, TypeError, RecursionError, OSError):
+    except (ValueError, RecursionError, OSError):
+        hashes = None
+    if not isinstance(hashes, dict) or "trainer_state.json" not in hashes:
         return f"{MARKER} cannot be read"
     for name, expected in hashes.items():
         path = checkpoint / name
