@@ -53,6 +53,10 @@ def load_tokenizer(
         raise RecipeError(
             f"model {name!r}: its tokenizer has the token id {largest}, the model {config.vocab_size}: {fix}"
         )
+    if len(tokenizer) < 0.9 * config.vocab_size:  # some models pad their vocabulary by a few hundred
+        logger.warning(
+            "%s: its tokenizer knows %d tokens, the model %d: is it its own?", name, len(tokenizer), config.vocab_size
+        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer("a")["input_ids"][-1:] == [tokenizer.pad_token_id]:

@@ -42,6 +42,7 @@ DEFAULT_FOLDER = Path(HF_HOME) / "gpt2_trunk_features"
 FORMAT = 2  # of the rows; a change makes old caches unknown
 COLUMNS = datasets.Features({"key": datasets.Value("binary"), "hidden": datasets.Value("binary")})
 ROWS_AT_ONCE = 64  # rows computed and written together: what is held in memory
+MAX_BATCH = 1 << 30  # bytes computed and written together
 SHARD_TOKENS = 250_000  # tokens a file (0.8 GB at GPT-2 small's width): what a killed run loses at most
 KEEP_UNFINISHED = 24 * 60 * 60  # seconds; writing a file takes less
 ABOUT_FILE = "about.json"
@@ -265,12 +266,15 @@ def write_shard(
         hidden = run_trunk(trunk, [sequences[key] for key in batch["key"]])
         return {"hidden": [as_bytes(states) for states in hidden]}
 
+    rows_at_once = ROWS_AT_ONCE if trunk.device.type == "cpu" else 8 * ROWS_AT_ONCE  # a GPU wants to be filled
+    largest = len(sequences[keys[0]]) * trunk.config.n_embd * 4  # bytes; Arrow's binary arrays end at 2 GB
+    rows_at_once = max(1, min(rows_at_once, MAX_BATCH // largest))
     with tempfile.TemporaryDirectory(dir=folder, prefix=WRITING_PREFIX) as temporary:
         path = Path(temporary) / "rows.arrow"
         rows.map(
             compute,
             batched=True,
-            batch_size=ROWS_AT_ONCE if trunk.device.type == "cpu" else 8 * ROWS_AT_ONCE,  # a GPU wants to be filled
+            batch_size=rows_at_once,
             writer_batch_size=ROWS_AT_ONCE,
             features=COLUMNS,
             cache_file_name=str(path),

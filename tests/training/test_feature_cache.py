@@ -7,6 +7,7 @@ import time
 
 import pytest
 import torch
+import transformers
 from conftest import ROOT, tiny_model
 from datasets import Dataset, List, Value
 from transformers import GPT2Model
@@ -288,3 +289,15 @@ def test_a_cache_in_use_is_not_forgotten(tmp_path):
     cache_features(frozen_model(), SEQUENCES, tmp_path)
     forget_unused(tmp_path, "another", 0)
     assert len(list(list_caches(tmp_path))) == 1
+
+
+def test_the_key_holds_what_changes_the_last_bits(monkeypatch):
+    """Versions, and TF32 by the setting that transformers uses, after which the older one raises."""
+    model = frozen_model()
+    keys = {trunk_key(model, torch.float32)}
+    monkeypatch.setattr(torch.backends, "fp32_precision", "tf32")
+    keys.add(trunk_key(model, torch.float32))
+    for package in (torch, transformers):
+        monkeypatch.setattr(package, "__version__", "0.0")
+        keys.add(trunk_key(model, torch.float32))
+    assert len(keys) == 4
