@@ -109,8 +109,7 @@ def run_script(main: Callable[[], None]) -> None:
     for stream in (sys.stdout, sys.stderr):  # a text may hold what the screen's encoding does not
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, stop_on_sigterm)
+    before = signal.signal(signal.SIGTERM, stop_on_sigterm)
     try:
         main()
         sys.stdout.flush()
@@ -133,3 +132,5 @@ def run_script(main: Callable[[], None]) -> None:
         except OSError:  # as in `> /dev/full`: what is left to print has no place
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(2)
+    finally:
+        signal.signal(signal.SIGTERM, before)

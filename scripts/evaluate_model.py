@@ -173,7 +173,7 @@ def check_outputs(args: argparse.Namespace) -> None:
     if args.validation_file and not args.calibrate:
         raise RecipeError("validation_file is for fitting a temperature: pass --calibrate too, or leave it out")
     folder = args.output_dir
-    if folder and folder.resolve().is_relative_to(Path(args.model_dir).resolve()):
+    if folder and Path(args.model_dir).resolve() in folder.resolve().parents:
         raise RecipeError(f"output_dir {folder} lies in the model's own folder: give another one")
     if folder and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RecipeError(f"output_dir {folder} is not empty: give a new folder")

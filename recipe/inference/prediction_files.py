@@ -42,10 +42,10 @@ def check_output_file(
             raise RecipeError(f"{field} {path}: is a folder: give a file in it")
         if path.exists() and any(os.path.exists(other) and path.samefile(other) for other in inputs):
             raise RecipeError(f"{field} {path}: is an input file, which would be lost: give another one")
-        if path.exists() and model_dir and path.resolve().is_relative_to(Path(model_dir).expanduser().resolve()):
-            raise RecipeError(f"{field} {path}: is a file of the model's folder: give another one")
         if path.exists() and not overwrite:
             raise RecipeError(f"{field} {path} exists: give another one, or pass --overwrite_output_file")
+        if path.exists() and model_dir and path.resolve().is_relative_to(Path(model_dir).expanduser().resolve()):
+            raise RecipeError(f"{field} {path}: is a file of the model's folder: give another one")
         if not os.access(path.parent, os.W_OK) or str(path.parent.resolve()).startswith(NO_FILES):
             raise RecipeError(f"{field} {path}: the folder {path.parent} cannot be written to: take another one")
 

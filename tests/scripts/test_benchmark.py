@@ -74,7 +74,7 @@ def test_anonymous_memory_stays_below_the_cache(tmp_path):
     """50 MB of features; held in memory they would all be added to it."""
     frame = make_texts(1600, ["sport", "medicine"]).assign(text=lambda f: f["text"] * 3)
     frame.to_csv(tmp_path / "long.csv", index=False)
-    fields = ["--max_train_samples", "1000", "--max_eval_samples", "20", "--max_steps", "30"]
+    fields = ["--max_train_samples", "1000", "--max_eval_samples", "20", "--max_steps", "130"]
     config = str(ROOT / "recipe" / "configs" / "quickstart.yaml")
     job = {**JOB, "measure": "memory", "config": config, "train_file": str(tmp_path / "long.csv"), "fields": fields}
     result = run("python", "scripts/benchmark/measurements.py", json.dumps(job))

@@ -125,7 +125,7 @@ def test_filter_may_be_any_list(three_labels, tmp_path):
 def test_unwritable_cache_is_reported(three_labels, tmp_path):
     (tmp_path / "file").write_text("no folder")
     cache = ["--feature_cache", "on", "--feature_cache_dir", str(tmp_path / "file")]
-    with pytest.raises(RecipeError, match=r"feature cache in .*file: Not a directory: pass --feature_cache_dir DIR"):
+    with pytest.raises(RecipeError, match=r"feature cache in .*file \(Not a directory\): pass --feature_cache_dir DIR"):
         run_training(three_labels, tmp_path / "x", *cache)
 
 
