@@ -46,7 +46,9 @@ class ModelArguments:
         "auto", "Run a frozen trunk once per text, train the tail on its output; auto: where that pays and fits."
     )
     feature_cache_dir: str | None = option(None, "Folder of the cache; by default one in the Hugging Face home.")
-    feature_cache_max_gb: float | None = option(None, "Largest cache of auto; by default half of the free disk.")
+    feature_cache_max_gb: float | None = option(
+        None, "What all caches may hold; by default half of the free disk and theirs."
+    )
     trunk_dtype: Literal["float32", "bfloat16", "auto"] = option(
         "float32", "The cached trunk's dtype; auto: bfloat16 where the hardware multiplies it natively."
     )

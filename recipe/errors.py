@@ -94,6 +94,8 @@ def describe(error: Exception) -> str | None:
     reason = one_line(error)[:200]
     if is_out_of_room(error):
         return f"no room to write ({reason}): make room on the disk, and run the same command again"
+    if isinstance(error, (ConnectionError, TimeoutError)):
+        return None
     if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
         return f"a file cannot be read or written ({reason}): check the path and its permissions"
     return None

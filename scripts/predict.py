@@ -32,7 +32,7 @@ def parse_args() -> argparse.Namespace:
         "--escape_formulas",
         choices=("true", "false"),
         default="true",
-        help="In CSV, put ' before texts that begin with = + - @, so that no spreadsheet runs them (default: true).",
+        help="In CSV, put ' before cells that begin with = + - @, so that no spreadsheet runs them (default: true).",
     )
     parser.add_argument("--window", type=int, help="Tokens of a window; by default as in training, 0 for none.")
     add_shared_options(parser)
@@ -56,7 +56,10 @@ def main() -> None:
     classifier = TextClassifier.from_pretrained(args.model_dir, args.device, args.window)
     if args.decision_threshold is not None:
         classifier.set_threshold(args.decision_threshold)
-    is_main = PartialState().is_main_process  # under `accelerate launch` all classify, and one writes
+    alone, is_main = (
+        PartialState().num_processes == 1,
+        PartialState().is_main_process,
+    )  # under `accelerate launch` all classify, and one writes
     texts_in_all = unsure_in_all = 0
     with contextlib.ExitStack() as stack:
         if is_main:
@@ -64,7 +67,8 @@ def main() -> None:
             writer = stack.enter_context(output)
         bar = stack.enter_context(tqdm(desc="Classifying", unit=" texts", disable=not (args.input_file and is_main)))
         for texts, others in itertools.chain([first], batches):
-            labels, probabilities = classifier.predict(texts, progress=bar)
+            labels, probabilities = classifier.predict(texts, progress=bar if alone else False)
+            bar.update(0 if alone else len(texts))  # of several processes, each classifies a share
             if args.abstain_below is not None:
                 unsure = is_unsure(probabilities, args.abstain_below)
                 labels = [None if left_out else label for label, left_out in zip(labels, unsure, strict=True)]

@@ -12,7 +12,7 @@ import pandas as pd
 from recipe.arguments import DataArguments
 from recipe.data.files import FileFormat, dataset_batches, load_dataset
 from recipe.data.rows import check_rows, check_texts
-from recipe.data.tables import Table, Wanted, column_values, find_columns, make_table, open_batches, read_file
+from recipe.data.tables import Table, Wanted, cells_at, column_values, find_columns, make_table, open_batches, read_file
 from recipe.data.texts import PAIR_SEPARATOR, join_pairs
 from recipe.errors import RecipeError
 
@@ -82,16 +82,25 @@ def read_texts(
     Yields:
         The texts, and the file's other columns, by their names.
     """
-    source, first, others = str(path), None, []
+    source, first, unreadable = str(path), None, set()
     for batch in open_batches(path, wanted, file_format):
-        if first is None:  # later objects of JSON lines may lack a key, or have another one
+        if first is None:  # later objects of JSON lines may lack a key
             first = find_columns(source, batch.names, wanted, batch.rows)
-            others = [name for name in batch.names if name not in first.values()]
         columns = {field: column_values(source, batch, name, file_format) for field, name in first.items()}
         frame = pd.DataFrame({**columns, "row": batch.rows, "source": source}, dtype=object)
         check_texts(frame)
         texts = join_pairs(frame.mask(frame.isna(), ""), separator)["text"].tolist()
-        yield texts, {name: column_values(source, batch, name, file_format) for name in others}
+        others: dict[str, list] = {}
+        for position, name in enumerate(batch.names):
+            if name in first.values() or name in unreadable:
+                continue
+            copies = sum(other == name for other in batch.names[:position])
+            try:  # a second column of a name is called as pandas calls it
+                others[f"{name}.{copies}" if copies else name] = cells_at(source, batch, position, file_format)
+            except RecipeError as error:  # bytes of a picture, say, beside the texts
+                logger.warning("%s (the output is without it)", error)
+                unreadable.add(name)
+        yield texts, others
     if first is None:
         raise RecipeError(f"{source}: no rows under the header: give a file with at least one text")
 

@@ -120,7 +120,13 @@ def column_values(source: str, batch: Batch, name: str, file_format: FileFormat 
     """Return a column's cells as Python values; of a ClassLabel, the names of its ids; None where the batch lacks it."""
     if name not in batch.names:
         return [None] * len(batch.rows)
-    cells, feature = batch.columns[batch.names.index(name)], batch.features.get(name)
+    return cells_at(source, batch, batch.names.index(name), file_format)
+
+
+def cells_at(source: str, batch: Batch, position: int, file_format: FileFormat = FileFormat()) -> list[Any]:
+    """Return the same of the column at a position."""
+    name, cells = batch.names[position], batch.columns[position]
+    feature = batch.features.get(name)
     if not isinstance(cells, list):
         # Bytes that are no text, or times that Python has no room for.
         errors = (ValueError, OverflowError, pa.ArrowException)

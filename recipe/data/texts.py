@@ -30,9 +30,13 @@ def clean_text(text: Any) -> Any:
 FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
+NUMBER = re.compile(r"[-+][0-9]+(\.[0-9]+)?(e[-+]?[0-9]+)?", re.IGNORECASE)
+
+
 def escape(cell: Any) -> Any:
-    """Return a cell that no spreadsheet runs as a formula: an apostrophe before what begins with = + - @."""
-    return f"'{cell}" if isinstance(cell, str) and FORMULA.match(cell) else cell
+    """Return a cell that no spreadsheet runs as a formula: an apostrophe before what begins with = + - @, and is no number."""
+    is_formula = isinstance(cell, str) and FORMULA.match(cell) and not NUMBER.fullmatch(cell)
+    return f"'{cell}" if is_formula else cell
 
 
 def unescape(cell: Any) -> Any:

@@ -2,7 +2,9 @@
 
 import contextlib
 import csv
+import glob
 import json
+import logging
 import math
 import os
 import re
@@ -17,7 +19,11 @@ from recipe.atomic import open_text
 from recipe.data.texts import escape
 from recipe.errors import RecipeError, explain
 
+logger = logging.getLogger(__name__)
+
 FORMATS = (".csv", ".jsonl", ".ndjson", ".json")
+FILES_OF_A_RUN = ("config.json", "tokenizer.json", "tokenizer_config.json", "run_state.json", "data_summary.json")
+FILES_OF_A_RUN += ("complete.json", "trainer_state.json", *(f"{x}_results.json" for x in ("train", "eval", "test")))
 NO_FILES = ("/proc", "/sys")  # where nobody can make files, whatever the permissions say
 UNPRINTABLE = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")  # which act on a terminal
 
@@ -40,11 +46,13 @@ def check_output_file(
             raise RecipeError(f"{field} {path}: the folder {path.parent} does not exist: make it first")
         if path.is_dir():
             raise RecipeError(f"{field} {path}: is a folder: give a file in it")
-        if path.exists() and any(os.path.exists(other) and path.samefile(other) for other in inputs):
+        files = [file for given in inputs for file in (given, *glob.glob(str(given), recursive=True))]
+        if path.exists() and any(os.path.exists(file) and path.samefile(file) for file in files):
             raise RecipeError(f"{field} {path}: is an input file, which would be lost: give another one")
         if path.exists() and not overwrite:
             raise RecipeError(f"{field} {path} exists: give another one, or pass --overwrite_output_file")
-        if path.exists() and model_dir and path.resolve().is_relative_to(Path(model_dir).expanduser().resolve()):
+        is_inside = model_dir and path.resolve().is_relative_to(Path(model_dir).expanduser().resolve())
+        if path.exists() and is_inside and path.name in FILES_OF_A_RUN:
             raise RecipeError(f"{field} {path}: is a file of the model's folder: give another one")
         if not os.access(path.parent, os.W_OK) or str(path.parent.resolve()).startswith(NO_FILES):
             raise RecipeError(f"{field} {path}: the folder {path.parent} cannot be written to: take another one")
@@ -61,7 +69,7 @@ class PredictionWriter:
         self.columns = ["text", "label", *(f"probability_{name}" for name in label_names)]
         # All texts quoted: a lone carriage return in one would end its row for most readers.
         self.csv = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-        self.has_header = not is_csv
+        self.others: list[str] | None = None  # the input's columns in the header of a CSV file
 
     def write(
         self,
@@ -77,13 +85,23 @@ class PredictionWriter:
             probabilities: float [N, num_labels], by label id; written to 8 decimals.
             others: the input's other columns.
         """
-        names = self.columns + [f"input_{name}" if name in self.columns else name for name in others]
-        rows = zip(texts, labels, *probabilities.round(8).T.tolist(), *others.values(), strict=True)
-        if not self.has_header:
-            self.csv.writerow(names)
-            self.has_header = True
+        names = list(self.columns)
+        for name in others:
+            while name in names:
+                name = f"input_{name}"
+            names.append(name)
         if self.is_csv:
             change = escape if self.escape_formulas else (lambda cell: cell)
+            if self.others is None:
+                self.csv.writerow(map(change, names))
+                self.others = list(others)
+            if new := [name for name in others if name not in self.others]:
+                logger.warning(
+                    "columns that are not in the first rows are left out of the CSV file: %s", ", ".join(new)
+                )
+            others = {name: others.get(name, [None] * len(texts)) for name in self.others}
+        rows = zip(texts, labels, *probabilities.round(8).T.tolist(), *others.values(), strict=True)
+        if self.is_csv:
             self.csv.writerows([change(cell) for cell in row] for row in rows)
             return
         for row in rows:
@@ -111,5 +129,5 @@ def open_predictions(
     with open_text(path) as file:
         writer = PredictionWriter(file, path.suffix.lower() == ".csv", label_names, escape_formulas)
         yield writer
-        if not writer.has_header:
+        if writer.others is None:
             writer.write([], [], np.empty((0, len(label_names))))

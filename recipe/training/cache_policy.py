@@ -82,7 +82,7 @@ class CachePolicy:
             RecipeError: a folder without room or permission.
         """
         sequences = [ids for dataset in cacheable for ids in token_sequences(dataset)]
-        if not on_main_process(self.wants_cache, model, [len(ids) for ids in sequences], reads):
+        if not on_main_process(self.wants_cache, model, [len(ids) for ids in sequences], reads, device):
             return None
         fix = "pass --feature_cache_dir DIR, or --feature_cache off"
         with explain(OSError, f"feature cache in {self.folder or DEFAULT_FOLDER}", fix):
@@ -95,15 +95,18 @@ class CachePolicy:
                 f"feature_cache is on, or trunk_dtype bfloat16, but {reason}: leave both at their defaults"
             )
 
-    def wants_cache(self, model: GPT2LastTokenClassifier, lengths: Sequence[int], reads: float) -> bool:
+    def wants_cache(
+        self, model: GPT2LastTokenClassifier, lengths: Sequence[int], reads: float, device: torch.device
+    ) -> bool:
         """Decide, and log the reasons.
 
         Args:
             lengths: tokens of each text, of all datasets together.
             reads: how often training reads each text.
+            device: that the trunk will run on.
         """
         numbers = (len(lengths) if model.keeps_one_token else sum(lengths)) * model.config.n_embd
-        size = numbers * self.dtype(model.device).itemsize / 1e9
+        size = numbers * self.dtype(device).itemsize / 1e9
         folder = Path(self.folder or DEFAULT_FOLDER)
         held = sum(size for *_, size in list_caches(folder))
         limit = (free_disk(folder) + held) / 2e9 if self.max_gb is None else self.max_gb
@@ -115,7 +118,7 @@ class CachePolicy:
         if self.trunk_dtype == "bfloat16" and not used:
             raise RecipeError(NOT_CACHED)
         if used:
-            key = trunk_key(model, self.dtype(model.device))
+            key = trunk_key(model, self.dtype(device), device)
             forget_unused(folder, key, max(limit - size, 0) * 1e9)
         return used
 
@@ -157,7 +160,7 @@ def list_caches(folder: Path = DEFAULT_FOLDER) -> Iterator[tuple[Path, dict, int
             fields = dict(json.loads(about.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError, RecursionError):
             fields = {}
-        yield about.parent, fields, sum(path.stat().st_size for path in our_files(about.parent))
+        yield about.parent, fields, sum(map(size_of, our_files(about.parent)))
 
 
 def our_files(folder: Path) -> list[Path]:
@@ -166,15 +169,21 @@ def our_files(folder: Path) -> list[Path]:
     return [path for pattern in patterns for path in folder.glob(pattern) if path.is_file()]
 
 
+def size_of(path: Path) -> int:
+    """Return the bytes of a file, 0 of one that another run has just moved or removed."""
+    with contextlib.suppress(FileNotFoundError):
+        return path.stat().st_size
+    return 0
+
+
 def remove_cache(folder: Path) -> None:
     """Remove what we have written into a trunk's folder, and the folder if that leaves it empty."""
     paths = our_files(folder)
     for path in paths:
         path.unlink(missing_ok=True)
-    for path in {path.parent for path in paths} - {folder}:
-        path.rmdir()
-    with contextlib.suppress(OSError):
-        folder.rmdir()
+    for path in (*({path.parent for path in paths} - {folder}), folder):
+        with contextlib.suppress(OSError):
+            path.rmdir()
 
 
 def clear_caches(folder: Path = DEFAULT_FOLDER, unused_days: float = 0) -> int:
@@ -200,7 +209,9 @@ def forget_unused(folder: Path, key: str, room: float) -> None:
 
 def last_use(folder: Path) -> float:
     """Return when a trunk's folder was last used, in seconds since 1970."""
-    return (folder / ABOUT_FILE).stat().st_mtime
+    with contextlib.suppress(FileNotFoundError):  # another run has just removed it
+        return (folder / ABOUT_FILE).stat().st_mtime
+    return time.time()
 
 
 def warn_of_long_evaluation(sizes: Mapping[str, int], args: TrainingArguments) -> None:

@@ -90,7 +90,9 @@ class CachingTrainer(Trainer):
             self._use_features(None, None)
             return
         dtype = policy.dtype(self.args.device)
-        key = (trunk_key(model, dtype), policy)
+        reads = count_reads(len(train), self.args)
+        order = (self.args.seed, self.args.data_seed) if reads < 1 else ()  # of which rows a short run reads
+        key = (trunk_key(model, dtype), policy, reads, order)
         if key == self.cached_key and list(map(id, cacheable)) == list(map(id, self.cached_datasets)):
             self._use_features(self.features, model)
             return
@@ -98,7 +100,7 @@ class CachingTrainer(Trainer):
         self._use_features(None, None)
         rows = self._rows_to_read()
         needed = cacheable if rows is None else [train.select(rows), *cacheable[1:]]
-        features = policy.compute(model, needed, self.args.device, count_reads(len(train), self.args))
+        features = policy.compute(model, needed, self.args.device, reads)
         if features is not None:
             keep_freed_memory()
             if self.args.dataloader_num_workers == 0 and features.to_device(self.args.device):

@@ -219,9 +219,12 @@ def sequence_key(input_ids: Sequence[int] | np.ndarray | torch.Tensor) -> bytes:
     return xxhash.xxh3_128_digest(np.asarray(input_ids, dtype=np.int32).tobytes())
 
 
-def trunk_key(model: GPT2LastTokenClassifier, dtype: torch.dtype) -> str:
-    """Return a hash of everything a hidden state depends on, except the token ids, to its last bit."""
-    config, device = model.config, model.device.type
+def trunk_key(model: GPT2LastTokenClassifier, dtype: torch.dtype, device: torch.device | None = None) -> str:
+    """Return a hash of everything a hidden state depends on, except the token ids, to its last bit.
+
+    `device` is the one that the trunk will run on, by default the model's.
+    """
+    config, device = model.config, (device or model.device).type
     fields = ("n_head", "layer_norm_epsilon", "activation_function", "scale_attn_weights")
     fields += ("scale_attn_by_inverse_layer_idx",)
     settings = {name: getattr(config, name) for name in fields}

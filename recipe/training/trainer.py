@@ -1,6 +1,7 @@
 """RecipeTrainer: a drop-in Trainer that trains the tail on cached features, resumes exactly, and stops safely."""
 
 import copy
+import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -134,6 +135,8 @@ class RecipeTrainer(CachingTrainer):
 
     def check_optimizer(self) -> None:
         """Make the optimizer and its schedule once, for nothing: what cannot be made is refused before a run starts."""
+        if "layerwise" in self.args.optim:  # which hooks into the parameters when it is made
+            return
         fix = "correct optim, optim_args, lr_scheduler_type or lr_scheduler_kwargs"
         with explain(Exception, "the optimizer or its schedule cannot be made", fix):
             self.create_optimizer()
@@ -195,24 +198,27 @@ class RecipeTrainer(CachingTrainer):
         complete = self.features is None and not hasattr(self.model, "merge_and_unload")  # as Trainer does
         tensors = state if complete else {name: state[name] for name in trained_names(self.unwrapped)}
         # FSDP also saves all weights, in files of its own, and resumes from these.
-        save_trained(tensors, folder, {} if complete or self.is_fsdp_enabled else self._trained_on_top_of())
+        save_trained(tensors, folder, self._trained_on_top_of(complete or self.is_fsdp_enabled))
         self.classifier.config.save_pretrained(folder)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
 
-    def _trained_on_top_of(self) -> dict[str, str]:
-        """Return hashes of what the trained weights are joined to again: the tokenizer, and the frozen weights."""
-        tokenizer, digest = getattr(self.processing_class, "backend_tokenizer", None), xxhash.xxh3_128()
-        hash_parameters(digest, ((name, p) for name, p in self.unwrapped.named_parameters() if not p.requires_grad))
-        hashes = {"base_model": digest.hexdigest()}
+    def _trained_on_top_of(self, complete: bool = False) -> dict[str, str]:
+        """Return hashes of what a checkpoint is joined to again: the tokenizer, and, unless complete, the frozen weights."""
+        hashes, tokenizer = {}, getattr(self.processing_class, "backend_tokenizer", None)
         if tokenizer is not None:
-            hashes["tokenizer"] = xxhash.xxh3_128_hexdigest(tokenizer.to_str().encode())
+            rules = {**json.loads(tokenizer.to_str()), "truncation": None, "padding": None}  # which each call sets
+            hashes["tokenizer"] = xxhash.xxh3_128_hexdigest(json.dumps(rules, sort_keys=True).encode())
+        if not complete:
+            digest = xxhash.xxh3_128()
+            hash_parameters(digest, ((name, p) for name, p in self.unwrapped.named_parameters() if not p.requires_grad))
+            hashes["base_model"] = digest.hexdigest()
         return hashes
 
     def _complete_model(self, state_dict: dict[str, torch.Tensor] | None) -> GPT2LastTokenClassifier:
         """Return the trained classifier on its own: adapters merged, shards (FSDP's `state_dict`) put together."""
         model = self.unwrapped
-        if state_dict is not None:
+        if state_dict is not None and not hasattr(model, "merge_and_unload"):
             with torch.device("meta"):
                 model = type(model)(model.config)
             model.load_state_dict(state_dict, assign=True)

@@ -344,3 +344,17 @@ def test_a_long_row_among_short_ones_changes_nothing_else(tmp_path):
     assert read["text"].tolist() == texts
     assert read["label"].tolist() == frame["label"].tolist()
     assert read["row"].tolist() == list(range(2, 6002))
+
+
+def test_other_columns_never_stop_a_prediction(tmp_path, caplog):
+    (tmp_path / "a.csv").write_text("x,text,x\n1,hello,2\n")
+    ((_, others),) = read_texts(tmp_path / "a.csv", {"text": None})
+    assert others == {"x": ["1"], "x.1": ["2"]}
+    picture = pa.table({"text": ["hello"], "picture": pa.array([b"\xff\xd8"], pa.binary())})
+    pa.parquet.write_table(picture, tmp_path / "a.parquet")
+    assert list(read_texts(tmp_path / "a.parquet", {"text": None})) == [(["hello"], {})]
+    assert "column 'picture' cannot be read" in caplog.text
+    lines = [json.dumps({"text": "x", **({"late": i} if i > 2500 else {})}) for i in range(3000)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    *_, (_, others) = read_texts(tmp_path / "a.jsonl", {"text": None})
+    assert others["late"][-1] == 2999

@@ -100,12 +100,27 @@ def test_a_link_stays_a_link(tmp_path):
 
 def test_no_spreadsheet_runs_a_text_and_we_read_it_back(tmp_path):
     """Excel, LibreOffice and Sheets take a cell that begins with = + - @ (or a tab) for a formula."""
-    texts = ["=1+1", "+44 20", "-2", "@sum", "'=quoted", "''=", "'plain'", "a=b", "\t=x", "'"]
+    texts = [
+        "=1+1",
+        "+44 20",
+        "-2+3",
+        "@sum",
+        "-3.5",
+        "+4412",
+        "-1e-3",
+        "'=quoted",
+        "''=",
+        "'plain'",
+        "a=b",
+        "\t=x",
+        "'",
+    ]
     labels, probabilities = ["=ham"] * len(texts), np.full((len(texts), 2), 0.5)
     write_predictions(tmp_path / "x.csv", texts, labels, probabilities, ["=ham", "spam"])
     with (tmp_path / "x.csv").open(newline="") as file:
         rows = list(csv.reader(file))[1:]
-    assert not [cell for row in rows for cell in row if cell[:1] in tuple("=+-@\t\r")]
+    left = [cell for row in rows for cell in row if cell[:1] in tuple("=+-@\t\r")]
+    assert left == ["-3.5", "+4412", "-1e-3"]  # plain numbers
     frame = read_file(tmp_path / "x.csv").frame
     assert frame["text"].tolist() == texts
     assert frame["label"].tolist() == labels
@@ -129,3 +144,22 @@ def test_impossible_outputs_are_one_line(path, tmp_path):
     (tmp_path / "in.csv").write_text("text\na\n")
     with pytest.raises(RecipeError, match="output_file"):
         check_output_file(Path(path.format(tmp_path)), overwrite=True, inputs=[tmp_path / "in.csv"])
+
+
+def test_columns_that_come_later_or_again(tmp_path, caplog):
+    """JSON lines take every key; a CSV file's header is written first. Predictions of predictions keep all columns."""
+    for name in ("x.csv", "x.jsonl"):
+        with open_predictions(tmp_path / name, ["ham", "spam"]) as writer:
+            for others in ({"id": [1], "label": ["a"], "input_label": ["b"]}, {"late": [2]}):
+                writer.write(TEXTS[:1], LABELS[:1], PROBABILITIES[:1], others)
+    first, second = map(json.loads, (tmp_path / "x.jsonl").read_text().splitlines())
+    assert (first["id"], first["input_label"], first["input_input_label"], second["late"]) == (1, "a", "b", 2)
+    frame = pd.read_csv(tmp_path / "x.csv")
+    assert list(frame.columns)[4:] == ["id", "input_label", "input_input_label"]
+    assert frame["id"].isna().tolist() == [False, True]
+    assert "left out of the CSV file: late" in caplog.text
+
+
+def test_a_header_is_no_formula_either(tmp_path):
+    write_predictions(tmp_path / "x.csv", TEXTS[:1], LABELS[:1], PROBABILITIES[:1], ["ham", "spam"], {"=1+1": ["x"]})
+    assert (tmp_path / "x.csv").read_text().splitlines()[0].endswith(',"\'=1+1"')

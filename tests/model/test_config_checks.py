@@ -100,3 +100,10 @@ def test_a_folder_of_our_own_class_loads_as_that_class_or_not_at_all(tmp_path):
     assert type(loaded) is GPT2LastTokenClassifier
     assert torch.equal(loaded(input_ids=input_ids).logits, model(input_ids=input_ids).logits)
     assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "gpt2_last_token_classifier"
+
+
+def test_masks_that_older_versions_saved_are_no_weights(folder):
+    spoil(
+        folder, lambda state: state.update({"transformer.h.0.attn.bias": torch.ones(1, 1, 64, 64, dtype=torch.uint8)})
+    )
+    assert GPT2LastTokenClassifier.from_pretrained(folder).num_labels == 3

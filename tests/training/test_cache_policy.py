@@ -19,7 +19,7 @@ def frozen_model(patterns=None):
 def decide(reads=2, patterns=None, **options):
     policy, model = CachePolicy(**options), frozen_model(patterns)
     policy.check(model)
-    return policy.wants_cache(model, LENGTHS, reads)
+    return policy.wants_cache(model, LENGTHS, reads, torch.device("cpu"))
 
 
 def test_auto_wants_a_frozen_trunk_several_reads_and_room(caplog):
@@ -50,7 +50,7 @@ def test_size_is_tokens_times_width_times_bytes(options, patterns, numbers):
     assert decide(max_gb=size * 1.001, patterns=patterns, **({"choice": "auto"} | options))
     policy = CachePolicy(max_gb=size * 0.999, **{**options, "trunk_dtype": "float32"})
     if not options:
-        assert not policy.wants_cache(frozen_model(patterns), LENGTHS, 2)
+        assert not policy.wants_cache(frozen_model(patterns), LENGTHS, 2, torch.device("cpu"))
 
 
 def test_reads_are_epochs_or_steps_over_texts(tmp_path):

@@ -22,6 +22,7 @@ from recipe import load_tokenizer
 from recipe.errors import RecipeError
 from recipe.model.export import to_stock
 from recipe.model.freezing import freeze_except, last_blocks
+from recipe.training.cache_policy import CachePolicy
 from recipe.training.feature_cache import FeatureCollator
 from recipe.training.trainer import RecipeTrainer
 
@@ -325,6 +326,9 @@ def test_a_tail_is_not_joined_to_another_base_model_or_tokenizer(tmp_path, path)
     checkpoint = str(tmp_path / path / "checkpoint-7")
     keywords = {"arguments_": fields, "processing_class": load_tokenizer(str(NANO), config)}
     make_trainer(path, tmp_path, **keywords).train()
+    make_trainer(path, tmp_path, **keywords).train(resume_from_checkpoint=checkpoint)
+    keywords["processing_class"]("a text", truncation=True, max_length=1)  # which the tokenizer remembers
+    make_trainer(path, tmp_path, **keywords).train(resume_from_checkpoint=checkpoint)
     other = frozen_model()
     with torch.no_grad():
         other.transformer.h[1].ln_1.bias[3] += 0.5
@@ -338,10 +342,9 @@ def test_a_tail_is_not_joined_to_another_base_model_or_tokenizer(tmp_path, path)
     tokenizer = load_tokenizer(str(NANO), config)
     tokenizer.add_tokens(["neologism"])
     keywords["processing_class"] = tokenizer
-    trainer = make_trainer("cached", tmp_path, **keywords)
-    if path == "cached":
-        with pytest.raises(RecipeError, match="was trained on another tokenizer: give"):
-            trainer.train(resume_from_checkpoint=checkpoint)
+    trainer = make_trainer(path, tmp_path, **keywords)
+    with pytest.raises(RecipeError, match="was trained on another tokenizer: give"):
+        trainer.train(resume_from_checkpoint=checkpoint)
 
 
 @pytest.mark.launch
@@ -669,3 +672,13 @@ def test_only_texts_that_a_short_run_reads_are_cached(tmp_path, fields):
     trainer = make_trainer("cached", tmp_path, trainer_class=Watch, arguments_=fields)
     trainer.train()
     assert len(trainer.features.rows) == trainer.read == 12 * fields.get("gradient_accumulation_steps", 1)
+
+
+def test_a_longer_run_of_the_same_trainer_decides_on_the_cache_again(tmp_path):
+    trainer = make_trainer("cached", tmp_path, arguments_={"num_train_epochs": 1})
+    trainer.cache_policy = CachePolicy("auto", str(tmp_path / "cache"))
+    trainer.train()
+    assert trainer.features is None
+    trainer.args.num_train_epochs = 3
+    trainer.train()
+    assert trainer.features is not None
