@@ -80,6 +80,8 @@ def main() -> None:
     print(f"{printable(' '.join(args.test_file or ['Test split of the run']))}, {len(test)} texts:")
     print_report(measured)
     print_confusion(measured)
+    if args.calibrate and not args.output_dir:
+        print("\nThe calibrated model is not saved: --output_dir DIR does that")
     write_results(args, classifier, measured)
 
 

@@ -177,7 +177,7 @@ def load_saved_splits(run_dir: str | os.PathLike) -> TextSplits:
         path = Path(run_dir) / SPLITS_FOLDER / f"{split}.parquet"
         with explain(OSError, f"{path}: cannot be read", "check the permissions"):
             if not path.exists():
-                raise RecipeError(f"{path}: no such file, as train.py leaves one beside each model")
+                raise RecipeError(f"{path}: no such file: only train.py saves its splits beside the model")
         with explain(errors, f"{path}: cannot be read", "train again to restore it"):
             table = pa.parquet.read_table(path).select(["text", "label"])
             loaded[split] = datasets.Dataset(table)  # features come from the file's schema

@@ -1,5 +1,7 @@
 """Train with a loss of your own, here a focal loss, through Trainer's `compute_loss_func`.
 
+The train_loss of the log is this loss; eval_loss and test_loss are recipe.compute_metrics' cross entropy.
+
 python scripts/examples/own_loss.py --train_file my.csv --output_dir runs/own_loss
 """
 
@@ -20,7 +22,7 @@ def focal_loss(
     """Return the mean of (1 - p)^2 times the cross entropy: texts that the model is sure of count little (Lin et al., 2017)."""
     losses = F.cross_entropy(outputs["logits"], labels, reduction="none")
     losses = (1 - (-losses).exp()) ** 2 * losses
-    # Trainer passes the number of texts of all accumulated batches and processes; in an evaluation there is none.
+    # Trainer passes the number of texts of all accumulated batches and processes, if it knows it.
     return losses.sum() / (len(labels) if num_items_in_batch is None else num_items_in_batch)
 
 
