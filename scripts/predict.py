@@ -56,10 +56,8 @@ def main() -> None:
     classifier = TextClassifier.from_pretrained(args.model_dir, args.device, args.window)
     if args.decision_threshold is not None:
         classifier.set_threshold(args.decision_threshold)
-    alone, is_main = (
-        PartialState().num_processes == 1,
-        PartialState().is_main_process,
-    )  # under `accelerate launch` all classify, and one writes
+    state = PartialState()  # under `accelerate launch` all processes classify, and one writes
+    alone, is_main = state.num_processes == 1, state.is_main_process
     texts_in_all = unsure_in_all = 0
     with contextlib.ExitStack() as stack:
         if is_main:

@@ -160,6 +160,30 @@ def three_labels(tmp_path: Path) -> Path:
     return path
 
 
+def assert_refused(result, message):
+    """One line, after what the log has said by then."""
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert message in last
+
+
+@pytest.fixture(scope="module")
+def texts_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "data.csv"
+    make_texts(120, ["sport", "medicine", "technology"]).to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(texts_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's folder that tests leave as it is, or copy."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    run_training(texts_file, folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A three-label run, launched as the README says; made once for all workers."""

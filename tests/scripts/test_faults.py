@@ -5,36 +5,13 @@ import shutil
 import subprocess
 
 import pytest
-from conftest import FAST, NANO, fields_of, make_texts, run, run_training, same_weights, tiny_folder
+from conftest import FAST, NANO, assert_refused, fields_of, make_texts, run, same_weights, tiny_folder
 
 TRAIN = ["python", "scripts/train.py"]
 
 
 def contents(folder):
     return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".lock"}
-
-
-def assert_refused(result, message):
-    """One line, after what the log has said by then."""
-    assert result.returncode == 2, result.stderr
-    assert "Traceback" not in result.stderr
-    last = result.stderr.strip().splitlines()[-1]
-    assert last.startswith("error: ")
-    assert message in last
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "data.csv"
-    make_texts(120, ["sport", "medicine", "technology"]).to_csv(path, index=False)
-    return path
-
-
-@pytest.fixture(scope="module")
-def finished(data, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    run_training(data, folder)
-    return folder
 
 
 @pytest.mark.parametrize(
@@ -70,9 +47,9 @@ def finished(data, tmp_path_factory):
         ("--max_length 100000", "positions"),
     ],
 )
-def test_a_bad_field_leaves_a_finished_run_as_it_was(fields, message, data, finished, run_here):
+def test_a_bad_field_leaves_a_finished_run_as_it_was(fields, message, texts_file, finished, run_here):
     before = contents(finished)
-    command = [*TRAIN, *fields_of(tiny_folder(), data, finished), *FAST, "--overwrite_output_dir"]
+    command = [*TRAIN, *fields_of(tiny_folder(), texts_file, finished), *FAST, "--overwrite_output_dir"]
     assert_refused(run_here([*command, *fields.split()]), message)
     assert contents(finished) == before
 
@@ -80,33 +57,33 @@ def test_a_bad_field_leaves_a_finished_run_as_it_was(fields, message, data, fini
 @pytest.mark.parametrize(
     "content", ["[]", "{}", '{"finished": 1, "processes": "x", "config": []}', "null", "{", "\x00"]
 )
-def test_a_run_state_of_another_shape_is_refused(content, data, tmp_path, run_here):
+def test_a_run_state_of_another_shape_is_refused(content, texts_file, tmp_path, run_here):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run_state.json").write_text(content)
-    result = run_here([*TRAIN, *fields_of(tiny_folder(), data, tmp_path / "run"), *FAST])
+    result = run_here([*TRAIN, *fields_of(tiny_folder(), texts_file, tmp_path / "run"), *FAST])
     assert_refused(result, "run_state.json cannot be read")
 
 
-def test_links_in_output_dir_are_not_written_through(data, finished, tmp_path, run_here):
+def test_links_in_output_dir_are_not_written_through(texts_file, finished, tmp_path, run_here):
     folder, precious = tmp_path / "run", tmp_path / "precious.json"
     shutil.copytree(finished, folder)
     precious.write_text("mine")
     (folder / "train_results.json").unlink()
     (folder / "train_results.json").symlink_to(precious)
-    command = [*TRAIN, *fields_of(tiny_folder(), data, folder), *FAST, "--overwrite_output_dir"]
+    command = [*TRAIN, *fields_of(tiny_folder(), texts_file, folder), *FAST, "--overwrite_output_dir"]
     assert_refused(run_here(command), "train_results.json is a symbolic link")
     assert precious.read_text() == "mine"
 
 
 @pytest.mark.parametrize("kind", ["loop", "dangling", "file", "proc", "nul"])
-def test_an_output_dir_that_cannot_be_one(kind, data, tmp_path, run_here):
+def test_an_output_dir_that_cannot_be_one(kind, texts_file, tmp_path, run_here):
     path = tmp_path / "out"
     if kind in ("loop", "dangling"):
         path.symlink_to(tmp_path / ("out" if kind == "loop" else "nowhere"))
     elif kind == "file":
         path.write_text("mine")
     path = {"proc": "/proc/1/x", "nul": "a\0b"}.get(kind, path)
-    result = run_here([*TRAIN, *fields_of(tiny_folder(), data, path), *FAST])
+    result = run_here([*TRAIN, *fields_of(tiny_folder(), texts_file, path), *FAST])
     assert_refused(result, "output_dir")
 
 
@@ -130,11 +107,11 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(path)], check=True)
 
 
-def test_a_disk_that_is_full_loses_no_checkpoint(small_disk, data, tmp_path, run_here):
+def test_a_disk_that_is_full_loses_no_checkpoint(small_disk, texts_file, tmp_path, run_here):
     fields = [*FAST, "--num_train_epochs", "4"]
-    straight = run_here([*TRAIN, *fields_of(tiny_folder(), data, tmp_path / "straight"), *fields])
+    straight = run_here([*TRAIN, *fields_of(tiny_folder(), texts_file, tmp_path / "straight"), *fields])
     assert straight.returncode == 0
-    command = [*TRAIN, *fields_of(tiny_folder(), data, small_disk / "run"), *fields]
+    command = [*TRAIN, *fields_of(tiny_folder(), texts_file, small_disk / "run"), *fields]
     assert_refused(run_here(command), "no room to write")
     assert list((small_disk / "run").glob("checkpoint-*/complete.json"))
     subprocess.run(["mount", "-o", "remount,size=9m", str(small_disk)], check=True)
@@ -144,7 +121,9 @@ def test_a_disk_that_is_full_loses_no_checkpoint(small_disk, data, tmp_path, run
     assert same_weights(tmp_path / "straight", small_disk / "run")
 
 
-def test_a_full_disk_under_the_cache_the_predictions_and_the_figures(small_disk, finished, data, tmp_path, run_here):
+def test_a_full_disk_under_the_cache_the_predictions_and_the_figures(
+    small_disk, finished, texts_file, tmp_path, run_here
+):
     texts = tmp_path / "many.csv"
     make_texts(20_000, ["sport", "medicine"]).to_csv(texts, index=False)
     (small_disk / "out.csv").write_text("mine")
@@ -160,14 +139,16 @@ def test_a_full_disk_under_the_cache_the_predictions_and_the_figures(small_disk,
     assert_refused(run_here([*predict, "--output_file", small_disk / "out.csv"]), "no room to write")
     assert contents(small_disk) == {small_disk / "out.csv": b"mine"}
     cache = ["--feature_cache", "on", "--feature_cache_dir", str(small_disk / "cache")]
-    command = [*TRAIN, *fields_of(tiny_folder(), data, tmp_path / "run"), *FAST, *cache]
+    command = [*TRAIN, *fields_of(tiny_folder(), texts_file, tmp_path / "run"), *FAST, *cache]
     (small_disk / "filler").write_bytes(b"x" * 800_000)
     assert_refused(run_here(command), "feature cache in")
     (small_disk / "filler").write_bytes(b"")
     assert run_here(command).returncode == 0
 
 
-def test_files_that_may_not_grow_are_one_line(finished, data, tmp_path):
+def test_files_that_may_not_grow_are_one_line(finished, texts_file, tmp_path):
     """`ulimit -f`, in blocks of 1 kB."""
-    command = f"python scripts/train.py {' '.join(fields_of(tiny_folder(), data, tmp_path / 'run'))} {' '.join(FAST)}"
+    command = (
+        f"python scripts/train.py {' '.join(fields_of(tiny_folder(), texts_file, tmp_path / 'run'))} {' '.join(FAST)}"
+    )
     assert_refused(run("bash", "-c", f"ulimit -f 40; exec {command}"), "no room to write")

@@ -7,25 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from conftest import FAST, fields_of, make_texts, run_training, same_weights, tiny_folder
-from test_faults import assert_refused
+from conftest import FAST, assert_refused, fields_of, make_texts, run_training, same_weights, tiny_folder
 
 TRAIN, EVALUATE = ["python", "scripts/train.py"], ["python", "scripts/evaluate_model.py"]
 PREDICT, CACHES = ["python", "scripts/predict.py"], ["python", "scripts/feature_cache.py"]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "data.csv"
-    make_texts(120, ["sport", "medicine", "technology"]).to_csv(path, index=False)
-    return path
-
-
-@pytest.fixture(scope="module")
-def finished(data, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    run_training(data, folder)
-    return folder
 
 
 @pytest.fixture
@@ -94,8 +79,8 @@ def test_splits_of_another_shape(folder, run_here):
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "trainer_state.json"])
-def test_a_checkpoint_damaged_without_a_change_of_size_is_passed_over(data, tmp_path, run_here, name):
-    command = [*fields_of(tiny_folder(), data, tmp_path / "run"), *FAST, "--num_train_epochs", "3"]
+def test_a_checkpoint_damaged_without_a_change_of_size_is_passed_over(texts_file, tmp_path, run_here, name):
+    command = [*fields_of(tiny_folder(), texts_file, tmp_path / "run"), *FAST, "--num_train_epochs", "3"]
     command += ["--save_total_limit", "3"]
     assert run_here([*TRAIN, *command]).returncode == 0
     shutil.copytree(tmp_path / "run", tmp_path / "straight")
@@ -111,33 +96,33 @@ def test_a_checkpoint_damaged_without_a_change_of_size_is_passed_over(data, tmp_
 
 
 @pytest.mark.parametrize("content", ["[]", "5", '"x"', "null", "[" * 100_000])
-def test_a_marker_of_another_shape_is_passed_over(folder, data, run_here, content):
+def test_a_marker_of_another_shape_is_passed_over(folder, texts_file, run_here, content):
     change(folder / "run_state.json", finished=False)
     for checkpoint in folder.glob("checkpoint-*"):
         (checkpoint / "complete.json").write_text(content)
     config = json.loads((folder / "run_state.json").read_text())["config"] | {"output_dir": str(folder)}
     change(folder / "run_state.json", config=config)
-    result = run_here([*TRAIN, *fields_of(tiny_folder(), data, folder), *FAST])
+    result = run_here([*TRAIN, *fields_of(tiny_folder(), texts_file, folder), *FAST])
     assert result.returncode == 0, result.stderr
     assert "passed over" in result.stderr
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "test_results.json", "splits"])
-def test_what_stands_where_a_run_would_write_is_found_before_it_trains(data, tmp_path, run_here, name):
+def test_what_stands_where_a_run_would_write_is_found_before_it_trains(texts_file, tmp_path, run_here, name):
     if name == "splits":
         (tmp_path / "run").mkdir()
         (tmp_path / "run" / name).write_text("mine")
     else:
         (tmp_path / "run" / name).mkdir(parents=True)
-    command = [*TRAIN, *fields_of(tiny_folder(), data, tmp_path / "run"), *FAST, "--overwrite_output_dir"]
+    command = [*TRAIN, *fields_of(tiny_folder(), texts_file, tmp_path / "run"), *FAST, "--overwrite_output_dir"]
     assert_refused(run_here(command), f"{name} is a f")
 
 
-def test_only_files_of_ours_are_cleared(data, tmp_path, run_here):
+def test_only_files_of_ours_are_cleared(texts_file, tmp_path, run_here):
     """A folder of the user's with an about.json, and a file of the user's in a folder of ours."""
     cache = tmp_path / "cache"
     fields = ["--feature_cache", "on", "--feature_cache_dir", str(cache)]
-    run_training(data, tmp_path / "run", *fields)
+    run_training(texts_file, tmp_path / "run", *fields)
     (ours,) = cache.iterdir()
     (ours / "notes.txt").write_text("mine")
     (cache / "thesis").mkdir()
@@ -157,7 +142,7 @@ def test_only_files_of_ours_are_cleared(data, tmp_path, run_here):
         assert_refused(result, "clear_unused_days")
 
 
-def test_outputs_never_replace_inputs_or_the_models_own_files(folder, data, tmp_path, run_here):
+def test_outputs_never_replace_inputs_or_the_models_own_files(folder, texts_file, tmp_path, run_here):
     texts = tmp_path / "texts.json"
     make_texts(20, ["sport", "medicine"]).to_json(texts, orient="records", lines=True)
     for path in (texts, folder / "config.json"):
