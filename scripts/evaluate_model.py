@@ -51,6 +51,7 @@ def main() -> None:
     args = parse_args()
     check_outputs(args)
     # Imported here, since --help and wrong options need none of it.
+    import numpy as np
     from accelerate import PartialState
 
     from recipe.data.texts import read_run_config
@@ -68,7 +69,8 @@ def main() -> None:
 
         validation = load("validation")
         warn_of_validation_texts(test, validation)
-        temperature = calibrate_head(classifier, validation, progress=True)
+        logits, text_index, _ = classifier.window_logits(validation["text"][:], progress=True)
+        temperature = calibrate_head(classifier.model, logits, np.array(validation["label"]), text_index)
     if args.decision_threshold is not None:
         classifier.set_threshold(args.decision_threshold)
     measured = measure(classifier, test, True, temperature=temperature, abstain_below=args.abstain_below)

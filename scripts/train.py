@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     from recipe.data.windows import choose_windows, metrics_by_text, remember_windows, tokenize_windows
     from recipe.evaluation.calibration import check_threshold, fit_to_validation
     from recipe.evaluation.metrics import compute_metrics
-    from recipe.evaluation.report import evaluate_saved
+    from recipe.evaluation.report import evaluate_saved, validation_results
     from recipe.model.classifier import GPT2LastTokenClassifier
     from recipe.model.export import warn_unless_stock
     from recipe.model.freezing import freeze_except, trainable_patterns
@@ -77,9 +77,10 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     report = freeze_except(model, trainable_patterns(model.config, model_args.trainable))
     logger.info("%s\n\n%s\n\n%s", summary_table(splits.summary), report, model.about_head)
 
-    # 7. Tokens: one row a text, or a window.
-    tokenized = tokenize(splits, tokenizer) if windows is None else tokenize_windows(splits, tokenizer, windows)
-    warn_of_long_evaluation(tokenized.num_rows, training_args)
+    # 7. Tokens: one row a text, or a window. The test waits for the saved model.
+    read = {name: splits[name] for name in ("train", "validation")}
+    tokenized = tokenize(read, tokenizer) if windows is None else tokenize_windows(read, tokenizer, windows)
+    warn_of_long_evaluation({**tokenized.num_rows, "test": len(splits["test"])}, training_args)
 
     # 8. Training. Other metrics, losses and callbacks go in here: see examples/own_metric.py and own_loss.py.
     balanced = data_args.class_weight == "balanced"
@@ -102,12 +103,15 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     run.start(splits)
     trained = trainer.train(resume_from_checkpoint=run.checkpoint)
 
-    # 9. Fitted to validation, where asked for: a temperature, a threshold.
+    # 9. Validation, with the best model: where asked for, it decides a temperature and a threshold.
+    logits, labels = trainer.predict(validation).predictions, splits["validation"]["label"][:]
+    text_index = validation["text_index"][:] if windows else None
     temperature = fit_to_validation(
-        model, tokenizer, splits["validation"], training_args.calibrate, training_args.decision_threshold
+        model, logits, labels, text_index, training_args.calibrate, training_args.decision_threshold
     )
+    figures = validation_results(model, logits, labels, text_index, tokenized.coverage["validation"], temperature)
 
-    # 10. The stock checkpoint, which every Hugging Face tool loads, and its figures, computed from the saved folder.
+    # 10. The stock checkpoint, which every Hugging Face tool loads, and its test figures, computed from the saved folder.
     trainer.save_model()
     run.save(splits)
     if trainer.is_world_process_zero():
@@ -115,12 +119,13 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     counts = {"trainable_parameters": report.trainable, "total_parameters": report.total}
     counts |= {f"train_{name}": value for name, value in tokenized.coverage["train"].figures().items()}
     trainer.save_metrics("train", {**trained.metrics, "train_samples": len(splits["train"]), **counts}, combined=False)
+    trainer.save_metrics("eval", figures, combined=False)
     trainer.save_state()
     results = evaluate_saved(
         training_args.output_dir,
-        splits,
+        splits["test"],
+        train=splits["train"] if training_args.baselines else None,
         device=training_args.device,
-        baselines=training_args.baselines,
         class_weight=data_args.class_weight,
         temperature=temperature,
         progress=not training_args.disable_tqdm,

@@ -1,21 +1,21 @@
 """Calibration (optional): what validation texts decide after training, the temperature of the head and a threshold."""
 
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from scipy.optimize import minimize_scalar
-from scipy.special import expit, logit
+from scipy.special import expit, logit, softmax
 from torch import nn
 
 from recipe.errors import RecipeError
 from recipe.evaluation.metrics import cross_entropy
-from recipe.inference.text_classifier import TextClassifier, check_two_labels, text_logits
+from recipe.inference.text_classifier import check_two_labels, set_threshold, text_logits
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
 
     from recipe.model.classifier import GPT2LastTokenClassifier
 
@@ -38,18 +38,19 @@ def check_threshold(threshold: str | float | None, validation: "Dataset") -> Non
 
 def fit_to_validation(
     model: "GPT2LastTokenClassifier",
-    tokenizer: "PreTrainedTokenizerBase",
-    validation: "Dataset",
+    logits: np.ndarray,
+    labels: Sequence[int],
+    text_index: Sequence[int] | None = None,
     calibrate: bool = False,
     decision_threshold: str | float | None = None,
-    device: str | torch.device | None = None,
 ) -> float | None:
     """Calibrate the model and set its decision threshold, as far as asked for; both become part of the model.
 
     Every process of a run calls this.
 
     Args:
-        validation: `text` and `label` (ids).
+        logits: float [W, num_labels], the model's on validation texts, or, with `text_index`, on their windows.
+        labels: of the texts, in their order.
         decision_threshold: a number, "tune", or None, which takes the likeliest label, whatever an earlier run chose.
 
     Returns:
@@ -58,37 +59,36 @@ def fit_to_validation(
     old = getattr(model.config, "decision_threshold", None)
     if old is not None:
         logger.warning("the decision threshold of %.4g was tuned to the model before this training: not kept", old)
-        model.config.decision_threshold = None
-    if not calibrate and decision_threshold is None:
-        return None
-    classifier = TextClassifier(model, tokenizer, device)
-    temperature = calibrate_head(classifier, validation) if calibrate else None
+    model.config.decision_threshold = None
+    index, labels = None if text_index is None else np.asarray(text_index), np.asarray(labels)
+    temperature = calibrate_head(model, logits, labels, index) if calibrate else None
     if decision_threshold == TUNE:
-        probabilities = classifier.predict(validation["text"][:])[1]
-        decision_threshold = tune_threshold(probabilities[:, 1], np.array(validation["label"]))
-    classifier.set_threshold(decision_threshold)
+        probabilities = softmax(text_logits(logits / (temperature or 1), index), axis=-1)
+        decision_threshold = tune_threshold(probabilities[:, 1], labels)
+    set_threshold(model.config, decision_threshold)
     if decision_threshold is not None:
         logger.info(
             "Decision threshold: the label %r is predicted where its probability is at least %.4g;"
             " predict.py and evaluate_model.py follow it, pipeline() does not know it and takes 0.5",
-            classifier.label_names[1], decision_threshold,
+            model.config.id2label[1], decision_threshold,
         )  # fmt: skip
     return temperature
 
 
-def calibrate_head(classifier: TextClassifier, validation: "Dataset", progress: bool = False) -> float:
-    """Fit a temperature to the validation texts (see fit_temperature), divide the head by it, and return it.
+def calibrate_head(
+    model: "GPT2LastTokenClassifier", logits: np.ndarray, labels: np.ndarray, text_index: np.ndarray | None = None
+) -> float:
+    """Fit a temperature to the model's answers (see fit_temperature), divide its head by it, and return it.
 
     A decision threshold moves along, so that labels stay the same (see fold_temperature).
     """
-    logits, text_index, _ = classifier.window_logits(validation["text"][:], progress)
-    temperature, remark = fit_temperature(logits, np.array(validation["label"]), text_index)
-    logger.info("Temperature %.4g, fitted to %d validation texts", temperature, len(validation))
+    temperature, remark = fit_temperature(logits, labels, text_index)
+    logger.info("Temperature %.4g, fitted to %d validation texts", temperature, len(labels))
     if remark:
         logger.warning("Temperature %.4g: %s", temperature, remark)
-    fold_temperature(classifier.model.score, temperature)
-    if classifier.decision_threshold is not None:
-        classifier.set_threshold(after_temperature(classifier.decision_threshold, temperature))
+    fold_temperature(model.score, temperature)
+    if (threshold := getattr(model.config, "decision_threshold", None)) is not None:
+        set_threshold(model.config, after_temperature(threshold, temperature))
     return temperature
 
 

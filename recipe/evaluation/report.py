@@ -1,6 +1,7 @@
 """The report: a classifier measured on texts with labels, as figures, as results files, and as people read it."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,9 @@ from recipe.evaluation.metrics import classification_metrics, label_metrics
 from recipe.inference.text_classifier import TextClassifier, decide, is_unsure, text_logits
 
 if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict
+    from datasets import Dataset
+
+    from recipe.model.classifier import GPT2LastTokenClassifier
 
 TITLES = {"majority": "majority class", "tfidf": "TF-IDF + logistic regression"}  # baselines, by rising strength
 EXAMPLES = 6  # texts shown after the test
@@ -107,21 +110,44 @@ def measure(
     return Measurement(classifier.label_names, labels, *answers, threshold=threshold, **settings)
 
 
+def validation_results(
+    model: "GPT2LastTokenClassifier",
+    logits: np.ndarray,
+    labels: Sequence[int],
+    text_index: Sequence[int] | None = None,
+    coverage: Coverage | None = None,
+    temperature: float | None = None,
+) -> dict[str, float | None]:
+    """Return the figures of eval_results.json, `eval_` before each name.
+
+    Args:
+        model: with its decision threshold, if it has one.
+        logits: float [W, num_labels], the model's before it was calibrated, of texts or, with `text_index`, of windows.
+        labels: of the texts.
+        temperature: what the head was divided by since, if it was calibrated.
+    """
+    index = None if text_index is None else np.asarray(text_index)
+    names, threshold = list(model.config.id2label.values()), getattr(model.config, "decision_threshold", None)
+    cooled = logits / (temperature or 1)
+    return Measurement(names, np.asarray(labels), cooled, index, coverage, threshold, temperature).results("eval")
+
+
 def evaluate_saved(
     model_dir: str | Path,
-    splits: "DatasetDict",
+    test: "Dataset",
+    train: "Dataset | None" = None,
     device: str | torch.device | None = None,
-    baselines: bool = True,
     class_weight: str = "none",
     temperature: float | None = None,
     progress: bool = True,
 ) -> dict[str, float]:
-    """Load a saved model, measure it on validation and test, write eval_results.json and test_results.json, and print.
+    """Load a saved model, measure it on the test texts, write test_results.json beside it, and print.
 
     Every process of a run calls this; the main one writes and prints.
 
     Args:
-        splits: train (for the baselines), validation and test, each with `text` and `label` (ids).
+        test: with `text` and `label` (ids).
+        train: the same of the training texts, for the baselines; None leaves them out.
         class_weight: `none` or `balanced`, of the baselines.
         temperature: what the head was divided by, if it was calibrated.
 
@@ -129,23 +155,18 @@ def evaluate_saved(
         The test figures, `test_` before each name (in the main process with those of the baselines).
     """
     wait_for_everyone()  # until the main process has saved the model
-    folder, is_main = Path(model_dir), PartialState().is_main_process
-    classifier = TextClassifier.from_pretrained(folder, device)
-    validation, test = (
-        measure(classifier, splits[name], progress, temperature=temperature) for name in ("validation", "test")
-    )
-    if is_main:
-        write_json(folder / "eval_results.json", validation.results("eval"))
-        write_json(
-            folder / "test_results.json", test.results("test")
-        )  # baselines may take long: nothing is lost in them
-        if baselines:
-            test.add_baselines(splits["train"], splits["test"]["text"][:], class_weight)
-            write_json(folder / "test_results.json", test.results("test"))
-        print(f"\nTest set, {len(test.labels)} texts, measured on the saved model:")
-        print_report(test)
-        print_examples(splits["test"], test)
-    return test.results("test")
+    classifier = TextClassifier.from_pretrained(model_dir, device)
+    measured = measure(classifier, test, progress, temperature=temperature)
+    if PartialState().is_main_process:
+        path = Path(model_dir) / "test_results.json"
+        write_json(path, measured.results("test"))  # baselines may take long: nothing is lost in them
+        if train is not None:
+            measured.add_baselines(train, test["text"][:], class_weight)
+            write_json(path, measured.results("test"))
+        print(f"\nTest set, {len(test)} texts, measured on the saved model:")
+        print_report(measured)
+        print_examples(test, measured)
+    return measured.results("test")
 
 
 def print_report(measured: Measurement) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerBase
+from transformers import GPT2Config, PreTrainedTokenizerBase
 
 from recipe.data.tokenization import (
     Coverage,
@@ -81,15 +81,8 @@ class TextClassifier:
         return getattr(self.model.config, "decision_threshold", None)
 
     def set_threshold(self, threshold: float | None) -> None:
-        """Set the decision threshold in the model's config, with which it is saved.
-
-        Raises:
-            RecipeError: no number between 0 and 1, or more than two labels.
-        """
-        if threshold is not None:
-            threshold = parse_probability("decision_threshold", threshold)
-            check_two_labels(threshold, self.label_names)
-        self.model.config.decision_threshold = threshold
+        """Set the model's decision threshold (see set_threshold)."""
+        set_threshold(self.model.config, threshold)
 
     def predict(self, texts: Sequence[str], progress: bool | tqdm = False) -> tuple[list[str], np.ndarray]:
         """Return the label of each text, and its probability of every label: float64 [N, num_labels], by label id.
@@ -160,6 +153,18 @@ class TextClassifier:
     def encode(self, texts: Sequence[str]) -> tuple[list[list[int]], list[int]]:
         """Return the token ids of each text, truncated where texts are (not cut into windows), and its uncut length."""
         return encode_texts(self.tokenizer, texts, self.max_length)
+
+
+def set_threshold(config: GPT2Config, threshold: float | None) -> None:
+    """Set the decision threshold in a model's config, with which it is saved; None takes the likeliest label.
+
+    Raises:
+        RecipeError: no number between 0 and 1, or more than two labels.
+    """
+    if threshold is not None:
+        threshold = parse_probability("decision_threshold", threshold)
+        check_two_labels(threshold, list(config.id2label.values()))
+    config.decision_threshold = threshold
 
 
 def check_two_labels(threshold: str | float, label_names: Sequence[str]) -> None:

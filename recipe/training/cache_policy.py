@@ -218,7 +218,7 @@ def warn_of_long_evaluation(sizes: Mapping[str, int], args: TrainingArguments) -
     """Log a warning where evaluation reads ten times the texts that training reads."""
     train = count_reads(sizes["train"], args) * sizes["train"]
     epochs = 1 if args.max_steps > 0 else max(1, round(args.num_train_epochs))
-    validations = 1 + (epochs if args.eval_strategy != "no" else 0)  # and one of the saved model
+    validations = 1 + (epochs if args.eval_strategy != "no" else 0)  # and one of the best model
     evaluation = validations * sizes["validation"] + sizes["test"]
     if evaluation > 10 * train:
         logger.warning(

@@ -48,19 +48,20 @@ def test_run_leaves_a_stock_model_and_its_figures(trained):
         assert row.split() in rows
 
 
-def test_figures_are_the_saved_models_by_transformers_and_scikit_learn(trained):
-    """The run's own test split, the model run by transformers alone."""
-    rows = load_dataset("parquet", data_files=str(trained / "splits" / "test.parquet"), split="train")
+@pytest.mark.parametrize(("name", "prefix", "count"), [("validation", "eval", 30), ("test", "test", 60)])
+def test_figures_are_the_saved_models_by_transformers_and_scikit_learn(trained, name, prefix, count):
+    """The run's own splits, the model run by transformers alone."""
+    rows = load_dataset("parquet", data_files=str(trained / "splits" / f"{name}.parquet"), split="train")
     model = AutoModelForSequenceClassification.from_pretrained(trained).eval()
     tokenizer = AutoTokenizer.from_pretrained(trained)
     with torch.no_grad():
         batch = tokenizer(list(rows["text"]), padding=True, truncation=True, return_tensors="pt")
         probabilities = model(**batch).logits.softmax(-1).numpy()
-    figures, labels = read_json(trained / "test_results.json"), list(rows["label"])
-    assert figures["test_samples"] == len(labels) == 60
-    assert figures["test_accuracy"] == pytest.approx(accuracy_score(labels, probabilities.argmax(1)))
-    assert figures["test_macro_f1"] == pytest.approx(f1_score(labels, probabilities.argmax(1), average="macro"))
-    assert figures["test_loss"] == pytest.approx(log_loss(labels, probabilities), abs=1e-4)
+    figures, labels = read_json(trained / f"{prefix}_results.json"), list(rows["label"])
+    assert figures[f"{prefix}_samples"] == len(labels) == count
+    assert figures[f"{prefix}_accuracy"] == pytest.approx(accuracy_score(labels, probabilities.argmax(1)))
+    assert figures[f"{prefix}_macro_f1"] == pytest.approx(f1_score(labels, probabilities.argmax(1), average="macro"))
+    assert figures[f"{prefix}_loss"] == pytest.approx(log_loss(labels, probabilities), abs=1e-4)
 
 
 def test_frozen_parameters_stay_bit_identical_and_trained_ones_move(trained):

@@ -92,6 +92,8 @@ def test_calibration_divides_the_head_and_nothing_else(runs):
     assert figures["test_accuracy_at_0.5"] == before["test_accuracy"]
     evals = [read(runs / name / "eval_results.json")["eval_loss"] for name in ("plain", "calibrated")]
     assert evals[1] < evals[0]  # that of the texts it was fitted to can only fall
+    texts, labels = split(runs / "calibrated", "validation")
+    assert evals[1] == pytest.approx(log_loss(labels, softmax_by_transformers(runs / "calibrated", texts)), abs=1e-4)
     texts, labels = split(runs / "calibrated", "test")
     probabilities = softmax_by_transformers(runs / "calibrated", texts)
     assert figures["test_loss"] == pytest.approx(log_loss(labels, probabilities), abs=1e-4)
