@@ -148,6 +148,7 @@ class RecipeTrainingArguments(TrainingArguments):
     early_stopping_patience: int | None = option(None, "Stop after this many validations without a better one.")
     ddp_find_unused_parameters: bool | None = option(False, "Look for parameters without a gradient: here are none.")
     baselines: bool = option(True, "Measure the majority class and TF-IDF + logistic regression on the test texts too.")
+    plots: bool = option(True, "Draw the run's pictures, which the model card shows (needs matplotlib).")
     calibrate: bool = option(
         False, "Fit a temperature on validation and fold it into the head; labels of uncut texts stay the same."
     )
@@ -191,8 +192,9 @@ class RecipeTrainingArguments(TrainingArguments):
             raise RecipeError(f"metric_for_best_model is {metric!r}: take one of {', '.join(METRICS)}")
         if (given := self.decision_threshold) not in (None, "tune"):
             self.decision_threshold = parse_probability("decision_threshold", given, instead="tune")
-        if self.push_to_hub:
-            raise RecipeError("push_to_hub is not supported: train first, then publish OUTPUT_DIR with `hf upload`")
+        check_fields(self, "hub_always_push", lambda pushed: not pushed, "false: one upload is made, at the end")
+        at_the_end = ("end", "every_save")  # transformers' default is the second
+        check_fields(self, "hub_strategy", lambda when: when in at_the_end, "end: one upload is made, at the end")
         # `accelerate launch --cpu` says so in the environment only, and bf16 without a GPU wants it said.
         launched_for_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
         self.use_cpu = self.use_cpu or launched_for_cpu or not torch.accelerator.is_available()

@@ -14,7 +14,7 @@ import logging
 import sys
 
 from recipe.config import parse_arguments, resolved_config
-from recipe.distributed import setup_logging
+from recipe.distributed import on_main_process, setup_logging
 from recipe.errors import printable, run_script
 
 logger = logging.getLogger("recipe.train")
@@ -33,6 +33,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     from recipe.evaluation.calibration import check_threshold, fit_to_validation
     from recipe.evaluation.metrics import compute_metrics
     from recipe.evaluation.report import evaluate_saved, validation_results
+    from recipe.evaluation.run_figures import save_run_figures
+    from recipe.hub.model_card import write_model_card
+    from recipe.hub.publish import check_login, check_repo_id
     from recipe.model.classifier import GPT2LastTokenClassifier
     from recipe.model.export import warn_unless_stock
     from recipe.model.freezing import freeze_except, trainable_patterns
@@ -46,6 +49,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     setup_logging(training_args.process_index == 0)
 
     # 2. The output folder. An unfinished run of this config resumes; a folder that holds anything else is refused.
+    if training_args.push_to_hub:
+        check_repo_id(training_args.hub_model_id)
+        on_main_process(check_login, training_args.hub_token)
     run = RunFolder(training_args, resolved_config(model_args, data_args, training_args))
 
     # 3. Texts and labels, in three splits. For your own: TextSplits(any DatasetDict with the columns text and label).
@@ -121,7 +127,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     trainer.save_metrics("train", {**trained.metrics, "train_samples": len(splits["train"]), **counts}, combined=False)
     trainer.save_metrics("eval", figures, combined=False)
     trainer.save_state()
-    results = evaluate_saved(
+    measured = evaluate_saved(
         training_args.output_dir,
         splits["test"],
         train=splits["train"] if training_args.baselines else None,
@@ -130,10 +136,18 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         temperature=temperature,
         progress=not training_args.disable_tqdm,
     )
+
+    # 11. Pictures and the model card; the Hub, where asked for.
+    if trainer.is_world_process_zero():
+        if training_args.plots:
+            save_run_figures(training_args.output_dir, measured, trainer.state.log_history)
+        write_model_card(training_args.output_dir, measured, training_args.hub_model_id)
     run.finish()
     if trainer.is_world_process_zero():
         print(f"\nSaved to {printable(training_args.output_dir)}")
-    return results
+    if training_args.push_to_hub and (published := trainer.push_to_hub()):
+        print(published)
+    return measured.results("test")
 
 
 if __name__ == "__main__":

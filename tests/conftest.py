@@ -80,7 +80,7 @@ def fields_of(model: Path, data: Path, output_dir: Path) -> list[str]:
 
 
 FAST = ["--num_train_epochs", "1", "--per_device_train_batch_size", "16", "--learning_rate", "1e-3"]
-FAST += ["--disable_tqdm", "true", "--baselines", "false"]
+FAST += ["--disable_tqdm", "true", "--baselines", "false", "--plots", "false"]
 
 
 @functools.cache

@@ -13,9 +13,10 @@ ARROWS = {
     "top": {"top"},
     "data": {"top"},
     "model": {"top"},
-    "training": {"top", "data", "model"},
+    "training": {"top", "data", "model", "hub"},
     "inference": {"top", "data", "model"},
     "evaluation": {"top", "data", "model", "inference"},
+    "hub": {"top", "data", "model", "inference", "evaluation"},
 }
 OPTIONAL = {
     "data.windows",
@@ -25,6 +26,7 @@ OPTIONAL = {
     "evaluation.baselines",
     "evaluation.calibration",
     "evaluation.plots",
+    "evaluation.run_figures",
 }
 MAX_LINES, MAX_TOP = 300, 8
 

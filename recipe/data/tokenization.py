@@ -163,21 +163,33 @@ class PaddingCollator:
         return batch | ({"labels": torch.tensor([row["labels"] for row in rows])} if "labels" in rows[0] else {})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Coverage:
     """How much of the texts the model sees; a token in two windows counts once."""
 
-    tokens: int
-    tokens_seen: int
-    texts: int
-    texts_cut: int
+    lengths: np.ndarray  # int64 [N], tokens of each text, uncut
+    limit: int  # tokens that a text is cut to
 
     @classmethod
     def of(cls, uncut_lengths: Sequence[int], limit: int | None) -> "Coverage":
         """Count texts with so many tokens each, cut to `limit` (None: not cut)."""
-        uncut = np.asarray(uncut_lengths, dtype=np.int64)
-        kept = np.minimum(uncut, min(limit or NO_LIMIT, NO_LIMIT))
-        return cls(int(uncut.sum()), int(kept.sum()), len(uncut), int((kept < uncut).sum()))
+        return cls(np.asarray(uncut_lengths, dtype=np.int64), min(limit or NO_LIMIT, NO_LIMIT))
+
+    @property
+    def tokens(self) -> int:
+        return int(self.lengths.sum())
+
+    @property
+    def tokens_seen(self) -> int:
+        return int(np.minimum(self.lengths, self.limit).sum())
+
+    @property
+    def texts(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def texts_cut(self) -> int:
+        return int((self.lengths > self.limit).sum())
 
     def figures(self) -> dict[str, int]:
         return {"tokens": self.tokens, "tokens_seen": self.tokens_seen}

@@ -15,6 +15,7 @@ from recipe.evaluation.report import TITLES, Measurement
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 PLOT_FORMATS = (".png", ".svg", ".pdf")
 NAME = 22  # characters of a label's name
@@ -34,7 +35,7 @@ def save_plot(path: Path, measured: Measurement, title: str) -> None:
     """Draw the three panels into a .png, .svg or .pdf file, which is written completely or not at all."""
     from matplotlib.figure import Figure  # not pyplot, which would look for a screen
 
-    side = float(np.clip(3 + 0.3 * len(measured.label_names), 5.5, 16))  # inches of the matrix, by its labels
+    side = matrix_side(measured)
     figure = Figure(figsize=(side + 5.5, side + 0.5), dpi=120, layout="constrained")
     figure.suptitle(shorten(f"{title}: {len(measured.labels)} texts", 90), parse_math=False)
     heights = [min(side - 2, 5), 2, max(side - 7, 0.01)]  # beside a tall matrix, the lowest part stays free
@@ -42,9 +43,19 @@ def save_plot(path: Path, measured: Measurement, title: str) -> None:
     draw_confusion(figure.add_subplot(grid[:, 0]), measured, side)
     draw_reliability(figure.add_subplot(grid[0, 1]), measured)
     draw_accuracies(figure.add_subplot(grid[1, 1]), measured)
+    write_files(path.parent, lambda folder: save_figure(figure, folder / path.name))
+
+
+def save_figure(figure: "Figure", path: Path) -> None:
+    """Write a figure, in the format of the path's suffix."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a script that the font lacks
-        write_files(path.parent, lambda folder: figure.savefig(folder / path.name))
+        figure.savefig(path)
+
+
+def matrix_side(measured: Measurement) -> float:
+    """Return the inches that a confusion matrix needs, by its labels."""
+    return float(np.clip(3 + 0.3 * len(measured.label_names), 5.5, 16))
 
 
 def draw_confusion(axes: "Axes", measured: Measurement, side: float) -> None:

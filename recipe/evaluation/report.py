@@ -140,7 +140,7 @@ def evaluate_saved(
     class_weight: str = "none",
     temperature: float | None = None,
     progress: bool = True,
-) -> dict[str, float]:
+) -> Measurement:
     """Load a saved model, measure it on the test texts, write test_results.json beside it, and print.
 
     Every process of a run calls this; the main one writes and prints.
@@ -152,7 +152,7 @@ def evaluate_saved(
         temperature: what the head was divided by, if it was calibrated.
 
     Returns:
-        The test figures, `test_` before each name (in the main process with those of the baselines).
+        The test, in the main process with the baselines: `results("test")` are the figures, `test_` before each name.
     """
     wait_for_everyone()  # until the main process has saved the model
     classifier = TextClassifier.from_pretrained(model_dir, device)
@@ -166,7 +166,7 @@ def evaluate_saved(
         print(f"\nTest set, {len(test)} texts, measured on the saved model:")
         print_report(measured)
         print_examples(test, measured)
-    return measured.results("test")
+    return measured
 
 
 def print_report(measured: Measurement) -> None:
@@ -196,21 +196,37 @@ def print_report(measured: Measurement) -> None:
 
 def print_comparison(measured: Measurement) -> None:
     """Print the model and its baselines, the strongest first, and the verdict on that one."""
+    table = comparison_table(measured)
+    lines = table.to_string(col_space=[9, 14, 9, 12][: table.shape[1]]).splitlines()
+    print("\n".join(line.rstrip() for line in lines))
+    if verdict := comparison_verdict(measured):
+        print(f"\n{verdict}")
+    print()
+
+
+def comparison_table(measured: Measurement) -> pd.DataFrame:
+    """Return the figures of the model and its baselines, the strongest first, as text."""
     names = [name for name in reversed(TITLES) if name in measured.baselines]
-    titles, tests = ["GPT-2", *(TITLES[name] for name in names)], [measured.baselines[name][1] for name in names]
+    titles = ["GPT-2", *(TITLES[name] for name in names)]
     figures = pd.DataFrame([measured.scores, *(measured.baselines[name][0] for name in names)], index=titles)
     figures = figures[["accuracy", "accuracy_low", "accuracy_high", "macro_f1"]].map("{:.3f}".format)
     intervals = figures["accuracy_low"] + " - " + figures["accuracy_high"]
     table = pd.DataFrame({"accuracy": figures["accuracy"], "95 % interval": intervals, "macro F1": figures["macro_f1"]})
-    if tests:
+    if names:
+        tests = [measured.baselines[name][1] for name in names]
         table["McNemar's p"] = ["", *(p_value(test).removeprefix("= ") for test in tests)]
-    lines = table.to_string(col_space=[9, 14, 9, 12][: table.shape[1]]).splitlines()
-    print("\n".join(line.rstrip() for line in lines))
-    if tests:
-        gains, losses = (f"{texts} text{'' if texts == 1 else 's'}" for texts in (tests[0].gains, tests[0].losses))
-        verdict = f"wrong on {losses} that it gets right (p {p_value(tests[0])}): {tests[0].verdict}"
-        print(f"\nGPT-2 is right on {gains} that {titles[1]} gets wrong, and {verdict}")
-    print()
+    return table
+
+
+def comparison_verdict(measured: Measurement) -> str:
+    """Return the sentence that compares the model with its strongest baseline; "" without one."""
+    name = next((name for name in reversed(TITLES) if name in measured.baselines), None)
+    if name is None:
+        return ""
+    test = measured.baselines[name][1]
+    gains, losses = (f"{texts} text{'' if texts == 1 else 's'}" for texts in (test.gains, test.losses))
+    against = f"wrong on {losses} that it gets right (p {p_value(test)}): {test.verdict}"
+    return f"GPT-2 is right on {gains} that {TITLES[name]} gets wrong, and {against}"
 
 
 def p_value(comparison: PairedComparison) -> str:
@@ -225,11 +241,17 @@ def print_confusion(measured: Measurement) -> None:
         columns = [shorten(name, CELL) for name in names]
         print(pd.DataFrame(measured.confusion, names, columns).to_string(col_space=[CELL + 1] * len(names)))
         return
-    pairs = zip(measured.labels, measured.predictions, strict=True)
-    mistakes = Counter((true, predicted) for true, predicted in pairs if true != predicted).most_common(WIDE)
+    mistakes = most_frequent_mistakes(measured, WIDE)
     print("\nMost frequent mistakes" if mistakes else "\nNo mistakes")
-    for (true, predicted), texts in mistakes:
-        print(f"{texts:>7}  {names[true]} taken for {names[predicted]}")
+    for true, predicted, texts in mistakes:
+        print(f"{texts:>7}  {shorten(true)} taken for {shorten(predicted)}")
+
+
+def most_frequent_mistakes(measured: Measurement, count: int) -> list[tuple[str, str, int]]:
+    """Return true label, predicted label and number of texts of the most frequent confusions."""
+    pairs, names = zip(measured.labels, measured.predictions, strict=True), measured.label_names
+    mistakes = Counter((true, predicted) for true, predicted in pairs if true != predicted).most_common(count)
+    return [(names[true], names[predicted], texts) for (true, predicted), texts in mistakes]
 
 
 def print_examples(test: "Dataset", measured: Measurement) -> None:

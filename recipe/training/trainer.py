@@ -21,7 +21,6 @@ from recipe.distributed import any_process, wait_for_everyone
 from recipe.errors import RecipeError, explain
 from recipe.model.classifier import GPT2LastTokenClassifier
 from recipe.model.export import save_classifier
-from recipe.training.caching_trainer import CachingTrainer
 from recipe.training.callbacks import StopOnSigterm
 from recipe.training.checkpoints import (
     last_complete_checkpoint,
@@ -31,6 +30,7 @@ from recipe.training.checkpoints import (
     save_trained,
     trained_names,
 )
+from recipe.training.publishing_trainer import PublishingTrainer
 from recipe.training.trunk_pass import hash_parameters
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class SeededLengthGroupedSampler(LengthGroupedSampler):
         return super().__iter__()
 
 
-class RecipeTrainer(CachingTrainer):
+class RecipeTrainer(PublishingTrainer):
     """Trainer for GPT2LastTokenClassifier, plain or with peft adapters: the same results, at the tail's cost.
 
     In a script written for this model and Trainer, changing the class name changes the speed and nothing else: see
@@ -236,9 +236,6 @@ class RecipeTrainer(CachingTrainer):
             self._use_features(self.features, self.cached_model)  # loading writes the trunk's weights too, as they were
         else:
             load_trained(self.unwrapped, Path(self.state.best_model_checkpoint), {})
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Push nothing yet: a checkpoint is no model. `push_to_hub` at the end pushes the complete one."""
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """Compare as Trainer does; `save_strategy: best` asks this whether to save: after SIGTERM, in any case."""

@@ -1,0 +1,150 @@
+"""The upload of a run to the Hugging Face Hub: one commit of the files that others need, and no more."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitOperationAdd, HfApi, get_token
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from recipe.errors import RecipeError, one_line
+from recipe.hub.card_file import CARD_FILE, add_metadata
+
+# What others need. Checkpoints, splits and hashes of the training texts stay here, and so does run_config.yaml with its paths.
+PUBLISHED = (
+    "config.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    CARD_FILE,
+    "figures/*.png",
+    "*_results.json",
+)
+LOGIN = "log in with `hf auth login`, or set HF_TOKEN to a token of https://huggingface.co/settings/tokens"
+REASONS = {
+    401: f"the Hub does not accept the token: {LOGIN}",
+    403: "the token may not write there: take one with write permission for it, or another repo_id",
+    404: "the Hub has no such repository or revision, or the token may not see it: check repo_id and revision",
+    409: "somebody else has changed the repository meanwhile: publish again with scripts/publish.py",
+    412: "somebody else has changed the repository meanwhile: publish again with scripts/publish.py",
+    429: "too many requests: wait some minutes, and publish again with scripts/publish.py",
+}
+AGAIN = "the saved run is as it was: publish it again with scripts/publish.py"
+
+
+@dataclass(frozen=True)
+class Published:
+    """Where a model went: its page, and whether only its owners see that."""
+
+    url: str
+    private: bool
+
+    def __str__(self) -> str:
+        return f"Published at {self.url} ({'private: only its owners see it' if self.private else 'public'})"
+
+
+def files_to_publish(run_dir: str | Path) -> list[Path]:
+    """Return the files of a finished run that others need.
+
+    Raises:
+        RecipeError: no saved model, or a run that has not finished.
+    """
+    folder = Path(run_dir)
+    if not (folder / "config.json").is_file() or not any(folder.glob("model*.safetensors")):
+        raise RecipeError(f"{folder}: holds no saved model (config.json, model.safetensors): give a run's output_dir")
+    state = folder / "run_state.json"
+    if state.is_file() and not json.loads(state.read_text(encoding="utf-8")).get("finished", True):
+        raise RecipeError(f"{folder}: this run has not finished: run its command again first")
+    return sorted({path for pattern in PUBLISHED for path in folder.glob(pattern) if path.is_file()})
+
+
+def check_login(token: str | None = None) -> str:
+    """Return the user's name on the Hub.
+
+    Raises:
+        RecipeError: no token, or one that the Hub does not accept; or the Hub cannot be reached.
+    """
+    if (token or get_token()) is None:
+        raise RecipeError(f"the Hub has to know you: {LOGIN}")
+    with hub_errors("the Hub", token):
+        return HfApi(token=token).whoami()["name"]
+
+
+def check_repo_id(repo_id: str | None) -> None:
+    """Raise RecipeError for a name that no repository can have; None is one that is chosen later."""
+    try:
+        validate_repo_id(repo_id or "name")
+    except HFValidationError as error:
+        raise RecipeError(
+            f"{repo_id!r} is no repository: take a name such as me/spam-filter ({one_line(error)})"
+        ) from error
+
+
+def publish(
+    run_dir: str | Path,
+    repo_id: str | None = None,
+    token: str | None = None,
+    private: bool | None = None,
+    revision: str | None = None,
+    commit_message: str = "Upload the classifier",
+    **metadata: Any,
+) -> Published:
+    """Upload a finished run in one commit; the run's folder stays as it is, but for a card if it has none.
+
+    Args:
+        repo_id: `name` or `owner/name`; the folder's name if None.
+        token: by default the one that `hf auth login` has stored.
+        private: whether a new repository is; None means yes. One that exists stays as it is.
+        revision: the branch, made if it does not exist; by default main.
+        metadata: fields of the card's front matter, such as `license`.
+
+    Raises:
+        RecipeError: whatever the Hub refuses, in one line; and as files_to_publish.
+    """
+    folder, user = Path(run_dir), check_login(token)
+    files_to_publish(folder)
+    repo_id = repo_id or folder.resolve().name
+    repo_id = repo_id if "/" in repo_id else f"{user}/{repo_id}"
+    check_repo_id(repo_id)
+    if not (folder / CARD_FILE).exists():
+        from recipe.hub.model_card import write_model_card  # which loads torch
+
+        write_model_card(folder)
+    operations = [
+        CommitOperationAdd(str(path.relative_to(folder)), card_of(path, repo_id, metadata) if path.name == CARD_FILE else path)
+        for path in files_to_publish(folder)
+    ]  # fmt: skip
+    api = HfApi(token=token)
+    with hub_errors(repo_id, token):
+        api.create_repo(repo_id, private=private is not False, exist_ok=True)
+        if revision:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        api.create_commit(repo_id, operations, commit_message=commit_message, revision=revision)
+        return Published(f"{api.endpoint}/{repo_id}", bool(api.model_info(repo_id).private))
+
+
+def card_of(path: Path, repo_id: str, metadata: dict[str, Any]) -> bytes:
+    """Return the card as it is published: its snippet loads the model from the Hub."""
+    card = add_metadata(path.read_text(encoding="utf-8"), metadata)
+    for call in ('model="{}"', 'from_pretrained("{}")'):
+        card = card.replace(call.format("."), call.format(repo_id))
+    return card.encode()
+
+
+@contextmanager
+def hub_errors(what: str, token: str | None) -> Iterator[None]:
+    """Raise whatever the client raises as a RecipeError of one line, without a token."""
+    try:
+        yield
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        reason = REASONS.get(status, f"the Hub has failed: {AGAIN}" if status >= 500 else one_line(error))
+        raise RecipeError(f"{what}: {reason} (HTTP {status})") from error
+    except Exception as error:  # a broken connection, a timeout, a malformed answer: each library's own
+        reason = one_line(error).replace(token or get_token() or "\0", "***")
+        raise RecipeError(f"{what}: the upload has failed ({reason[:200]}): {AGAIN}") from error

@@ -1,0 +1,61 @@
+"""PublishingTrainer: Trainer's way to the Hub, as one upload of the finished model, when it is asked for."""
+
+from pathlib import Path
+from typing import Any
+
+from recipe.hub.card_file import CARD_FILE
+from recipe.hub.model_card import write_model_card
+from recipe.hub.publish import Published, publish
+from recipe.training.caching_trainer import CachingTrainer
+
+
+class PublishingTrainer(CachingTrainer):
+    """CachingTrainer that contacts the Hub in `push_to_hub` alone, and sends what others need, from an allowlist."""
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Contact nothing yet: `push_to_hub` makes the repository."""
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Push nothing yet: a checkpoint is no model."""
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the complete model, without Trainer's push of all that is in the folder."""
+        super().save_model(output_dir, _internal_call=True)
+
+    def create_model_card(self, **metadata: Any) -> None:
+        """Write README.md into `output_dir` (see hub/model_card.py), unless the run has written one."""
+        if self.is_world_process_zero() and not (Path(self.args.output_dir) / CARD_FILE).exists():
+            write_model_card(self.args.output_dir, model_id=self.args.hub_model_id, **metadata)
+
+    def push_to_hub(
+        self,
+        commit_message: str = "Upload the classifier",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **metadata: Any,
+    ) -> Published | None:
+        """Save the model and upload it, its card, pictures and figures, in one commit (see hub/publish.py).
+
+        Unlike Trainer's: once, at the end; those files alone; private unless `hub_private_repo` is false. `blocking` is
+        always true. Other keywords are fields of the card's front matter.
+
+        Returns:
+            In the main process where the model went, in others None.
+
+        Raises:
+            RecipeError: whatever the Hub refuses, in one line.
+        """
+        self.save_model()
+        if not self.is_world_process_zero():
+            return None
+        return publish(
+            self.args.output_dir,
+            self.args.hub_model_id,
+            token=token or self.args.hub_token,
+            private=self.args.hub_private_repo if private is None else private,
+            revision=revision or self.args.hub_revision,
+            commit_message=commit_message,
+            **metadata,
+        )

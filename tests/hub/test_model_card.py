@@ -1,0 +1,190 @@
+"""The model card of a run, read as the Hub reads it: by huggingface_hub, and by a Markdown renderer."""
+
+import itertools
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import run_training
+from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
+from sklearn.metrics import classification_report
+
+from recipe.data.dataset import load_saved_splits
+from recipe.data.tokenization import Coverage
+from recipe.evaluation.report import Measurement
+from recipe.hub.card_file import BEGIN, END
+from recipe.hub.model_card import write_model_card
+
+SMALL = ["--max_train_samples", "30", "--max_eval_samples", "15", "--max_predict_samples", "15"]
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def cells(markdown):
+    """The text of each table cell, row by row."""
+    tokens, rows = MarkdownIt("commonmark").enable("table").parse(markdown), []
+    for token, inner in itertools.pairwise(tokens):
+        if token.type == "tr_open":
+            rows.append([])
+        if token.type in ("td_open", "th_open"):
+            rows[-1].append("".join(child.content for child in inner.children))
+    return rows
+
+
+def test_the_snippet_runs_as_it_stands(trained):
+    code = re.search("```python\n(.*?)```", (trained / "README.md").read_text(), re.DOTALL)[1]
+    assert "recipe" not in code
+    result = subprocess.run([sys.executable, "-c", code], cwd=trained, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    (answer,) = eval(result.stdout)
+    assert answer["label"] in ("sport", "medicine", "technology")
+
+
+def test_metadata_holds_the_figures_of_the_test(trained):
+    card, figures = ModelCard.load(trained / "README.md"), read(trained / "test_results.json")
+    assert card.data.pipeline_tag == "text-classification"
+    assert card.data.library_name == "transformers"
+    values = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    wanted = {"accuracy": "test_accuracy", "f1": "test_macro_f1", "loss": "test_loss"}
+    assert values == {kind: pytest.approx(figures[name], abs=1e-6) for kind, name in wanted.items()}
+    assert "license" not in card.data.to_dict()
+
+
+def test_tables_are_scikit_learns_and_the_runs(trained):
+    card, figures = (trained / "README.md").read_text(), read(trained / "test_results.json")
+    rows = {row[0]: row[1:] for row in cells(card)}
+    low, high = figures["test_accuracy_low"], figures["test_accuracy_high"]
+    assert rows["GPT-2"][:2] == [f"{figures['test_accuracy']:.3f}", f"{low:.3f} - {high:.3f}"]
+    summary = read(trained / "data_summary.json")
+    assert rows["train"] == ["210", "70", "70", "70"]
+    assert rows["test"] == [str(summary["texts"]["test"]), "20", "20", "20"]
+    assert rows["learning_rate"] == [str(float(rows["learning_rate"][0]))]
+    assert "198,915 of" in card
+
+
+def test_no_text_and_no_path_is_in_it(trained):
+    card = (trained / "README.md").read_text()
+    assert not [text for split in load_saved_splits(trained).values() for text in split["text"] if text in card]
+    assert str(trained.parent) not in card
+    assert str(read(trained / "run_state.json")["config"]["train_file"][0]) not in card
+    assert "gpt2-nano, a GPT-2 of 12 blocks" in card
+
+
+def test_pictures_are_named_and_exist(trained):
+    paths = re.findall(r"!\[.+\]\((.+)\)", (trained / "README.md").read_text())
+    assert paths == [f"figures/{name}.png" for name in ("confusion_matrix", "reliability", "length", "training")]
+    assert all((trained / path).stat().st_size > 5000 for path in paths)
+
+
+@pytest.mark.parametrize(
+    ("fields", "wanted"),
+    [
+        (
+            ["--pooling", "mean"],
+            ["from recipe import GPT2LastTokenClassifier", "no stock `GPT2ForSequenceClassification`"],
+        ),
+        (["--window", "8"], ["from recipe import TextClassifier", "windows of 8 tokens"]),
+    ],
+)
+def test_snippets_of_other_models_run_too(texts_file, tmp_path, fields, wanted):
+    run_training(texts_file, tmp_path / "x", *SMALL, *fields)
+    card = (tmp_path / "x" / "README.md").read_text()
+    assert [words for words in wanted if words not in card] == []
+    code = re.search("```python\n(.*?)```", card, re.DOTALL)[1]
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "x", capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+# ---- A second run ----
+
+
+@pytest.fixture
+def folder(finished, tmp_path):
+    """A finished run with its card."""
+    for name in ("config.json", "tokenizer_config.json", "train_results.json", "data_summary.json", "README.md"):
+        (tmp_path / name).write_bytes((finished / name).read_bytes())
+    return tmp_path
+
+
+def test_what_users_write_around_the_runs_part_stays(folder):
+    card = folder / "README.md"
+    text = card.read_text().replace("---\nlibrary_name", "---\nlicense: mit\nwidget:\n- text: hello\nlibrary_name")
+    text = text.replace(BEGIN.partition("{")[0], "My own words.\n\n" + BEGIN.partition("{")[0]) + "\nMore of mine.\n"
+    text = text.replace("tags:\n", "tags:\n- mine\n")
+    card.write_text(text)
+    write_model_card(folder, measured_of(["a|b", "c"]))
+    new = card.read_text()
+    assert "My own words." in new
+    assert new.endswith("More of mine.\n")
+    assert "On 40 test texts" in new
+    assert new.count(END) == 1
+    data = ModelCard(new).data.to_dict()
+    assert (data["license"], data["widget"]) == ("mit", [{"text": "hello"}])
+    assert data["tags"] == ["mine", "gpt2", "text-classification"]
+    assert not (folder / "README.new.md").exists()
+
+
+def test_a_card_that_is_the_users_own_gets_the_runs_part_below(folder):
+    (folder / "README.md").write_text("# About us\n")
+    write_model_card(folder)
+    new = (folder / "README.md").read_text()
+    assert new.index("# About us") < new.index("Not measured on test texts.")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("## Limits", "## Limits of ours"), ("library_name:", "]["), (END, "")],
+)
+def test_a_card_whose_run_part_was_edited_stays(folder, caplog, old, new):
+    edited = (folder / "README.md").read_text().replace(old, new)
+    (folder / "README.md").write_text(edited)
+    assert write_model_card(folder).name == "README.new.md"
+    assert (folder / "README.md").read_text() == edited
+    assert "stays as it is" in caplog.text
+
+
+# ---- What labels may be called ----
+
+
+def measured_of(names, **settings):
+    rng = np.random.default_rng(0)
+    labels, logits = rng.integers(0, len(names), 40), rng.normal(size=(40, len(names)))
+    return Measurement(names, labels, logits, coverage=Coverage.of([5] * 39 + [600], 256), **settings)
+
+
+def test_labels_are_shown_as_they_are(folder):
+    names = ["a|b", "<img src=x onerror=alert(1)>", "*`_[x](y)_`*", "line\nbreak", "\x1b[31mred", "$x$ #1 ~~y~~"]
+    config = read(folder / "config.json")
+    (folder / "config.json").write_text(json.dumps({**config, "id2label": dict(enumerate(names))}))
+    measured = measured_of(names)
+    write_model_card(folder, measured)
+    text = (folder / "README.md").read_text()
+    rows = cells(text)
+    shown = [
+        row[0] for row in rows[rows.index(["label", "precision", "recall", "F1", "test texts"]) + 1 :][: len(names)]
+    ]
+    assert shown[:3] == names[:3]
+    assert shown[5] == names[5]
+    assert "\x1b" not in text
+    assert "<img" not in text
+    report = classification_report(measured.labels, measured.predictions, output_dict=True, zero_division=0)
+    assert next(row for row in rows if row[0] == "a|b")[1] == f"{report['0']['precision']:.3f}"
+
+
+def test_many_labels_have_no_matrix_and_limits_name_mistakes(folder):
+    names = [f"label {i}" for i in range(30)]
+    config = read(folder / "config.json")
+    (folder / "config.json").write_text(json.dumps({**config, "id2label": dict(enumerate(names))}))
+    write_model_card(folder, measured_of(names, temperature=2.0))
+    text = (folder / "README.md").read_text()
+    assert "true \\ predicted" not in text
+    assert "label 19 ..." in text
+    assert re.search(r"Most frequent mistakes on the test: label \d+ taken for label \d+ \(\d\)", text)
+    assert "That were 1 of the test texts." in text
+    assert "divided by a temperature of 2" in text

@@ -1,0 +1,204 @@
+"""Publishing over HTTP: the real client, run as a user does, against a stand-in of the Hub on the loopback."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import NANO, ROOT, assert_refused, fields_of
+from hub_stand_in import TOKEN, HubStandIn
+from huggingface_hub import ModelCard
+from safetensors.torch import load
+
+pytestmark = pytest.mark.launch
+PUBLISHED = {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+PUBLISHED |= {"train_results.json", "eval_results.json", "test_results.json"}
+
+
+@pytest.fixture
+def hub():
+    with HubStandIn() as hub:
+        yield hub
+        hub.shutdown()
+
+
+@pytest.fixture
+def online(hub, tmp_path):
+    """A command whose Hub is the stand-in, and which is logged in unless its token is None."""
+
+    def run_online(*command, token=TOKEN):
+        settings = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "*"}
+        settings |= {"HF_HOME": str(tmp_path / "home")} | ({"HF_TOKEN": token} if token else {})
+        words = [sys.executable, *map(str, command)]
+        result = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env={**os.environ, **settings})
+        assert TOKEN not in result.stdout + result.stderr
+        return result
+
+    return run_online
+
+
+@pytest.fixture(scope="module")
+def run_dir(finished, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("publish") / "spam-filter"
+    shutil.copytree(finished, folder)
+    (folder / "training_args.bin").write_bytes(b"secret")
+    (folder / "notes.txt").write_text("secret")
+    return folder
+
+
+def files_of(hub, repo="me/spam-filter", branch="main"):
+    return hub.repos[repo]["branches"][branch]
+
+
+def content_of(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_published_model_is_read_back_by_transformers(hub, online, trained, tmp_path):
+    result = online(
+        "scripts/publish.py", "--model_dir", trained, "--repo_id", "three", "--license", "mit", "--tags", "news"
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == (f"Published at {hub.endpoint}/me/three (private: only its owners see it)")
+    files = files_of(hub, "me/three")
+    assert files.keys() == PUBLISHED | {
+        f"figures/{name}.png" for name in ("confusion_matrix", "reliability", "length", "training")
+    }
+    assert files["model.safetensors"] == (trained / "model.safetensors").read_bytes()
+    card = ModelCard(files["README.md"].decode())
+    assert card.data.license == "mit"
+    assert card.data.tags == ["gpt2", "text-classification", "news"]
+    assert not [name for name, content in files.items() if str(trained.parent).encode() in content]
+    assert hub.repos["me/three"]["commits"] == 1
+    code = card.text.partition("```python\n")[2].partition("```")[0]
+    assert 'model="me/three"' in code
+    answer = online("-c", code)
+    assert answer.returncode == 0, answer.stderr
+    text = "goal team league match player score"
+    there = online("-c", code.replace("Do you have time?", text)).stdout
+    here = online("scripts/predict.py", "--model_dir", trained, "--text", text).stdout
+    assert eval(there)[0]["label"] == json.loads(here)["label"] == "sport"
+
+
+def test_a_dry_run_lists_the_files_and_sends_nothing(hub, online, run_dir):
+    result = online("scripts/publish.py", "--model_dir", run_dir, "--dry_run", token=None)
+    assert result.returncode == 0, result.stderr
+    *rows, total = [line.split() for line in result.stdout.splitlines()]
+    sizes = {name: int(size.replace(",", "")) for size, name in rows}
+    assert sizes == {name: (run_dir / name).stat().st_size for name in PUBLISHED}
+    assert int(total[0].replace(",", "")) == sum(sizes.values())
+    assert hub.requests == []
+
+
+def test_public_and_branch_are_as_asked_for(hub, online, run_dir):
+    result = online("scripts/publish.py", "--model_dir", run_dir, "--public", "--revision", "v1")
+    assert result.stdout.splitlines()[-1] == f"Published at {hub.endpoint}/me/spam-filter (public)"
+    assert files_of(hub, branch="v1").keys() == PUBLISHED
+    assert files_of(hub) == {}
+
+
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [
+        (("GET", "whoami", 401), "the Hub does not accept the token: log in with `hf auth login`"),
+        (("POST", "repos/create", 403), "the token may not write there"),
+        (("POST", "commit/main", 409), "somebody else has changed the repository meanwhile"),
+        (("POST", "commit/main", 500), "the Hub has failed: the saved run is as it was"),
+        (("POST", "commit/main", 0), "the upload has failed"),
+    ],
+)
+def test_a_failed_upload_is_one_line_and_the_next_one_succeeds(hub, online, run_dir, failure, message):
+    before = content_of(run_dir)
+    hub.failures.append(failure)
+    command = ["scripts/publish.py", "--model_dir", run_dir]
+    assert_refused(online(*command), message)
+    assert hub.failures == []
+    assert not any(repo["commits"] for repo in hub.repos.values())
+    assert content_of(run_dir) == before
+    again = online(*command)
+    assert again.returncode == 0, again.stderr
+    assert files_of(hub).keys() == PUBLISHED
+
+
+def test_a_connection_that_breaks_in_a_file_is_tried_again(hub, online, run_dir):
+    hub.failures.append(("PUT", "objects", 0))
+    assert online("scripts/publish.py", "--model_dir", run_dir).returncode == 0
+    assert load(files_of(hub)["model.safetensors"]).keys() == load((run_dir / "model.safetensors").read_bytes()).keys()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--repo_id", "a/b/c"], "take a name such as me/spam-filter"),
+        (["--commit_message", ""], "commit_message is empty"),
+        (["--model_dir", "{tmp}"], "holds no saved model"),
+        (["--nope"], "unrecognized arguments"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_sent(hub, online, run_dir, tmp_path, words, message):
+    words = [word.format(tmp=tmp_path) for word in words]
+    assert_refused(online("scripts/publish.py", "--model_dir", run_dir, *words), message)
+    assert hub.requests == []
+
+
+def test_without_a_login_one_line_says_how(hub, online, run_dir):
+    assert_refused(online("scripts/publish.py", "--model_dir", run_dir, token=None), "log in with `hf auth login`")
+    assert hub.requests == []
+
+
+def test_an_unfinished_run_is_not_published(online, run_dir, tmp_path):
+    shutil.copytree(run_dir, tmp_path / "x")
+    (tmp_path / "x" / "run_state.json").write_text('{"finished": false}')
+    assert_refused(online("scripts/publish.py", "--model_dir", tmp_path / "x"), "this run has not finished")
+
+
+def test_training_publishes_at_its_end_and_asks_for_a_login_before(hub, online, texts_file, tmp_path):
+    fields = [
+        *fields_of(NANO, texts_file, tmp_path / "run"),
+        "--max_steps",
+        "2",
+        "--baselines",
+        "false",
+        "--plots",
+        "false",
+    ]
+    command = ["scripts/train.py", *fields, "--push_to_hub", "true", "--hub_model_id", "team/mine"]
+    assert_refused(online(*command, token=None), "log in with `hf auth login`")
+    assert not (tmp_path / "run").exists()
+    result = online(*command, "--hub_token", TOKEN, token=None)
+    assert result.returncode == 0, result.stderr
+    assert f"Published at {hub.endpoint}/team/mine (private" in result.stdout
+    assert files_of(hub, "team/mine").keys() == PUBLISHED
+    assert hub.repos["team/mine"]["commits"] == 1
+    assert not [path for path, content in content_of(tmp_path).items() if TOKEN.encode() in content]
+
+
+def test_a_template_publishes_too(hub, online, texts_file, tmp_path):
+    """RecipeTrainer in a script without a report: Trainer's own arguments, and a card that says what is not known."""
+    fields = [
+        "--model_name_or_path",
+        NANO,
+        "--train_file",
+        texts_file,
+        "--output_dir",
+        tmp_path / "x",
+        "--max_steps",
+        "2",
+    ]
+    result = online("scripts/examples/own_loss.py", *fields, "--push_to_hub", "true", "--eval_strategy", "no")
+    assert result.returncode == 0, result.stderr
+    assert hub.repos == {}  # nothing is sent before the script calls push_to_hub
+    code = (
+        "from recipe import RecipeTrainer, GPT2LastTokenClassifier, load_tokenizer; from transformers import TrainingArguments;"
+        f"m = GPT2LastTokenClassifier.from_pretrained({str(tmp_path / 'x')!r});"
+        f"args = TrainingArguments({str(tmp_path / 'x')!r}, use_cpu=True, push_to_hub=True, hub_model_id='me/x');"
+        f"t = RecipeTrainer(m, args, processing_class=load_tokenizer({str(tmp_path / 'x')!r}, m.config));"
+        "print(t.push_to_hub(license='mit'))"
+    )
+    result = online("-c", code)
+    assert result.returncode == 0, result.stderr
+    card = ModelCard(files_of(hub, "me/x")["README.md"].decode())
+    assert card.data.license == "mit"
+    assert "Not measured on test texts." in card.text
