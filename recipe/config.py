@@ -112,7 +112,7 @@ def read_yaml_mapping(path: str) -> dict[str, Any]:
         if isinstance(error, RecipeError):
             raise
         mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}" if mark else one_line(error)
+        where = f"line {mark.line + 1}: {error.problem}" if mark else one_line(error)
         raise RecipeError(f"{path}: is not YAML ({where}): write one `field: value` a line") from error
     if not isinstance(fields, dict):
         raise RecipeError(f"{path}: is no mapping: write one `field: value` a line")
@@ -121,7 +121,7 @@ def read_yaml_mapping(path: str) -> dict[str, Any]:
 
 def unknown_field(parser: FieldParser, name: str, where: str) -> RecipeError:
     """Return the error for an unknown field, with the nearest known one."""
-    known = [action.dest for action in parser._actions]
+    known = [action.dest for action in parser._actions if action.dest != name]
     nearest = difflib.get_close_matches(name.replace("-", "_"), known, n=1, cutoff=0.5)
     hint = f"did you mean {nearest[0]!r}?" if nearest else "see --help for the fields"
     return RecipeError(f"{where}: unknown field {name!r}: {hint}")

@@ -92,6 +92,12 @@ def describe(error: Exception) -> str | None:
     if isinstance(error, RecipeError):
         return str(error)
     reason = one_line(error)[:200]
+    if (
+        isinstance(error, MemoryError)
+        or "can't allocate memory" in reason
+        or type(error).__name__ == "OutOfMemoryError"
+    ):
+        return f"not enough memory ({reason}): lower per_device_train_batch_size or max_length, or free some"
     if is_out_of_room(error):
         return f"no room to write ({reason}): make room on the disk, and run the same command again"
     if isinstance(error, (ConnectionError, TimeoutError)):
@@ -108,14 +114,17 @@ def stop_on_sigterm(*_: object) -> NoReturn:
 
 def run_script(main: Callable[[], None]) -> None:
     """Run a script's `main`; an error that `describe` knows ends it with one line on stderr and exit code 2, no traceback."""
-    for stream in (sys.stdout, sys.stderr):  # a text may hold what the screen's encoding does not
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the shell: `>&-`
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        if hasattr(getattr(sys, name), "reconfigure"):  # a text may hold what the screen's encoding does not
+            getattr(sys, name).reconfigure(errors="backslashreplace")
     before = signal.signal(signal.SIGTERM, stop_on_sigterm)
     try:
         main()
         sys.stdout.flush()
-    except BrokenPipeError:  # `... | head`: the reader has closed the pipe
+    except BrokenPipeError:  # `... | head`
+        print("stopped: the reader of the output has closed it", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except KeyboardInterrupt:

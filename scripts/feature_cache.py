@@ -18,6 +18,8 @@ def main() -> None:
     args = parser.parse_args()
     from recipe.training.cache_policy import DEFAULT_FOLDER, clear_caches, list_caches
 
+    if args.clear and args.clear_unused_days is not None:
+        raise RecipeError("clear removes all trunks, clear_unused_days some: give one of them")
     if args.clear_unused_days is not None and not args.clear_unused_days >= 0:
         raise RecipeError(f"clear_unused_days is {args.clear_unused_days}: take a number from 0 up")
     cache = args.feature_cache_dir or DEFAULT_FOLDER

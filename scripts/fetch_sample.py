@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--output_file", type=Path, default=Path("data/sms_spam.tsv"))
     output = parser.parse_args().output_file
     if output.exists():
-        raise RecipeError(f"{output} exists: remove it to fetch it again")
+        raise RecipeError(f"{output} exists: give another --output_file")
     content = extract_member(download())
     write_files(output.parent, lambda folder: (folder / output.name).write_bytes(content))
     messages = len(content.splitlines())

@@ -44,6 +44,9 @@ def main() -> None:
     config = load_config(args.model_name_or_path, args.model_revision)
     tokenizer = load_tokenizer(args.model_name_or_path, config, revision=args.model_revision)
     set_seed(args.seed)
+    known = labels_of_head(config)
+    if args.num_labels is not None and known is not None and len(known) != args.num_labels:
+        raise RecipeError(f"num_labels is {args.num_labels}, but the classifier has {len(known)} labels: leave it out")
     labels = {} if args.num_labels is None else {"num_labels": args.num_labels}
     model, info = GPT2LastTokenClassifier.from_pretrained(
         args.model_name_or_path,

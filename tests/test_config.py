@@ -40,6 +40,8 @@ def test_yaml_sets_and_the_command_line_overrides(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        ("seed: 1\nseed: 2\n", r"is not YAML \(line 1: 'seed' occurs twice\)"),
+        ("config: x\n", "unknown field 'config': (?!did you mean 'config')"),
         ("learning_rte: 1\n", r"recipe\.yaml: unknown field 'learning_rte': did you mean 'learning_rate'\?"),
         ("learning_rate: fast\n", r"recipe\.yaml: argument --learning_rate.* invalid float value: 'fast'"),
         ("seed: 1.5\n", "invalid int value: '1.5'"),
@@ -48,7 +50,7 @@ def test_yaml_sets_and_the_command_line_overrides(tmp_path):
         ("pooling: max\n", "invalid choice: 'max'"),
         ("seed: [1, 2]\n", "seed takes one value, not a list"),
         ("- seed\n", "is no mapping"),
-        ("a: [\n", r"is not YAML \(line 2\)"),
+        ("a: [\n", r"is not YAML \(line 2: "),
         ("eval_strategy: never\n", "never"),
         ("early_stopping_patience: 2\nload_best_model_at_end: false\n", "needs load_best_model_at_end"),
         ("test_fraction: 1.5\n", "test_fraction is 1.5"),
@@ -58,7 +60,8 @@ def test_yaml_sets_and_the_command_line_overrides(tmp_path):
         ("metric_for_best_model: f2\n", "metric_for_best_model is 'f2': take one of loss, accuracy, macro_f1"),
         ("seed: -1\n", "seed is -1: take a whole number from 0 up"),
         ("dropout: 2\n", "dropout is 2.0"),
-        ("push_to_hub: true\n", "push_to_hub is not supported"),
+        ("hub_always_push: true\n", "hub_always_push is True: take false: one upload is made"),
+        ("hub_strategy: checkpoint\n", "hub_strategy is checkpoint: take end"),
     ],
 )
 def test_a_wrong_recipe_is_refused_in_one_line(tmp_path, content, message):

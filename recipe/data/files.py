@@ -1,8 +1,6 @@
 """Files: CSV, TSV, JSON, Parquet and saved datasets in batches of rows, each cell as the file holds it."""
 
-import codecs
 import gzip
-import io
 import json
 import os
 import zlib
@@ -20,10 +18,10 @@ from huggingface_hub.utils import logging as hub_logging
 
 from recipe.arguments import DataArguments
 from recipe.data.texts import is_prediction_file, unescape
+from recipe.data.utf8_file import BLOCK, Utf8File, check_readable
 from recipe.errors import RecipeError, explain, one_line
 
 BATCH_ROWS = 2048
-BLOCK = 1 << 20  # bytes read at once
 MAX_ARRAY = 1 << 27  # bytes of a JSON array, which is parsed in one piece
 MAX_COLUMNS = 10_000
 
@@ -95,7 +93,7 @@ def csv_batches(
         first_line = file.peek().partition(b"\n")[0].decode("utf-8", "replace")
     marks = {".tsv": "", ".csv": ",\t;"}.get(suffix, "\t,;")
     guess = next((mark for mark in marks if mark in first_line), "\t" if suffix == ".tsv" else ",")
-    delimiter = (file_format.delimiter or guess).replace("\\t", "\t")
+    delimiter = (guess if file_format.delimiter is None else file_format.delimiter).replace("\\t", "\t")
     if len(delimiter) != 1 or not delimiter.isascii():
         raise RecipeError(f"delimiter is {delimiter!r}: give a single ASCII character, as in --delimiter ';'")
     quoted = {"minimal": True, "none": False, "auto": delimiter != "\t"}[file_format.csv_quoting]
@@ -168,7 +166,7 @@ def json_batches(path: Path, suffix: str, file_format: FileFormat) -> Iterator[B
             yield json_batch(path, "line {}", records)
 
 
-def json_array(path: Path, file: "Utf8File") -> Iterator[Batch]:
+def json_array(path: Path, file: Utf8File) -> Iterator[Batch]:
     """Yield the objects of one JSON array."""
     content = file.read(MAX_ARRAY + 1)
     if len(content) > MAX_ARRAY:
@@ -198,8 +196,7 @@ def json_batch(path: Path, place: str, records: dict[int, Any]) -> Batch:
 
 def parquet_batches(path: Path) -> Iterator[Batch]:
     """Yield the rows of a Parquet file, with the features that `datasets` notes in those that it writes."""
-    with explain((OSError, ValueError), f"{path}: cannot be read", "check the path"):
-        path.open("rb").close()
+    check_readable(path)
     errors = (pa.ArrowException, OSError, EOFError, zlib.error)
     with explain(errors, f"{path}: is not a complete Parquet file", "write it again"):
         packed = path.suffix.lower() == ".gz"
@@ -250,50 +247,3 @@ def load_saved_dataset(path: Path) -> datasets.Dataset:
         splits = ", ".join(str(path / split) for split in dataset)
         raise RecipeError(f"{path}: holds several splits: give it as --dataset_name, or one of them: {splits}")
     return dataset
-
-
-class Utf8File(io.BufferedReader):
-    """The bytes of a text file, unpacked where its name ends in .gz, without a byte-order mark, and known to be UTF-8."""
-
-    def __init__(self, path: Path, leading: bytes = b""):
-        """Open the file and skip the `leading` bytes, such as blank lines, at its start."""
-        super().__init__(CheckedBytes(path), BLOCK)
-        if self.peek(3).startswith(codecs.BOM_UTF8):
-            self.read(3)
-        while leading and self.peek(1)[:1] and self.peek(1)[:1] in leading:
-            self.read(1)
-        if not self.peek(1).strip(b" \t\r\n") and not self.peek(BLOCK).strip():
-            raise RecipeError(f"{path}: the file is empty: give a file with at least one text")
-
-
-class CheckedBytes(io.RawIOBase):
-    """The unpacked bytes of a file; raises RecipeError, with the line, at the first that are not UTF-8."""
-
-    def __init__(self, path: Path):
-        self.path, self.decoder, self.line = path, codecs.getincrementaldecoder("utf-8")(), 1
-        # ValueError: a NUL in the name.
-        with explain((OSError, ValueError), f"{str(path)[:200]}: cannot be read", "check the path"):
-            self.file = (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rb")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:
-        fix = "copy it again, or drop the .gz if it is not packed"
-        with explain((OSError, EOFError, zlib.error), f"{self.path}: is not a complete gzip file", fix):
-            block = self.file.read(len(buffer))
-        try:
-            self.decoder.decode(block, final=not block)
-        except UnicodeDecodeError as error:
-            line = self.line + error.object.count(b"\n", 0, error.start)
-            byte = error.object[error.start]
-            fix = "save the file as UTF-8"
-            raise RecipeError(f"{self.path}: line {line} is not UTF-8 (byte 0x{byte:02x}): {fix}") from error
-        self.line += block.count(b"\n")
-        buffer[: len(block)] = block
-        return len(block)
-
-    def close(self) -> None:
-        if not self.closed:
-            self.file.close()
-        super().close()

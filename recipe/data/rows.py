@@ -5,6 +5,7 @@ that do not depend on the order of the rows.
 import logging
 import math
 import re
+import unicodedata
 from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
@@ -71,7 +72,8 @@ def name_labels(
     """Return the rows with labels in their final spelling, and the names of the labels by id."""
     read = rows["label"].unique()
     if all(NUMBER.fullmatch(name) for name in read):  # beside names, a number is a name like any other
-        fractional = rows["label"].isin([name for name in read if not float(name).is_integer()])
+        numbers = {name: float(name) for name in read if not name.lstrip("+-").isdecimal()}  # of any length
+        fractional = rows["label"].isin([name for name, number in numbers.items() if not number.is_integer()])
         refuse_rows(rows, fractional, "a fractional label (regression)", "labels are names or whole numbers")
     rows = rows.assign(label=spell_labels(rows["label"], of_head, normalize))
     if (merged := rows["label"].nunique()) < len(read):
@@ -140,8 +142,9 @@ def canonical_name(value: Any) -> str:
 
 
 def normal_form(name: str) -> str:
-    """Return the name without differences of case and spaces."""
-    return " ".join(name.casefold().split())
+    """Return the name without differences of case, of spaces, and of what the same letters are in Unicode."""
+    visible = re.sub("[\u200b\ufeff\u00ad]", "", name)  # zero-width spaces, byte-order marks, soft hyphens
+    return " ".join(unicodedata.normalize("NFC", visible.casefold()).split())
 
 
 def spell_labels(labels: pd.Series, of_head: list[str] | None, normalize: bool) -> pd.Series:
@@ -165,7 +168,7 @@ def warn_of_spellings(labels: pd.Series, of_head: list[str] | None) -> None:
     if alike:
         shown = ["/".join(f"{name!r} ({count:,})" for name, count in spellings.items()) for spellings in alike[:SHOWN]]
         shown += [f"and {len(alike) - SHOWN} more"] if len(alike) > SHOWN else []
-        told = f"labels that differ only by case or spaces count as different labels: {', '.join(shown)}"
+        told = f"labels that look alike but for case or spaces count as different labels: {', '.join(shown)}"
         logger.warning("%s: --normalize_labels true merges them", told)
     found, head = set(counts.index), set(of_head or [])
     if head and head != found and {*map(normal_form, head)} == {*map(normal_form, found)}:

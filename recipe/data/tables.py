@@ -59,12 +59,19 @@ def find_columns(source: str, names: Sequence[str], wanted: Wanted, rows: Sequen
     if not rows:
         raise RecipeError(f"{source}: no rows under the header: give a file with at least one text")
     given, names = names, [clean_name(name) for name in names]
+    given_names = [clean_name(name) for name in wanted.values() if name is not None]
+    if twice := [name for name in given_names if given_names.count(name) > 1]:
+        raise RecipeError(f"{source}: the column {twice[0]!r} is given for two fields: each takes a column of its own")
     columns = match_columns(names, wanted)
     for field, column in columns.items():
         if column is None:
             usual = f"no column with a usual name ({', '.join(USUAL_COLUMNS.get(field, ())[:4])} ...)"
             missing = usual if wanted[field] is None else f"no column {wanted[field]!r}"
             fix = f"name it with --{field}_column, or, if row 1 is no header, with --column_names"
+            if taken := [name for name in given_names if name.lower() in USUAL_COLUMNS.get(field, ())]:
+                fix = f"the column {taken[0]!r} is taken for another field: give --{field}_column"
+            elif len(names) == 1 and any(mark in names[0] for mark in "|;\t"):
+                fix = "give the --delimiter that stands between the columns"
             raise RecipeError(f"{source}: {missing} among {', '.join(repr(x[:40]) for x in names[:12])}: {fix}")
         if names.count(column) > 1:
             raise RecipeError(f"{source}: two columns are called {column!r}: rename one of them")

@@ -44,7 +44,8 @@ class Windows:
         return [input_ids[start : start + self.size] for start in starts]
 
     def __str__(self) -> str:
-        return f"windows of {self.size} tokens, {self.overlap} of them shared with the window before"
+        of = f" of each text's first {self.max_length}" if self.max_length else ""
+        return f"windows of {self.size} tokens{of}, {self.overlap} of them shared with the window before"
 
 
 def choose_windows(
@@ -76,11 +77,7 @@ def choose_windows(
         raise RecipeError(f"window is {size}, but the model has {config.n_positions} positions: {fix}")
     if not 0 <= overlap < size:
         raise RecipeError(f"window_overlap is {overlap}, the window {size}: take an overlap from 0 to {size - 1}")
-    if max_length is None and (max_length := getattr(config, "window_max_length", None)):
-        logger.info(
-            "max_length is %d tokens a text, as the model remembers it: give --max_length for another", max_length
-        )
-    return Windows(size, overlap, max_length)
+    return Windows(size, overlap, max_length or getattr(config, "window_max_length", None))
 
 
 def remember_windows(config: GPT2Config, windows: Windows | None) -> None:

@@ -108,8 +108,8 @@ def check_loaded_weights(name: str, model: nn.Module, info: dict[str, Any], fres
             raise RecipeError(f"{name}: {key} is {list(saved)} in the checkpoint but {list(wanted)} by its config.json")
         if not fresh_head:
             raise RecipeError(
-                f"{name}: its head has {saved[0]} labels but {wanted[0]} are needed:"
-                " pass ignore_mismatched_sizes (--ignore_mismatched_sizes true) to start with a fresh head"
+                f"{name}: its head has {saved[0]} labels but {wanted[0]} are needed: restore config.json, or, to train a"
+                " fresh head, pass ignore_mismatched_sizes (train.py: --ignore_mismatched_sizes true)"
             )
 
 

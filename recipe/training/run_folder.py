@@ -231,6 +231,15 @@ def read_state(folder: Path) -> dict[str, Any] | None:
         return {"finished": bool(state["finished"]), "processes": int(state["processes"]), "config": config}
 
 
+def refuse_finished(folder: Path) -> None:
+    """Raise RecipeError for the folder of a finished run, whose figures and splits belong to the model that it holds.
+
+    A run that RunFolder has started is not finished.
+    """
+    if (state := read_state(folder)) and state["finished"]:
+        raise RecipeError(f"output_dir {folder} holds a finished run of train.py: give another one")
+
+
 def differences(state: dict[str, Any], config: dict[str, Any], processes: int) -> str:
     """Name the differences between a folder's run and this one, in one line; empty if there are none."""
     old, new = (

@@ -31,6 +31,7 @@ from recipe.training.checkpoints import (
     trained_names,
 )
 from recipe.training.publishing_trainer import PublishingTrainer
+from recipe.training.run_folder import refuse_finished
 from recipe.training.trunk_pass import hash_parameters
 
 logger = logging.getLogger(__name__)
@@ -123,8 +124,9 @@ class RecipeTrainer(PublishingTrainer):
         """Train as Trainer does; on SIGTERM save a checkpoint and exit with code 143.
 
         Raises:
-            RecipeError: a loss or weights that are not finite.
+            RecipeError: a loss or weights that are not finite, or a folder that holds a finished run of train.py.
         """
+        refuse_finished(Path(self.args.output_dir))
         resume = keywords.get("resume_from_checkpoint", args[0] if args else None)
         if resume is True and (complete := last_complete_checkpoint(Path(self.args.output_dir))):
             args, keywords = args[1:], {**keywords, "resume_from_checkpoint": complete}

@@ -102,6 +102,19 @@ def test_a_missing_label_is_an_error_in_every_format(tmp_path, labels, name):
         load_splits(DataArguments(train_file=path))
 
 
+def test_labels_of_the_same_letters_are_pointed_out(tmp_path, caplog):
+    """Composed and decomposed accents, a zero-width space: the same on a screen."""
+    path = write_labels(tmp_path, ["caf\u00e9", "cafe\u0301", "sport", "sport\u200b"] * 10, "a.csv")
+    assert len(load_splits(DataArguments(train_file=path)).label_names) == 4
+    assert "--normalize_labels true merges them" in caplog.text
+    assert load_splits(DataArguments(train_file=path, normalize_labels=True)).label_names == ["caf\u00e9", "sport"]
+
+
+def test_whole_numbers_of_any_length_are_labels(tmp_path):
+    path = write_labels(tmp_path, [10**400, -(10**30)] * 10, "a.jsonl")
+    assert load_splits(DataArguments(train_file=path)).label_names == [str(-(10**30)), str(10**400)]
+
+
 SPELLINGS = ["Spam", "ham", " spam", "SPAM", "ham", "not  spam", "Not Spam", "spam"]
 
 
@@ -109,7 +122,7 @@ def test_spellings_are_pointed_out_in_one_warning(tmp_path, caplog):
     path = write_labels(tmp_path, SPELLINGS * 5, "a.csv")
     args = DataArguments(train_file=path)
     assert load_splits(args).label_names == ["Not Spam", "SPAM", "Spam", "ham", "not  spam", "spam"]
-    (warning,) = [record.getMessage() for record in caplog.records if "differ only by" in record.getMessage()]
+    (warning,) = [record.getMessage() for record in caplog.records if "look alike but for" in record.getMessage()]
     assert "'spam' (10)/'Spam' (5)/'SPAM' (5)" in warning
     assert "'not  spam' (5)/'Not Spam' (5)" in warning
     assert "--normalize_labels true" in warning
@@ -120,7 +133,7 @@ def test_spellings_are_pointed_out_in_one_warning(tmp_path, caplog):
     splits = load_splits(args)
     assert splits.label_names == ["ham", "not spam", "spam"]
     assert sum(sum(of.values()) for of in splits.summary["labels"].values()) == 40
-    assert "differ only by" not in caplog.text
+    assert "look alike but for" not in caplog.text
     assert "6 spellings of labels are merged into 3 labels" in caplog.text
 
 

@@ -89,6 +89,8 @@ def test_odd_texts_just_work(tmp_path):
         ("a.csv", b"text,label\n", "no rows under the header"),
         ("a.csv", b"text,label\nok,x\ncaf\xe9,y\n", r"line 3 is not UTF-8 \(byte 0xe9\)"),
         ("a.csv", b"text,label\na,b,c\n", "Row #2: Expected 2 columns, got 3"),
+        ("a.csv", gzip.compress(b"text,label\na,b\n"), "it is gzip: give it a name that ends in .gz"),
+        ("a.csv", b"text|label\na|b\n", "give the --delimiter that stands between the columns"),
         ("a.csv", b"text,kind\na,b\n", "no column with a usual name.*'text', 'kind'.*--label_column"),
         ("a.csv", b"text,label,label\na,b,c\n", "two columns are called 'label'"),
         ("a.jsonl", b'{"text": "a", "label": 1}\n{"text": \n', "line 2 is not JSON"),
@@ -106,8 +108,20 @@ def test_missing_files_and_columns(tmp_path):
         read_file("nowhere.csv")
     with pytest.raises(RecipeError, match="no column 'msg' among 'text', 'label': name it with --text_column"):
         read(tmp_path, "a.csv", "text,label\na,b\n", text_column="msg")
+    with pytest.raises(RecipeError, match="column 'text' is given for two fields"):
+        read_file(tmp_path / "a.csv", {"text": "text", "text_pair": "text"})
+    with pytest.raises(RecipeError, match="the column 'text' is taken for another field: give --text_column"):
+        read(tmp_path, "a.csv", "text,label\na,b\n", label_column="text")
+    with pytest.raises(RecipeError, match="delimiter is ''"):
+        read(tmp_path, "a.csv", "text,label\na,b\n", file_format=FileFormat(delimiter=""))
     with pytest.raises(RecipeError, match="delimiter is '<>'"):
         read(tmp_path, "a.csv", "text,label\na,b\n", file_format=FileFormat(delimiter="<>"))
+
+
+def test_a_pipe_is_refused_since_it_is_read_twice(tmp_path):
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(RecipeError, match="it is a pipe or a device, and is read twice: write it into a file"):
+        read_file(tmp_path / "pipe.csv")
 
 
 def test_a_column_of_texts_alone_keeps_its_empty_lines(tmp_path):

@@ -54,6 +54,14 @@ def test_a_bad_field_leaves_a_finished_run_as_it_was(fields, message, texts_file
     assert contents(finished) == before
 
 
+def test_a_template_leaves_a_finished_run_as_it_was(texts_file, finished):
+    """Its figures and splits would else belong to another model."""
+    before = contents(finished)
+    command = ["python", "scripts/examples/own_loss.py", *fields_of(tiny_folder(), texts_file, finished)]
+    assert_refused(run(*command), "holds a finished run of train.py")
+    assert contents(finished) == before
+
+
 @pytest.mark.parametrize(
     "content", ["[]", "{}", '{"finished": 1, "processes": "x", "config": []}', "null", "{", "\x00"]
 )

@@ -122,7 +122,8 @@ def test_features_are_listed_and_cleared(three_labels, tmp_path, run_here):
 def test_fetch_sample_refuses_to_overwrite(tmp_path, run_here):
     (tmp_path / "mine.tsv").write_text("mine")
     assert_one_line(
-        run_here(["python", "scripts/fetch_sample.py", "--output_file", tmp_path / "mine.tsv"]), "exists: remove it"
+        run_here(["python", "scripts/fetch_sample.py", "--output_file", tmp_path / "mine.tsv"]),
+        "exists: give another --output_file",
     )
 
 
