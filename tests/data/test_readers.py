@@ -1,5 +1,6 @@
 import gzip
 import json
+import os
 
 import datasets
 import pandas as pd
