@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 
 from recipe.distributed import check_launch
 from recipe.errors import RecipeError, parse_probability
+from recipe.shipped import shipped
 
 METRICS = ("loss", "accuracy", "macro_f1")  # computed at each validation
 
@@ -54,6 +55,7 @@ class ModelArguments:
     )
 
     def __post_init__(self) -> None:
+        self.model_name_or_path = shipped(self.model_name_or_path)
         check_fields(self, "dropout", lambda share: 0 <= share < 1, "a share from 0 up to, but not, 1")
         check_fields(self, "feature_cache_max_gb", lambda size: 0 < size < math.inf, "a number above 0")
 

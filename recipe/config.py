@@ -17,6 +17,7 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from recipe.arguments import DataArguments, ModelArguments, RecipeTrainingArguments
 from recipe.errors import OneLineErrors, RecipeError, one_line
+from recipe.shipped import shipped
 
 # Saved with a run even where they are the library's defaults, which may change.
 ALWAYS_SAVED = ("learning_rate", "lr_scheduler_type", "warmup_steps", "max_grad_norm", "optim", "seed")
@@ -52,7 +53,7 @@ def parse_arguments(argv: list[str]) -> Arguments:
     parser.add_argument("--config", metavar="FILE.yaml", help="A recipe; the command line overrides its fields.")
     config = FieldParser(allow_abbrev=False, add_help=False)
     config.add_argument("--config")
-    path = config.parse_known_args(argv)[0].config
+    path = shipped(config.parse_known_args(argv)[0].config)
     # YAML's values become command-line words, so that one parser checks the types of both.
     namespace, unknown = parser.parse_known_args((yaml_to_argv(parser, path) if path else []) + argv)
     if unknown:

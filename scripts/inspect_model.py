@@ -8,6 +8,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from recipe.errors import OneLineParser, RecipeError, run_script, shorten
+from recipe.shipped import shipped
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
 def parse_args() -> argparse.Namespace:
     parser = OneLineParser(__doc__)
-    parser.add_argument("--model_name_or_path", default="openai-community/gpt2", help="A GPT-2: a folder or a hub id.")
+    parser.add_argument(
+        "--model_name_or_path", type=shipped, default="openai-community/gpt2", help="A GPT-2: a folder or a hub id."
+    )
     parser.add_argument("--model_revision", default="main", help="Branch, tag or commit of a hub model.")
     parser.add_argument("--num_labels", type=int, help="Labels of a fresh head (2); a classifier keeps its own.")
     parser.add_argument("--trainable", nargs="+", default=["last_blocks:1"], help="As in training.")

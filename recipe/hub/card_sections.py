@@ -8,13 +8,13 @@ from typing import Any
 import pandas as pd
 from sklearn.metrics import classification_report
 
-import recipe
 from recipe.errors import printable, shorten
 from recipe.evaluation.report import Measurement, comparison_table, comparison_verdict, most_frequent_mistakes
+from recipe.shipped import PACKAGE
 
 WIDE = 12  # labels: of more, the confusion matrix is a picture alone
 MISTAKES = 5  # that the limits name
-SHIPPED = Path(recipe.__file__).parent / "assets" / "gpt2-nano"
+NANO = PACKAGE / "assets" / "gpt2-nano"
 HYPERPARAMETERS = (
     "learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps",
     "lr_scheduler_type", "warmup_steps", "optim", "weight_decay", "max_grad_norm", "label_smoothing_factor", "dropout",
@@ -90,7 +90,7 @@ def describe_training(run: dict[str, Any], base: str | None) -> str:
     shape = f"a GPT-2 of {config['n_layer']} blocks, {config['n_embd']} wide"
     if base:
         origin = f"[{base}](https://huggingface.co/{base})"
-    elif Path(options.get("model_name_or_path", "")).resolve() == SHIPPED.resolve():
+    elif Path(options.get("model_name_or_path", "")).resolve() == NANO.resolve():
         origin = f"gpt2-nano, {shape}, which `gpt2-classifier-recipe` ships"
     else:
         origin = shape

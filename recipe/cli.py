@@ -1,0 +1,45 @@
+"""The command `gpt2-classifier`: the scripts by name, wherever the package is installed."""
+
+import sys
+
+from recipe import __version__
+from recipe.errors import RecipeError, run_script
+from recipe.shipped import PACKAGE
+
+COMMANDS = {
+    "train": ("train", "fine-tune GPT-2 on texts and labels"),
+    "evaluate": ("evaluate_model", "measure a saved model, calibrate it, draw its figures"),
+    "predict": ("predict", "classify texts"),
+    "publish": ("publish", "upload a run to the Hugging Face Hub"),
+    "inspect": ("inspect_model", "print a model, what trains, and the tokens of a text"),
+    "feature-cache": ("feature_cache", "list and clear the cached features"),
+    "fetch-sample": ("fetch_sample", "fetch the SMS sample"),
+}
+USAGE = "\n".join(
+    [
+        "usage: gpt2-classifier COMMAND [--help] [options]",
+        "       gpt2-classifier --version",
+        "",
+        *(f"    {name:<15}{about}" for name, (_, about) in COMMANDS.items()),
+    ]
+)
+
+
+def run_command() -> None:
+    """Run the script of the first word, with the others as its command line."""
+    name, *words = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        return print(USAGE)
+    if name == "--version":
+        return print(__version__)
+    if name not in COMMANDS:
+        raise RecipeError(f"{name!r} is no command: take one of {', '.join(COMMANDS)}")
+    sys.argv = [f"gpt2-classifier {name}", *words]
+    # In a wheel the scripts lie in the package, in a checkout beside it.
+    folder = next(path for path in (PACKAGE / "scripts", PACKAGE.parent / "scripts") if path.is_dir())
+    script = folder / f"{COMMANDS[name][0]}.py"
+    exec(compile(script.read_text(encoding="utf-8"), script, "exec"), {"__name__": "__main__", "__file__": str(script)})
+
+
+def main() -> None:
+    run_script(run_command)
