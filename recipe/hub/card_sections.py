@@ -99,6 +99,10 @@ def describe_training(run: dict[str, Any], base: str | None) -> str:
         patterns = ", ".join(f"`{pattern}`" for pattern in options.get("trainable", []))
         counts = f"{train['trainable_parameters']:,} of {train['total_parameters']:,} parameters"
         lines.append(f"{counts} were trained ({patterns}); the others are the base model's.")
+        mean, seconds = train["train_tokens"] / train["train_samples"], train["train_runtime"]
+        lines.append(
+            f"The training texts have {mean:.0f} tokens on average; training on them took {seconds:,.0f} seconds."
+        )
     settings = {
         name: options[name] for name in HYPERPARAMETERS if name in options and options[name] not in (False, "none")
     }
