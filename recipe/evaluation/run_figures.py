@@ -52,7 +52,7 @@ def draw_run(measured: Measurement, log_history: Sequence[dict[str, Any]]) -> di
         if any({"loss", "eval_loss"} & entry.keys() for entry in log_history)
         else {}
     )
-    side = matrix_side(measured)
+    side = matrix_side(measured) - (1.5 if len(measured.label_names) < 6 else 0)
     figures["confusion_matrix"], axes = new_figure(side, side)
     draw_confusion(axes, measured, side)
     figures["reliability"], axes = new_figure(5.5, 4.5)

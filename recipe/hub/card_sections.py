@@ -147,7 +147,13 @@ def describe_limits(run: dict[str, Any], measured: Measurement | None) -> str:
     return "\n".join(f"- {limit}" for limit in limits)
 
 
-def find_pictures(folder: Path) -> list[tuple[str, str]]:
-    """Return title and relative path of the run's pictures."""
-    paths = {title: f"figures/{name}.png" for name, title in PICTURES.items()}
-    return [(title, path) for title, path in paths.items() if (folder / path).is_file()]
+def find_pictures(folder: Path, num_labels: int) -> dict[str, list[str]]:
+    """Return the run's pictures as Markdown, by the section that shows them."""
+    sections = {"results": ["reliability", "precision_recall", "length"], "training": ["training"]}
+    if num_labels > WIDE:  # else there is a table
+        sections["results"].insert(0, "confusion_matrix")
+    paths = {name: f"figures/{name}.png" for name in PICTURES}
+    return {
+        section: [f"![{PICTURES[name]}]({paths[name]})" for name in names if (folder / paths[name]).is_file()]
+        for section, names in sections.items()
+    }
