@@ -12,7 +12,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recipe.errors import OneLineParser, RecipeError, explain, printable, run_script
+from recipe.errors import OneLineParser, RecipeError, printable, run_script
+from recipe.inference.options import check_output_dir
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -88,15 +89,6 @@ def print_cost(classifier: "TextClassifier", test: "Dataset", float_path: Path, 
         size = sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*")) / 1e6
         print(f"{name:<7}  {right / len(test):>8.3f}  {low:.3f} - {high:.3f}  {size:>8.1f} MB")
     print(f"int8 changes the label of {(predicted['float32'] != predicted['int8']).sum()} of {len(test)} texts")
-
-
-def check_output_dir(folder: Path, model_dir: str) -> None:
-    """Refuse, before any work, a folder that files cannot be saved to, or that has some."""
-    with explain((OSError, ValueError), f"output_dir {str(folder)[:200]}: cannot be written", "give another one"):
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise RecipeError(f"output_dir {folder} is not empty: give a new folder")
-        if Path(model_dir).resolve() in folder.resolve().parents:
-            raise RecipeError(f"output_dir {folder} lies in the model's own folder: give another one")
 
 
 if __name__ == "__main__":

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 from tqdm.auto import tqdm
+from transformers import PreTrainedConfig
 
-from recipe.atomic import write_files
+from recipe.atomic import write_files, write_json
 from recipe.errors import RecipeError, explain
 from recipe.inference.text_classifier import TextClassifier
-from recipe.model.loading import load_config
 from recipe.model.onnx_graph import OnnxModel, export_graph, quantize_int8
 
 MODEL_FILE = "model.onnx"
@@ -43,11 +43,12 @@ def export_folder(
     Raises:
         RecipeError: the model cannot be exported, or its export answers differently.
     """
-    classifier.model.requires_grad_(False)
 
     def write(temporary: Path) -> None:
-        # As the run saved it: its type, class, threshold and windows. All fields, since the labels may be the default's.
-        load_config(model_dir).to_json_file(temporary / "config.json", use_diff=False)
+        # As the run saved it, with its threshold and windows; the labels too where they are the default's.
+        fields, _ = PreTrainedConfig.get_config_dict(model_dir)
+        fields["id2label"] = dict(enumerate(classifier.label_names))
+        write_json(temporary / "config.json", {name: fields[name] for name in fields if not name.startswith("_")})
         classifier.tokenizer.save_pretrained(temporary)
         save_standalone(classifier, temporary / "tokenizer.json")
         check_tokenizer(classifier, temporary / "tokenizer.json", [*ODD_TEXTS, *(texts or [])])

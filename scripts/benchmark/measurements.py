@@ -240,7 +240,7 @@ def measure_inference(job: dict[str, Any]) -> dict[str, dict[str, float]]:
         }
         if on_cpu:
             paths = {name: Path(folder, f"{name}.onnx") for name in ("onnx", "onnx_int8")}
-            export_graph(classifier.model.requires_grad_(False), setup.tokenizer.eos_token_id, paths["onnx"])
+            export_graph(classifier.model, setup.tokenizer.eos_token_id, paths["onnx"])
             quantize_int8(*paths.values())
             for name, path in paths.items():
                 exported = OnnxModel(path, classifier.model.config)

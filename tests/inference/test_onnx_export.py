@@ -72,13 +72,28 @@ def test_folder_loads_in_transformers_too(tmp_path):
         "config.json", "model.onnx", "tokenizer.json", "tokenizer_config.json",
     ]  # fmt: skip
     saved, config = (json.loads((folder / "config.json").read_text()) for folder in (run, tmp_path))
-    assert {name: config[name] for name in saved if name != "transformers_version"} == {
-        name: value for name, value in saved.items() if name != "transformers_version"
-    }
+    assert config == saved
     assert config["id2label"] == {"0": "medicine", "1": "sport", "2": "technology"}
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     assert tokenizer(TEXTS)["input_ids"] == AutoTokenizer.from_pretrained(run)(TEXTS)["input_ids"]
     assert tokenizer.pad_token_id == 8191
+
+
+@pytest.mark.launch
+def test_folder_of_our_own_class_keeps_its_config(tmp_path):
+    """Another pooling, two labels without names, a threshold and windows."""
+    model = GPT2LastTokenClassifier.from_pretrained(NANO, pooling="mean")
+    remember_windows(model.config, Windows(16, 4))
+    model.config.decision_threshold = 0.3
+    model.save_pretrained(tmp_path / "run")
+    load_tokenizer(str(NANO), model.config).save_pretrained(tmp_path / "run")
+    export_folder(
+        str(tmp_path / "run"), TextClassifier.from_pretrained(tmp_path / "run", "cpu"), None, tmp_path / "onnx"
+    )
+    saved, config = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("run", "onnx"))
+    assert config == {**saved, "id2label": {"0": "LABEL_0", "1": "LABEL_1"}}
+    kept = (config["pooling"], config["decision_threshold"], config["window"], config["window_overlap"])
+    assert kept == ("mean", 0.3, 16, 4)
 
 
 @pytest.mark.parametrize("wrong", ["by a little", "by a label"])
