@@ -11,6 +11,7 @@ COMMANDS = {
     "evaluate": ("evaluate_model", "measure a saved model, calibrate it, draw its figures"),
     "predict": ("predict", "classify texts"),
     "publish": ("publish", "upload a run to the Hugging Face Hub"),
+    "export-onnx": ("export_onnx", "write a model for onnxruntime"),
     "inspect": ("inspect_model", "print a model, what trains, and the tokens of a text"),
     "feature-cache": ("feature_cache", "list and clear the cached features"),
     "fetch-sample": ("fetch_sample", "fetch the SMS sample"),

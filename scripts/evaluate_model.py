@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recipe.errors import OneLineParser, RecipeError, printable, run_script
-from recipe.inference.options import add_shared_options, parse_options
+from recipe.inference.options import add_shared_options, check_output_dir, parse_options
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -176,11 +176,8 @@ def check_outputs(args: argparse.Namespace) -> None:
         raise RecipeError("output_dir is for the calibrated model: pass --calibrate too, or leave it out")
     if args.validation_file and not args.calibrate:
         raise RecipeError("validation_file is for fitting a temperature: pass --calibrate too, or leave it out")
-    folder = args.output_dir
-    if folder and Path(args.model_dir).resolve() in folder.resolve().parents:
-        raise RecipeError(f"output_dir {folder} lies in the model's own folder: give another one")
-    if folder and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RecipeError(f"output_dir {folder} is not empty: give a new folder")
+    if args.output_dir:
+        check_output_dir(args.output_dir, args.model_dir)
 
 
 if __name__ == "__main__":

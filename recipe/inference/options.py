@@ -1,8 +1,9 @@
-"""Options that predict.py and evaluate_model.py share; imports nothing slow: --help and mistakes end at once."""
+"""Options that the scripts for saved models share, and their checks; imports nothing slow: --help and mistakes end at once."""
 
 import argparse
+from pathlib import Path
 
-from recipe.errors import OneLineParser, RecipeError, parse_probability
+from recipe.errors import OneLineParser, RecipeError, explain, parse_probability
 
 
 def add_shared_options(parser: OneLineParser) -> None:
@@ -31,3 +32,12 @@ def parse_options(parser: OneLineParser) -> argparse.Namespace:
     if args.abstain_below is not None:
         args.abstain_below = parse_probability("abstain_below", args.abstain_below, one_allowed=True)
     return args
+
+
+def check_output_dir(folder: Path, model_dir: str) -> None:
+    """Raise RecipeError, before any work, for a folder that is not empty, or that lies in the model's own."""
+    with explain((OSError, ValueError), f"output_dir {str(folder)[:200]}: cannot be written", "give another one"):
+        if Path(model_dir).resolve() in folder.resolve().parents:
+            raise RecipeError(f"output_dir {folder} lies in the model's own folder: give another one")
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise RecipeError(f"output_dir {folder} is not empty: give a new folder")

@@ -35,7 +35,7 @@ def pool(hidden: torch.Tensor, lengths: torch.Tensor, ln_f: nn.LayerNorm, poolin
         normed = ln_f(hidden) * token_mask(hidden, lengths)[:, :, None]
         return normed.sum(dim=1) / lengths[:, None]
     index = lengths - 1 if pooling == "last" else torch.zeros_like(lengths)
-    return ln_f(hidden[torch.arange(len(hidden), device=hidden.device), index])
+    return ln_f(hidden[torch.arange(hidden.shape[0], device=hidden.device), index])
 
 
 def token_mask(hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
@@ -80,7 +80,7 @@ def last_token_block(block: GPT2Block, hidden: torch.Tensor, lengths: torch.Tens
     Returns:
         [B, n_embd].
     """
-    attn, batch, width = block.attn, len(hidden), hidden.shape[-1]
+    attn, batch, width = block.attn, hidden.shape[0], hidden.shape[-1]
     heads, size = attn.num_heads, attn.head_dim
     last = torch.arange(batch, device=hidden.device), lengths - 1
     # split, not slices: its backward is one concatenation instead of three sums over the whole weight.

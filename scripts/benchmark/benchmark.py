@@ -29,6 +29,12 @@ from recipe.atomic import write_json
 from recipe.errors import OneLineParser, RecipeError, run_script
 
 NANO = "recipe/assets/gpt2-nano"
+INFERENCE = {
+    "engine": "predict.py's engine",
+    "pipeline": "pipeline(batch_size=16)",
+    "onnx": "ONNX",
+    "onnx_int8": "ONNX int8",
+}
 
 
 def main() -> None:
@@ -146,10 +152,8 @@ def print_shape(shape: str, results: dict[str, Any]) -> None:
             f"  (e) takes {statistics.median(run['total_s'] for run in training['e']) / floor['total_s']:.2f} times its floor"
         )
     inference, sweep = results["inference"], results["sweep"]
-    print(
-        f"Inference: {inference['ours_texts_s']:.1f} texts/s, pipeline(batch_size=16) {inference['pipeline_texts_s']:.1f}:"
-        f" {inference['ratio']:.2f} times as fast"
-    )
+    speeds = [f"{INFERENCE[name]} {speed['texts_s']:.1f} ({speed['ratio']:.2f})" for name, speed in inference.items()]
+    print(f"Inference, texts/s (times pipeline's): {', '.join(speeds)}")
     print(
         f"{results['sweep_runs']} learning rates on one cache: {sweep['sweep_s']:.1f} s, the first {sweep['first_s']:.1f} s,"
         f" another {sweep['next_s']:.1f} s: {sweep['sweep_s'] / sweep['first_s']:.2f} single runs"

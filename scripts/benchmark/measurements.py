@@ -36,6 +36,7 @@ from recipe.inference.text_classifier import TextClassifier
 from recipe.model.classifier import GPT2LastTokenClassifier
 from recipe.model.export import to_stock
 from recipe.model.freezing import freeze_except, last_blocks
+from recipe.model.onnx_graph import OnnxModel, export_graph, quantize_int8
 from recipe.training.cache_policy import has_native_bfloat16
 from recipe.training.trainer import RecipeTrainer
 
@@ -220,25 +221,39 @@ def measure_sweep(job: dict[str, Any]) -> dict[str, float]:
     return {"sweep_s": sum(seconds), "first_s": seconds[0], "next_s": statistics.median(seconds[1:])}
 
 
-def measure_inference(job: dict[str, Any]) -> dict[str, float]:
-    """Measure texts a second of our engine and of pipeline(), in turn, on the same folder and texts."""
+def measure_inference(job: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Measure our engine, pipeline() and, on the CPU, the exported model in our engine, in turn, on the same texts.
+
+    Each gets as many threads as torch has. Returns texts a second, and how many times those of pipeline() they are.
+    """
+    on_cpu = job["use_cpu"] or not torch.cuda.is_available()
     with tempfile.TemporaryDirectory() as folder:
         setup = set_up(job, f"{folder}/out")
         to_stock(setup.model).save_pretrained(f"{folder}/model")
         setup.tokenizer.save_pretrained(f"{folder}/model")
         texts = list(setup.splits["train"]["text"])[: job["texts"]]
-        classifier = TextClassifier.from_pretrained(f"{folder}/model", "cpu" if job["use_cpu"] else None)
-        device = -1 if job["use_cpu"] or not torch.cuda.is_available() else 0
-        classify = pipeline("text-classification", f"{folder}/model", device=device)
-        timings: dict[str, list[float]] = {"ours": [], "pipeline": []}
+        classifier = TextClassifier.from_pretrained(f"{folder}/model", "cpu" if on_cpu else None)
+        pipe = pipeline("text-classification", f"{folder}/model", device=-1 if on_cpu else 0)
+        classify = {
+            "engine": classifier.logits,
+            "pipeline": lambda texts: pipe(texts, truncation=True, batch_size=job["batch_size"]),
+        }
+        if on_cpu:
+            paths = {name: Path(folder, f"{name}.onnx") for name in ("onnx", "onnx_int8")}
+            export_graph(classifier.model, setup.tokenizer.eos_token_id, paths["onnx"])
+            quantize_int8(*paths.values())
+            for name, path in paths.items():
+                exported = OnnxModel(path, classifier.model.config)
+                classify[name] = TextClassifier(exported, setup.tokenizer, "cpu").logits
+        timings: dict[str, list[float]] = {name: [] for name in classify}
         for _ in range(job["repeats"]):
-            timings["ours"].append(seconds_of(lambda: classifier.logits(texts)))
-            timings["pipeline"].append(
-                seconds_of(lambda: classify(texts, truncation=True, batch_size=job["batch_size"]))
-            )
-    ours, theirs = (len(texts) / statistics.median(timings[name]) for name in ("ours", "pipeline"))
-    ratios = [b / a for a, b in zip(timings["ours"], timings["pipeline"], strict=True)]
-    return {"ours_texts_s": ours, "pipeline_texts_s": theirs, "ratio": statistics.median(ratios)}
+            for name, work in classify.items():
+                timings[name].append(seconds_of(lambda work=work: work(texts)))
+    ratios = {name: np.divide(timings["pipeline"], seconds) for name, seconds in timings.items()}
+    return {
+        name: {"texts_s": len(texts) / statistics.median(seconds), "ratio": float(np.median(ratios[name]))}
+        for name, seconds in timings.items()
+    }
 
 
 def measure_floor(job: dict[str, Any]) -> dict[str, float]:

@@ -44,7 +44,9 @@ def test_quick_prints_a_row_for_each_variant(measurements, messages, tmp_path, m
     assert nano["training"]["e"][0]["accuracy"] > 0.5
     assert nano["training"]["b"][0]["accuracy"] is None  # a few steps: nothing to compare
     assert nano["floor"]["total_s"] < nano["training"]["e"][0]["total_s"]
-    assert "Inference:" in printed
+    assert set(nano["inference"]) == {"engine", "pipeline", "onnx", "onnx_int8"}
+    assert nano["inference"]["pipeline"]["ratio"] == 1
+    assert "Inference, texts/s" in printed
     assert "learning rates on one cache" in printed
 
 

@@ -1,0 +1,145 @@
+"""ONNX export: a folder that onnxruntime and tokenizers classify with, without torch; checked before it is in its place."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from tqdm.auto import tqdm
+from transformers import PreTrainedConfig
+
+from recipe.atomic import write_files, write_json
+from recipe.errors import RecipeError, explain
+from recipe.inference.text_classifier import TextClassifier
+from recipe.model.onnx_graph import OnnxModel, export_graph, quantize_int8
+
+MODEL_FILE = "model.onnx"
+CHECK_TEXTS, CHECK_TOKENS = 200, 20_000  # tokens: half a minute at GPT-2 small's shape on two cores
+CHECK_BATCH = 8
+TOLERANCE = 1e-4  # of a logit
+ODD_TEXTS = ["", " ", "<|endoftext|>", "a <|endoftext|>\n b", "🎉 naïve 中文 مرحبا \0", "word " * 3000]
+
+
+def export_folder(
+    model_dir: str,
+    classifier: TextClassifier,
+    texts: Sequence[str] | None,
+    folder: Path,
+    int8: bool = False,
+    measure: Callable[[Path, Path], None] | None = None,
+) -> None:
+    """Write model.onnx, tokenizer.json, tokenizer_config.json and config.json, all of them or none.
+
+    Args:
+        model_dir: where the classifier was loaded from.
+        classifier: on the CPU.
+        texts: to check with; None takes random tokens.
+        int8: quantize the model, once its float32 form has been checked.
+        measure: called with the paths of the float32 and the int8 model before they are moved.
+
+    Raises:
+        RecipeError: the model cannot be exported, or its export answers differently.
+    """
+
+    def write(temporary: Path) -> None:
+        # As the run saved it, with its threshold and windows; the labels too where they are the default's.
+        fields, _ = PreTrainedConfig.get_config_dict(model_dir)
+        fields["id2label"] = dict(enumerate(classifier.label_names))
+        write_json(temporary / "config.json", {name: fields[name] for name in fields if not name.startswith("_")})
+        classifier.tokenizer.save_pretrained(temporary)
+        save_standalone(classifier, temporary / "tokenizer.json")
+        check_tokenizer(classifier, temporary / "tokenizer.json", [*ODD_TEXTS, *(texts or [])])
+        with TemporaryDirectory(dir=temporary) as work:
+            path = (Path(work) if int8 else temporary) / MODEL_FILE
+            print("Exporting ...", flush=True)
+            export_graph(classifier.model, classifier.tokenizer.eos_token_id, path)
+            count, difference = check_graph(classifier, path, check_rows(classifier, texts))
+            print(f"Checked on {count} texts, padded left, right and not: logits differ by {difference:.1e} at most")
+            if int8:
+                quantize_int8(path, temporary / MODEL_FILE)
+                if measure:
+                    measure(path, temporary / MODEL_FILE)
+
+    write_files(folder, write)
+
+
+def save_standalone(classifier: TextClassifier, path: Path) -> None:
+    """Write a tokenizer.json that gives in `tokenizers` alone what our tokenizer gives, in batches padded on the right.
+
+    Long texts are truncated, or cut into windows, of which the first is the encoding and the others its `overflowing`.
+    An empty text is padding alone, which the exported graph reads as `<|endoftext|>`.
+    """
+    tokenizer, windows = classifier.tokenizer, classifier.windows
+    fields = json.loads(tokenizer.backend_tokenizer.to_str())
+    # `split_special_tokens` is no field of the file: what a text must not become is left out instead.
+    fields["added_tokens"] = [token for token in fields["added_tokens"] if not token["special"]]
+    alone = Tokenizer.from_str(json.dumps(fields))
+    if windows:
+        alone.enable_truncation(windows.size, stride=windows.overlap)
+    else:
+        alone.enable_truncation(classifier.max_length, direction=tokenizer.truncation_side)
+    alone.enable_padding(pad_id=tokenizer.pad_token_id, pad_token=tokenizer.pad_token)
+    alone.save(str(path))
+
+
+def check_tokenizer(classifier: TextClassifier, path: Path, texts: Sequence[str]) -> None:
+    """Raise RecipeError where the saved tokenizer.json gives other tokens or windows than the classifier's tokenizer."""
+    alone, windows = Tokenizer.from_file(str(path)), classifier.windows
+    alone.no_padding()
+    for text, ids in zip(texts, classifier.encode(texts)[0], strict=True):
+        encoding = alone.encode(text)
+        found = [part.ids or [classifier.tokenizer.eos_token_id] for part in (encoding, *encoding.overflowing)]
+        if found[: None if windows else 1] != (windows.cut(ids) if windows else [ids]):
+            raise RecipeError(
+                f"the tokenizer cannot be exported: alone, it gives other tokens for the text {text[:40]!r}"
+                + (": it cannot cut windows from a part of a text" if windows and windows.max_length else "")
+            )
+
+
+def check_rows(classifier: TextClassifier, texts: Sequence[str] | None) -> list[list[int]]:
+    """Return token ids of up to CHECK_TEXTS texts, or as many random ones: one of one token and one of all positions first."""
+    positions, vocabulary = classifier.model.config.n_positions, len(classifier.tokenizer)
+    rng = np.random.default_rng(0)
+    lengths = [1, positions]
+    if texts is None:
+        lengths += rng.integers(1, min(positions, 128), CHECK_TEXTS - len(lengths), endpoint=True).tolist()
+    rows = [rng.integers(vocabulary, size=length).tolist() for length in lengths]
+    if texts is not None:
+        encoded = classifier.encode(texts[: CHECK_TEXTS - len(lengths)])[0]
+        rows += [classifier.windows.cut(ids)[0] if classifier.windows else ids for ids in encoded]
+    within = np.cumsum([len(row) for row in rows]) <= CHECK_TOKENS
+    return [row for row, kept in zip(rows, within, strict=True) if kept]
+
+
+@torch.inference_mode()
+def check_graph(classifier: TextClassifier, path: Path, rows: list[list[int]]) -> tuple[int, float]:
+    """Return how many rows the graph and the model were compared on, and the largest difference of a logit.
+
+    Raises:
+        RecipeError: a difference over TOLERANCE, or another label.
+    """
+    model, graph, largest = classifier.model, OnnxModel(path, classifier.model.config), 0.0
+    for start in tqdm(range(0, len(rows), CHECK_BATCH), desc="Checking", unit=" batches", leave=False):
+        part = rows[start : start + CHECK_BATCH]
+        batch = classifier.collate([{"input_ids": row} for row in part])
+        padded_left = {  # each row turned by its padding
+            name: torch.stack([row.roll(row.shape[0] - len(ids)) for row, ids in zip(tensor, part, strict=True)])
+            for name, tensor in batch.items()
+        }
+        alone = classifier.collate([{"input_ids": part[0]}])
+        expected = model(**batch).logits
+        with explain(Exception, f"{path.name}: onnxruntime cannot run it", "take a newer onnxruntime"):
+            found = [graph(**inputs).logits for inputs in (batch, padded_left, alone)]
+        for logits in found:
+            wanted = expected[: logits.shape[0]]
+            difference = (logits - wanted).abs().max().item()
+            if not (difference <= TOLERANCE and torch.equal(logits.argmax(dim=-1), wanted.argmax(dim=-1))):
+                raise RecipeError(
+                    f"the exported model answers differently, by {difference:.1e} of a logit: nothing is saved;"
+                    " take another torch or onnxruntime"
+                )
+            largest = max(largest, difference)
+    return len(rows), largest
