@@ -65,7 +65,7 @@ def test_head_without_names_is_taken_for_the_datas_labels(saved, tmp_path):
     stock.save_pretrained(tmp_path)
     model = GPT2LastTokenClassifier.from_pretrained(tmp_path, id2label=by_id(["a", "b", "c"]))
     assert torch.equal(model.score.weight, stock.score.weight)
-    with pytest.raises(RecipeError, match="its head has 3 labels but 2 are needed: .*pass ignore_mismatched_sizes"):
+    with pytest.raises(RecipeError, match=r"its head has 3 labels but 2 are needed: .*pass ignore_mismatched_sizes"):
         GPT2LastTokenClassifier.from_pretrained(tmp_path, id2label=by_id(["a", "b"]))
     two = GPT2LastTokenClassifier.from_pretrained(tmp_path, id2label=by_id(["a", "b"]), ignore_mismatched_sizes=True)
     assert two.score.weight.shape == (2, 32)
