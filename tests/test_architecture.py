@@ -16,6 +16,7 @@ ARROWS = {
     "training": {"top", "data", "model", "hub"},
     "inference": {"top", "data", "model"},
     "evaluation": {"top", "data", "model", "inference"},
+    "experiments": {"top", "data", "model", "inference", "evaluation", "training", "hub"},
     "hub": {"top", "data", "model", "inference", "evaluation"},
 }
 OPTIONAL = {
@@ -29,6 +30,7 @@ OPTIONAL = {
     "evaluation.calibration",
     "evaluation.plots",
     "evaluation.run_figures",
+    "experiments.fitting",
 }
 MAX_LINES, MAX_TOP = 300, 8
 

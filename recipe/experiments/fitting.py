@@ -1,0 +1,72 @@
+"""One training among many: the steps 4 to 8 of scripts/train.py, without its folder, its report and its checkpoints."""
+
+import copy
+from collections.abc import Mapping
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from datasets import Dataset, DatasetDict
+from transformers import PrinterCallback, set_seed
+
+from recipe.arguments import DataArguments, ModelArguments, RecipeTrainingArguments
+from recipe.data.tokenization import load_tokenizer, tokenize
+from recipe.model.classifier import GPT2LastTokenClassifier
+from recipe.model.freezing import freeze_except, trainable_patterns
+from recipe.model.loading import load_config
+from recipe.training.class_weights import balanced_loss
+from recipe.training.trainer import RecipeTrainer
+
+
+def predict_after_training(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    training_args: RecipeTrainingArguments,
+    splits: Mapping[str, Dataset],
+    seed: int | None = None,
+) -> np.ndarray:
+    """Train a fresh head and tail on `train` for all epochs, and return its logits on `test`: float32 [N, num_labels].
+
+    Nothing is chosen by validation and nothing is saved; texts are truncated. The features of all texts come from one cache,
+    so that a training costs its tail alone.
+
+    Args:
+        splits: `train` and `test`, with `text` and `label` (ClassLabel).
+        seed: of the head, the order of the texts and dropout; by default the arguments'.
+    """
+    name, revision = model_args.model_name_or_path, model_args.model_revision
+    config = load_config(name, revision)
+    args = copy.copy(training_args)
+    args.eval_strategy = args.save_strategy = "no"
+    args.load_best_model_at_end, args.report_to = False, []
+    args.disable_tqdm, args.logging_strategy = True, "no"
+    args.seed = args.seed if seed is None else seed
+    tokenizer = load_tokenizer(name, config, data_args.max_length, data_args.truncation_side, revision)
+    set_seed(args.seed)
+    model = GPT2LastTokenClassifier.from_pretrained(
+        name,
+        revision=revision,
+        id2label=dict(enumerate(splits["train"].features["label"].names)),
+        pooling=model_args.pooling,
+        dropout=model_args.dropout,
+        ignore_mismatched_sizes=True,
+    )
+    freeze_except(model, trainable_patterns(model.config, model_args.trainable))
+    tokenized = tokenize(DatasetDict(train=splits["train"], test=splits["test"]), tokenizer)
+    balanced = data_args.class_weight == "balanced"
+    with TemporaryDirectory(prefix="recipe-experiment-") as folder:
+        args.output_dir = folder
+        trainer = RecipeTrainer(
+            model,
+            args,
+            train_dataset=tokenized["train"],
+            eval_dataset=tokenized["test"],  # only so that its features are cached
+            processing_class=tokenizer,
+            compute_loss_func=balanced_loss(tokenized["train"]["labels"], model.num_labels) if balanced else None,
+            feature_cache=model_args.feature_cache,
+            feature_cache_dir=model_args.feature_cache_dir,
+            feature_cache_max_gb=model_args.feature_cache_max_gb,
+            trunk_dtype=model_args.trunk_dtype,
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+        return trainer.predict(tokenized["test"]).predictions
