@@ -30,7 +30,9 @@ OPTIONAL = {
     "evaluation.calibration",
     "evaluation.plots",
     "evaluation.run_figures",
+    "experiments.drawing",
     "experiments.fitting",
+    "experiments.rows",
 }
 MAX_LINES, MAX_TOP = 300, 8
 

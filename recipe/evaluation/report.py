@@ -13,7 +13,8 @@ from accelerate import PartialState
 from scipy.special import softmax
 from sklearn.metrics import classification_report, confusion_matrix
 
-from recipe.atomic import write_json
+from recipe.atomic import write_json, write_text
+from recipe.data.texts import escape
 from recipe.data.tokenization import Coverage
 from recipe.distributed import wait_for_everyone
 from recipe.errors import shorten
@@ -91,6 +92,13 @@ class Measurement:
         set_ones = {name: value for name, value in settings.items() if value is not None}
         return {f"{prefix}_{name}": value for name, value in flat.items()} | set_ones
 
+    def answers(self) -> pd.DataFrame:
+        """Return `label`, `prediction` and its `probability`, a row a text in their order; names as CSV may hold them."""
+        names = np.array([escape(name) for name in self.label_names], dtype=object)
+        probability = self.probabilities[np.arange(len(self.labels)), self.predictions].round(6)
+        columns = {"label": names[self.labels], "prediction": names[self.predictions], "probability": probability}
+        return pd.DataFrame(columns)
+
     def report(self, prefix: str) -> dict[str, Any]:
         """Return `results`, the labels, and the confusion matrix: a row a true label, a column a predicted one."""
         matrix = {"label_names": self.label_names, f"{prefix}_confusion_matrix": self.confusion.tolist()}
@@ -141,7 +149,7 @@ def evaluate_saved(
     temperature: float | None = None,
     progress: bool = True,
 ) -> Measurement:
-    """Load a saved model, measure it on the test texts, write test_results.json beside it, and print.
+    """Load a saved model, measure it on the test texts, write test_results.json and test_predictions.csv beside it, print.
 
     Every process of a run calls this; the main one writes and prints.
 
@@ -163,6 +171,7 @@ def evaluate_saved(
         if train is not None:
             measured.add_baselines(train, test["text"][:], class_weight)
             write_json(path, measured.results("test"))
+        write_text(Path(model_dir) / "test_predictions.csv", measured.answers().to_csv(index=False))
         print(f"\nTest set, {len(test)} texts, measured on the saved model:")
         print_report(measured)
         print_examples(test, measured)

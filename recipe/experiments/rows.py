@@ -1,0 +1,247 @@
+"""Experiments: rows of a YAML file, each a change of one recipe, run over several seeds and compared with the first row."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from recipe.config import parse_arguments, read_yaml_mapping
+from recipe.errors import RecipeError
+from recipe.evaluation.intervals import compare_paired, wilson_interval
+from recipe.shipped import PACKAGE, shipped
+
+OWN_FIELDS = ("published", "skip", "random_weights")  # of a row, beside those of train.py
+SHOWN = {
+    "accuracy": "accuracy %",
+    "sd": "sd",
+    "interval": "95 % interval",
+    "mcnemar_p": "McNemar's p",
+    "seconds": "seconds",
+    "trainable_parameters": "parameters",
+    "published": "published %",
+}
+COMPLETE = "run_state.json"
+
+
+@dataclass
+class Row:
+    """A row: its name, the options of train.py that it sets, and what is known about it.
+
+    published: the accuracy in percent that somebody else reports, if anybody does.
+    skip: why it cannot be run; None if it can.
+    random_weights: train from random weights of the base model's shape.
+    """
+
+    name: str
+    fields: dict[str, Any] = field(default_factory=dict)
+    published: float | None = None
+    skip: str | None = None
+    random_weights: bool = False
+
+    @property
+    def folder(self) -> str:
+        """The name as that of a folder."""
+        return re.sub(r"[^a-z0-9]+", "_", self.name.lower()).strip("_")
+
+
+@dataclass
+class Experiments:
+    """What a YAML file asks for: `base`, a recipe; `seeds`; and `rows`."""
+
+    base: str
+    seeds: list[int]
+    rows: list[Row]
+
+
+def load_experiments(path: str) -> Experiments:
+    """Read a file of experiments, and check it but for the options of train.py (see arguments_of).
+
+    Raises:
+        RecipeError: unreadable YAML, unknown keys, two rows of one folder, values of the wrong type.
+    """
+    content = read_yaml_mapping(shipped(path))
+    if unknown := sorted(map(str, content.keys() - {"base", "seeds", "rows"})):
+        raise RecipeError(f"{path}: unknown key {unknown[0]!r}: take base, seeds and rows")
+    base, seeds, rows = content.get("base"), content.get("seeds", [42]), content.get("rows")
+    if not isinstance(base, str):
+        raise RecipeError(
+            f"{path}: base is {base!r}: give the path of a recipe, such as recipe/configs/quickstart.yaml"
+        )
+    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
+        raise RecipeError(f"{path}: seeds is {seeds!r}: give a list of whole numbers")
+    if not isinstance(rows, dict) or not rows:
+        raise RecipeError(f"{path}: rows is no mapping: give the rows by their names, the first to compare with")
+    found = [row_of(path, str(name), options) for name, options in rows.items()]
+    folders = [row.folder for row in found]
+    for row in found:
+        if not row.folder or folders.count(row.folder) > 1:
+            raise RecipeError(
+                f"{path}: row {row.name!r} has the folder {row.folder!r}: rename it, so that each has its own"
+            )
+    if found[0].skip:
+        raise RecipeError(
+            f"{path}: the first row, which all others are compared with, is skipped: put another one first"
+        )
+    return Experiments(base, list(dict.fromkeys(seeds)), found)
+
+
+def row_of(path: str, name: str, options: Any) -> Row:
+    """Return a row of the file."""
+    if not isinstance(options, dict | None):
+        raise RecipeError(f"{path}: row {name!r} is no mapping: write `field: value` lines under it, or nothing")
+    fields = {key: value for key, value in (options or {}).items() if key not in OWN_FIELDS}
+    if forbidden := {"seed", "output_dir", "overwrite_output_dir", "config"} & fields.keys():
+        raise RecipeError(f"{path}: row {name!r} sets {forbidden.pop()}, which the experiments set themselves: drop it")
+    row = Row(name, fields, **{key: options[key] for key in OWN_FIELDS if options and key in options})
+    if row.published is not None and not isinstance(row.published, int | float):
+        raise RecipeError(f"{path}: row {name!r}: published is {row.published!r}: give the accuracy in percent")
+    return row
+
+
+def arguments_of(experiments: Experiments, row: Row, overrides: Sequence[str]) -> list[str]:
+    """Return train.py's command line for a row; what the row sets wins over the overrides, and these over the base."""
+    words = ["--config", experiments.base, *overrides]
+    for name, value in row.fields.items():
+        values = value if isinstance(value, list) else [value]
+        words += [f"--{name}", *(str(item).lower() if isinstance(item, bool) else str(item) for item in values)]
+    return words
+
+
+def check_rows(experiments: Experiments, overrides: Sequence[str], output_dir: Path) -> None:
+    """Check the options of every row before any is run, and note in `skip` those whose base model is not there.
+
+    Raises:
+        RecipeError: options that train.py refuses, with the row's name.
+    """
+    from recipe.model.loading import load_config
+
+    for row in experiments.rows:
+        if row.skip:
+            continue
+        try:
+            model_args, _, _ = parse_arguments(
+                [*arguments_of(experiments, row, overrides), "--output_dir", str(output_dir)]
+            )
+        except RecipeError as error:
+            raise RecipeError(f"row {row.name!r}: {error}") from error
+        try:
+            load_config(model_args.model_name_or_path, model_args.model_revision)
+        except RecipeError as error:
+            row.skip = str(error)
+            if row is experiments.rows[0]:
+                raise
+
+
+def run_row(experiments: Experiments, row: Row, overrides: Sequence[str], seed: int, folder: Path) -> str | None:
+    """Run train.py for a row and a seed, unless its run has finished; return its error's line, or None.
+
+    What it prints goes to `FOLDER.log`. An unfinished run resumes.
+    """
+    state = folder / COMPLETE
+    if state.is_file() and json.loads(state.read_text(encoding="utf-8")).get("finished"):
+        return None
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    words = arguments_of(experiments, row, overrides)
+    if row.random_weights:
+        words += ["--model_name_or_path", str(random_base(words, folder.parent / "random_weights", seed))]
+    script = next(path for path in (PACKAGE / "scripts", PACKAGE.parent / "scripts") if path.is_dir()) / "train.py"
+    command = [sys.executable, str(script), *words, "--seed", str(seed), "--output_dir", str(folder)]
+    with folder.with_name(f"{folder.name}.log").open("w", encoding="utf-8") as log:
+        code = subprocess.run(
+            command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "TQDM_DISABLE": "1"}
+        ).returncode
+    if code == 0:
+        return None
+    lines = Path(log.name).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else f"it ended with exit code {code}"
+
+
+def random_base(words: Sequence[str], folder: Path, seed: int) -> Path:
+    """Return a folder with random weights of the base model's shape, as GPT-2 starts, and its tokenizer."""
+    import torch
+    from transformers import AutoTokenizer, GPT2Model
+
+    from recipe.model.loading import load_config
+
+    name = parse_arguments([*words, "--output_dir", str(folder)])[0].model_name_or_path
+    target = folder / f"seed-{seed}"
+    torch.manual_seed(seed)
+    GPT2Model(load_config(name)).save_pretrained(target)
+    AutoTokenizer.from_pretrained(name).save_pretrained(target)
+    return target
+
+
+def finished_runs(row: Row, folder: Path, seeds: Sequence[int]) -> Iterator[Path]:
+    """Yield the folders of a row's runs that have finished."""
+    for seed in seeds:
+        run = folder / row.folder / f"seed-{seed}"
+        if (run / "test_results.json").is_file() and json.loads((run / COMPLETE).read_text(encoding="utf-8"))[
+            "finished"
+        ]:
+            yield run
+
+
+def summarize(experiments: Experiments, folder: Path, problems: Mapping[str, str]) -> pd.DataFrame:
+    """Return a line a row: accuracy over its seeds, and the comparison with the first row.
+
+    Columns: `accuracy` (mean over seeds), `sd`, `low` and `high` (Wilson's 95 % interval of the right answers of all seeds
+    together: the texts are the same, so it says little about other texts if there are few), `macro_f1`, `mcnemar_p`
+    (exact, of the first seed's answers against the first row's), `seconds` of training (mean), `trainable_parameters`,
+    `seeds` (finished), `published`, `note`.
+    """
+    lines, reference = {}, None
+    for row in experiments.rows:
+        runs = list(finished_runs(row, folder, experiments.seeds))
+        note = row.skip or problems.get(row.name) or ""
+        line = {"published": row.published, "seeds": len(runs), "note": note}
+        if runs:
+            tests = [json.loads((run / "test_results.json").read_text(encoding="utf-8")) for run in runs]
+            trains = [json.loads((run / "train_results.json").read_text(encoding="utf-8")) for run in runs]
+            right = [correct(run) for run in runs]
+            reference = right[0] if row is experiments.rows[0] else reference
+            accuracies = [100 * answers.mean() for answers in right]
+            low, high = wilson_interval(int(sum(map(np.sum, right))), sum(map(len, right)))
+            line |= {
+                "accuracy": np.mean(accuracies),
+                "sd": np.std(accuracies, ddof=1) if len(runs) > 1 else None,
+                "low": 100 * low,
+                "high": 100 * high,
+                "macro_f1": np.mean([test["test_macro_f1"] for test in tests]),
+                "seconds": np.mean([train["train_runtime"] for train in trains]),
+                "trainable_parameters": trains[0]["trainable_parameters"],
+            }
+            if reference is not None and row is not experiments.rows[0] and len(reference) == len(right[0]):
+                line["mcnemar_p"] = compare_paired(right[0], reference).p_value
+        lines[row.name] = line
+    columns = ["accuracy", "sd", "low", "high", "macro_f1", "mcnemar_p", "seconds", "trainable_parameters", "seeds"]
+    return (
+        pd.DataFrame.from_dict(lines, orient="index")
+        .reindex(columns=[*columns, "published", "note"])
+        .rename_axis("row")
+    )
+
+
+def describe(table: pd.DataFrame) -> str:
+    """Return the table as people read it, and under it why rows were not run."""
+    run = table[table["accuracy"].notna()].astype({"sd": float, "mcnemar_p": float, "published": float})
+    interval = run["low"].map("{:.1f}".format) + " - " + run["high"].map("{:.1f}".format)
+    shown = run.assign(interval=interval)[[*SHOWN]].rename(columns=SHOWN).rename_axis(None)
+    formats = {"accuracy %": 1, "sd": 1, "McNemar's p": 4, "seconds": 0, "published %": 1}
+    formatters = {name: f"{{:.{digits}f}}".format for name, digits in formats.items()}
+    text = shown.to_string(formatters={**formatters, "parameters": "{:,.0f}".format}, na_rep="")
+    notes = [f"not run: {name}: {note}" for name, note in table["note"][table["note"] != ""].items()]
+    return "\n".join([text, "", *notes])
+
+
+def correct(run: Path) -> np.ndarray:
+    """Return which test texts a run has right: bool [N]."""
+    answers = pd.read_csv(run / "test_predictions.csv", dtype=str, keep_default_na=False)
+    return (answers["label"] == answers["prediction"]).to_numpy()

@@ -1,0 +1,63 @@
+"""Run the rows of a table, each a change of one recipe, over several seeds, and compare them with the first row.
+
+The table of "Build a Large Language Model (From Scratch)", chapter 6, as far as gpt2-nano can answer it:
+    python scripts/experiments.py --config recipe/configs/experiments_book.yaml --output_dir runs/book --model_name_or_path recipe/assets/gpt2-nano --learning_rate 1e-3 --train_file data/sms_spam.tsv
+
+Every row and seed is a run's folder, and an interrupted table goes on with those that are missing. Other options are
+train.py's, for all rows; what a row sets itself wins.
+"""
+
+import sys
+from pathlib import Path
+
+from recipe.errors import OneLineParser, RecipeError, printable, run_script
+
+
+def main() -> None:
+    parser = OneLineParser(__doc__)
+    parser.add_argument("--config", required=True, help="A YAML file with base, seeds and rows.")
+    parser.add_argument("--output_dir", required=True, type=Path, help="A folder for the rows' runs and the table.")
+    parser.add_argument("--seeds", type=int, nargs="+", help="In place of the file's.")
+    parser.add_argument("--rows", nargs="+", help="Names of the rows to run; all if not given.")
+    args, overrides = parser.parse_known_args()
+    from tqdm import tqdm
+
+    from recipe.atomic import write_json, write_text
+    from recipe.experiments.drawing import draw_experiments
+    from recipe.experiments.rows import check_rows, describe, load_experiments, run_row, summarize
+
+    experiments = load_experiments(args.config)
+    experiments.seeds = args.seeds or experiments.seeds
+    if args.rows:
+        names = [row.name for row in experiments.rows]
+        if unknown := [name for name in args.rows if name not in names]:
+            raise RecipeError(f"no row is called {unknown[0]!r}: take of {', '.join(names)}")
+        experiments.rows = [row for row in experiments.rows if row.name in (names[0], *args.rows)]
+    check_rows(experiments, overrides, args.output_dir)
+    problems: dict[str, str] = {}
+    todo = [(row, seed) for row in experiments.rows if not row.skip for seed in experiments.seeds]
+    with tqdm(todo, unit=" runs") as bar:
+        for row, seed in bar:
+            bar.set_description(f"{printable(row.name)}, seed {seed}")
+            problem = run_row(experiments, row, overrides, seed, args.output_dir / row.folder / f"seed-{seed}")
+            if problem:
+                problems[row.name] = problem
+                bar.write(f"row {row.name!r}, seed {seed}: {printable(problem)}", file=sys.stderr)
+
+    table = summarize(experiments, args.output_dir, problems)
+    write_text(args.output_dir / "experiments.csv", table.to_csv())
+    records = table.reset_index().astype(object).where(table.reset_index().notna(), None).to_dict("records")
+    write_json(args.output_dir / "experiments.json", {"base": experiments.base, "rows": records})
+    print(printable(describe(table)))
+    try:
+        draw_experiments(args.output_dir / "experiments.png", table)
+    except ImportError:
+        print("no picture: it needs matplotlib: pip install 'gpt2-classifier-recipe[plots]'", file=sys.stderr)
+    if problems:
+        raise RecipeError(
+            f"{len(problems)} rows failed ({', '.join(problems)}): see the .log files in {args.output_dir}"
+        )
+
+
+if __name__ == "__main__":
+    run_script(main)
