@@ -29,10 +29,12 @@ def free_port(host: str, port: int) -> int:
     """Return the port, or a free one for 0; refuse one that is taken, before the model is loaded."""
     if not 0 <= port <= 65535:
         raise RecipeError(f"port is {port}: take one from 1024 to 65535, or 0 for any free one")
-    problem = f"{host}, port {port}: cannot listen there"
-    with explain(OSError, problem, "try another --port (0 takes a free one), or another --host"):
+    problem, fix = f"cannot listen on port {port} of {host}", "try another --port (0 takes a free one), or --host"
+    with explain((OSError, UnicodeError), problem, fix):
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.create_server((host, port), family=family) as server:
+        with socket.socket(family) as server:
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the page's own server does
+            server.bind((host, port))
             return server.getsockname()[1]
 
 

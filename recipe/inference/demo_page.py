@@ -18,7 +18,7 @@ from recipe.inference.text_classifier import TextClassifier
 
 MAX_BARS = 10  # labels shown, likeliest first
 MAX_CHARACTERS = 100_000  # of a typed text
-MAX_UPLOAD = "100mb"
+MAX_UPLOAD_MB = 100
 MODEL = {"concurrency_limit": 1, "concurrency_id": "model"}  # one text or file at a time: others wait in the queue
 PRIVATE = {"api_visibility": "private"}
 
@@ -29,7 +29,7 @@ LOOKS = {
     "head": f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
     "css": """
         .answer p, .answer h1 { margin: 0 0 0.5rem; color: var(--body-text-color); }
-        .answer .note { color: var(--body-text-color-subdued); font-size: var(--text-sm); }
+        .answer .note { opacity: 0.75; font-size: var(--text-sm); }
         .answer .decision { font-size: var(--text-xl); }
         .occluded { white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.9; max-height: 30rem; overflow-y: auto;
             color: var(--body-text-color); padding: 0.75rem; border: 1px solid var(--border-color-primary);
@@ -37,7 +37,11 @@ LOOKS = {
         .dark .occluded { --most: #b45309; }
         .occluded mark { color: inherit; border-radius: 3px; padding: 2px 0;
             background: color-mix(in srgb, var(--most) var(--shade), transparent); }
-        .card { overflow-x: auto; }
+        .card :is(table, pre) { display: block; overflow-x: auto; }
+        .card pre { padding: 0.75rem; background: var(--background-fill-secondary); border-radius: var(--radius-md); }
+        .card :is(th, td) { padding: 0.25rem 0.75rem !important; border-color: var(--border-color-primary) !important; }
+        .pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(28rem, 100%), 1fr)); align-items: start; }
+        .pictures .image-container { padding-top: 2rem; background: white; }
     """,
 }
 SAFE = {
@@ -51,7 +55,7 @@ SAFE = {
     "ssr_mode": False,
     "pwa": False,
     "allowed_paths": [],
-    "max_file_size": MAX_UPLOAD,
+    "max_file_size": f"{MAX_UPLOAD_MB}mb",
 }
 
 
@@ -118,7 +122,9 @@ def decision_html(classifier: TextClassifier, text: str, label: str, probabiliti
     notes = []
     if classifier.decision_threshold is not None:
         second, threshold = classifier.label_names[1], classifier.decision_threshold
-        notes.append(f"This model decides for {second} from a probability of {threshold:g} on, else for the other label.")
+        notes.append(
+            f"This model decides for {second} from a probability of {threshold:g} on, else for the other label."
+        )
     if others := sorted(probabilities)[:-MAX_BARS]:
         notes.append(f"{len(others)} more labels are not shown: each has a probability of {others[-1]:.4f} or less.")
     (ids,), (uncut,) = classifier.encode([text])
@@ -148,7 +154,9 @@ def occlusion_html(text: str, label: str, occlusion: Occlusion) -> str:
         parts.append(f'<mark style="--shade:{shade:.0f}%" title="{tip}">{escaped(piece)}</mark>')
         done = end
     parts.append(escaped(text[done:]))
-    told = f"{each} is left out once: the stronger the colour, the more the probability of <b>{escaped(label)}</b> falls"
+    told = (
+        f"{each} is left out once: the stronger the colour, the more the probability of <b>{escaped(label)}</b> falls"
+    )
     told += " without it. This is how the answer changes, and not the model's reason."
     return f"<p>{told}</p><div class='occluded' dir='auto'>{''.join(parts)}</div>"
 
@@ -178,17 +186,19 @@ def add_file_tab(classifier: TextClassifier, pair: dict[str, str | None]) -> Non
 
     show(
         "<p>The file comes back with a label and a probability for every label, row by row, as "
-        f"<code>scripts/predict.py</code> writes it. Up to {MAX_UPLOAD.upper()}: CSV, TSV, JSON lines (each also .gz) or Parquet.</p>"
+        f"<code>scripts/predict.py</code> writes it. Up to {MAX_UPLOAD_MB} MB: CSV, TSV, JSON lines (each also .gz) or Parquet.</p>"
     )
     with gr.Row():
         with gr.Column():
             upload = gr.File(label="Texts", height=160, elem_id="upload")
-            column = gr.Textbox(label="Column of the texts (text_column)", placeholder="found by its name if left empty")
+            column = gr.Textbox(
+                label="Column of the texts (text_column)", placeholder="found by its name if left empty"
+            )
             ending = gr.Radio([("CSV", ".csv"), ("JSON lines", ".jsonl")], value=".csv", label="Format of the result")
             button = gr.Button("Classify the file", variant="primary")
         with gr.Column():
             told = show("<p class='note'>The result appears here.</p>", elem_id="told")
-            output = gr.File(label="Predictions", interactive=False, elem_id="predictions")
+            output = gr.File(label="Predictions", interactive=False, height=160, elem_id="predictions")
     button.click(classify_file, [upload, column, ending], [told, output], **MODEL, **PRIVATE)
 
 
@@ -196,15 +206,15 @@ def add_model_tab(model_dir: Path) -> None:
     """Add the model's card and the pictures of its figures folder, or a line that there are none."""
     card, pictures = model_dir / "README.md", sorted((model_dir / "figures").glob("*.png"))
     if card.is_file():
-        gr.HTML(card_html(card.read_text(encoding="utf-8", errors="replace")), elem_classes="card prose", padding=True)
+        gr.HTML(card_html(card.read_text(encoding="utf-8", errors="replace")), elem_classes="card prose")
     else:
         show("<p class='note'>This model's folder has no card (README.md).</p>")
     if not pictures:
         show("<p class='note'>This model's folder has no pictures (figures/*.png).</p>")
-    with gr.Row():
+    with gr.Row(elem_classes="pictures"):
         for picture in pictures:
             name = printable(picture.stem.replace("_", " "))
-            gr.Image(picture, label=name, interactive=False, buttons=["fullscreen"], min_width=320)
+            gr.Image(picture, label=name, interactive=False, buttons=["fullscreen"])
 
 
 def card_html(card: str) -> str:
@@ -216,7 +226,7 @@ def card_html(card: str) -> str:
 
 
 def show(content: str, **options) -> gr.HTML:
-    return gr.HTML(content, elem_classes="answer", padding=True, **options)
+    return gr.HTML(content, elem_classes="answer", **options)
 
 
 def escaped(text: str) -> str:
