@@ -1,6 +1,7 @@
 """The demo page (optional): a saved classifier in the browser, built with Gradio; serves nobody but this machine by default."""
 
 import html
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from recipe.inference.prediction_files import open_predictions
 from recipe.inference.text_classifier import TextClassifier
 
 MAX_BARS = 10  # labels shown, likeliest first
-MAX_CHARACTERS = 100_000  # of a typed text
+MAX_CHARACTERS = 20_000  # of a typed text
 MAX_UPLOAD_MB = 100
 MODEL = {"concurrency_limit": 1, "concurrency_id": "model"}  # one text or file at a time: others wait in the queue
 PRIVATE = {"api_visibility": "private"}
@@ -77,7 +78,9 @@ def build_page(classifier: TextClassifier, model_dir: str | Path) -> gr.Blocks:
 
 def serve(page: gr.Blocks, host: str, port: int) -> str:
     """Serve the page in threads, until `page.close()`; return its address."""
-    _, address, _ = page.launch(server_name=host, server_port=port, **SAFE, **LOOKS)
+    os.environ["no_proxy"] = "*"  # Gradio asks its own server whether it is up, which a proxy cannot reach
+    name = f"[{host}]" if ":" in host else host
+    _, address, _ = page.launch(server_name=name, server_port=port, **SAFE, **LOOKS)
     return address
 
 

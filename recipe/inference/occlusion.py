@@ -9,9 +9,9 @@ from tqdm.auto import tqdm
 
 from recipe.inference.text_classifier import TextClassifier
 
-# Bounds on the wait: a text of more words is left out in longer runs, down to its two halves.
-MAX_PIECES = 128
-MAX_TOKENS = 16_384  # that the model reads, over all variants of a text
+# Bounds on the wait: of a long text, runs of words are left out together.
+MIN_PIECES, MAX_PIECES = 8, 128
+MAX_TOKENS = 16_384  # that the model reads over all variants of a text, if these are more than MIN_PIECES
 
 # With the spaces before it, so that no variant ends in a space, where the model reads its answer. What has no spaces for
 # long, such as a link or Chinese, is left out in parts.
@@ -47,7 +47,7 @@ def leave_one_out(classifier: TextClassifier, text: str, label: int, progress: b
     """
     (ids,), _ = classifier.encode([text])
     words = [match.span() for match in WORD.finditer(text, *read_span(classifier, text, len(ids)))]
-    count = min(len(words), MAX_PIECES, max(2, MAX_TOKENS // len(ids)))
+    count = min(len(words), MAX_PIECES, max(MIN_PIECES, MAX_TOKENS // len(ids)))
     runs = np.array_split(np.arange(len(words)), count) if words else []
     spans = [(words[run[0]][0], words[run[-1]][1]) for run in runs]
     logits = classifier.logits([text, *(leave_out(text, *span) for span in spans)], progress)

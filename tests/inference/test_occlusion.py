@@ -60,6 +60,7 @@ def test_a_long_text_is_left_out_in_runs(classifier, monkeypatch):
     ]
     assert (found.words, len(found.without), len(found.drops)) == (10, 4, 4)
     monkeypatch.setattr(occlusion, "MAX_TOKENS", 10)
+    monkeypatch.setattr(occlusion, "MIN_PIECES", 2)
     assert len(leave_one_out(classifier, text, 0).spans) == 2
 
 

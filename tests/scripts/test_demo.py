@@ -136,6 +136,9 @@ def test_hostile_texts_stay_text(page):
     assert "a <b>run" in page.locator("h1").first.inner_text()
     classify(page, "")
     page.get_by_text("The text has no words to leave out.").wait_for()
+    page.get_by_role("textbox", name="Text").fill("x" * 20_001)
+    page.get_by_role("button", name="Classify", exact=True).click()
+    page.get_by_text("the text has 20,001 characters: give up to 20,000, or a file").wait_for()
 
 
 @needs_browser
