@@ -179,6 +179,9 @@ class RecipeTrainingArguments(TrainingArguments):
         check_fields(self, "label_names", lambda names: names == ["labels"], "labels, or leave it out")
         check_fields(self, "remove_unused_columns", bool, "true: texts have columns that the model does not read")
         check_fields(self, "prediction_loss_only", lambda alone: not alone, "false: figures need more than the loss")
+        kept = "false: it would cast the model that is saved"
+        check_fields(self, "bf16_full_eval fp16_full_eval", lambda cast: not cast, kept)
+        check_fields(self, "eval_do_concat_batches", bool, "true: figures are computed from all batches together")
         check_fields(self, "use_liger_kernel", lambda used: not used, "false: liger has no kernels for this model")
         numbers = "learning_rate weight_decay adam_epsilon max_grad_norm"
         check_fields(self, numbers, lambda number: 0 <= number < math.inf, "a number from 0 up")

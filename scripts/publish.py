@@ -30,6 +30,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    from recipe.hub.card_file import CARD_FILE
     from recipe.hub.publish import check_repo_id, files_to_publish, publish
 
     check_repo_id(args.repo_id)
@@ -39,6 +40,8 @@ def main() -> None:
     for path in files:
         print(f"{path.stat().st_size:>14,}  {printable(str(path.relative_to(args.model_dir)))}")
     print(f"{sum(path.stat().st_size for path in files):>14,}  bytes in {len(files)} files")
+    if not any(path.name == CARD_FILE for path in files):
+        print(f"{CARD_FILE}, the model card, is missing: one is written before the upload")
     if args.dry_run:
         return
     fields = {"license": args.license, "language": args.language, "tags": args.tags}

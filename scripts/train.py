@@ -12,7 +12,9 @@ Any field of a recipe, and of TrainingArguments, can be given on the command lin
 
 import logging
 import sys
+from pathlib import Path
 
+from recipe.atomic import write_json
 from recipe.config import parse_arguments, resolved_config
 from recipe.distributed import on_main_process, setup_logging
 from recipe.errors import printable, run_script
@@ -35,7 +37,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     from recipe.evaluation.report import evaluate_saved, validation_results
     from recipe.evaluation.run_figures import save_run_figures
     from recipe.hub.model_card import write_model_card
-    from recipe.hub.publish import check_login, check_repo_id
+    from recipe.hub.publish import check_login, check_repo_id, publish
     from recipe.model.classifier import GPT2LastTokenClassifier
     from recipe.model.export import warn_unless_stock
     from recipe.model.freezing import freeze_except, trainable_patterns
@@ -125,7 +127,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     counts = {"trainable_parameters": report.trainable, "total_parameters": report.total}
     counts |= {f"train_{name}": value for name, value in tokenized.coverage["train"].figures().items()}
     trainer.save_metrics("train", {**trained.metrics, "train_samples": len(splits["train"]), **counts}, combined=False)
-    trainer.save_metrics("eval", figures, combined=False)
+    if trainer.is_world_process_zero():
+        write_json(Path(training_args.output_dir, "eval_results.json"), figures)
     trainer.save_state()
     measured = evaluate_saved(
         training_args.output_dir,
@@ -139,14 +142,14 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
     # 11. Pictures and the model card; the Hub, where asked for.
     if trainer.is_world_process_zero():
-        if training_args.plots:
-            save_run_figures(training_args.output_dir, measured, trainer.state.log_history)
-        write_model_card(training_args.output_dir, measured, training_args.hub_model_id)
+        save_run_figures(training_args.output_dir, measured, trainer.state.log_history, training_args.plots)
+        write_model_card(training_args.output_dir, measured)
     run.finish()
     if trainer.is_world_process_zero():
         print(f"\nSaved to {printable(training_args.output_dir)}")
-    if training_args.push_to_hub and (published := trainer.push_to_hub()):
-        print(published)
+        if training_args.push_to_hub:
+            args = training_args
+            print(publish(args.output_dir, args.hub_model_id, args.hub_token, args.hub_private_repo, args.hub_revision))
     return measured.results("test")
 
 

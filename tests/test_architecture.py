@@ -26,6 +26,8 @@ OPTIONAL = {
     "model.onnx_graph",
     "training.class_weights",
     "inference.onnx_export",
+    "inference.occlusion",
+    "inference.demo_page",
     "evaluation.baselines",
     "evaluation.calibration",
     "evaluation.plots",

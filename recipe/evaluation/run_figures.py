@@ -24,7 +24,9 @@ NAMES = ("training", "confusion_matrix", "reliability", "precision_recall", "len
 LENGTH_BINS = 8  # of about as many texts each
 
 
-def save_run_figures(run_dir: str | Path, measured: Measurement, log_history: Sequence[dict[str, Any]]) -> None:
+def save_run_figures(
+    run_dir: str | Path, measured: Measurement, log_history: Sequence[dict[str, Any]], draw: bool = True
+) -> None:
     """Draw a run's pictures into its folder `figures`, in place of those of an earlier run.
 
     Without matplotlib, an extra, log how to get them and draw nothing.
@@ -32,10 +34,13 @@ def save_run_figures(run_dir: str | Path, measured: Measurement, log_history: Se
     Args:
         measured: the test.
         log_history: Trainer's, of `trainer.state`.
+        draw: False only removes those of an earlier run.
     """
     folder = Path(run_dir) / FOLDER
     for name in NAMES:
         (folder / f"{name}.png").unlink(missing_ok=True)
+    if not draw:
+        return
     try:
         import matplotlib  # noqa: F401
     except ImportError:

@@ -1,6 +1,7 @@
-"""README.md as a file that a run and its user write together: which part is whose, and how they are joined."""
+"""README.md as a file that a run and its user write together: which part is whose, how they are joined and published."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import xxhash
@@ -9,11 +10,28 @@ from huggingface_hub import ModelCard, ModelCardData
 from recipe.errors import explain
 
 CARD_FILE, NEW_CARD_FILE = "README.md", "README.new.md"
+PICTURES = {  # of evaluation/run_figures.py, and their titles
+    "confusion_matrix": "Confusion matrix",
+    "reliability": "Reliability",
+    "precision_recall": "Precision and recall",
+    "length": "Accuracy by length",
+    "training": "Training",
+}
 # The hash tells whether somebody has edited the run's part.
 BEGIN = "<!-- The run's part: a new run replaces it, and keeps what is written above and below. {hash} -->"
 END = "<!-- The end of the run's part. -->"
 BLOCK = re.compile(re.escape(BEGIN).replace(r"\{hash\}", "([0-9a-f]*)") + f"\n(.*)\n{re.escape(END)}", re.DOTALL)
-OURS = ("library_name", "pipeline_tag", "base_model", "datasets", "metrics", "model-index")  # the run's front matter
+OURS = ("metrics", "model-index")  # of the front matter: an earlier run's are not kept
+
+
+def read_card(path: Path) -> ModelCard:
+    """Read a card, with or without front matter and a byte-order mark.
+
+    Raises:
+        RecipeError: no text, or front matter that is not YAML.
+    """
+    with explain(Exception, f"{path}: cannot be read", "correct the lines between its `---`, or remove it"):
+        return ModelCard(path.read_text(encoding="utf-8-sig"))
 
 
 def run_part(block: str) -> str:
@@ -21,24 +39,20 @@ def run_part(block: str) -> str:
     return f"{BEGIN.format(hash=hash_of(block))}\n{block}\n{END}"
 
 
-def join_cards(old: ModelCard, new: ModelCard) -> ModelCard:
-    """Return the old card with the new one's run's part and front matter; fields that a run does not know stay.
+def is_edited(card: ModelCard) -> bool:
+    """Return whether somebody has edited the run's part of a card, or one of its marks."""
+    found = BLOCK.search(card.text)
+    return BEGIN.partition("{")[0] in card.text if found is None else hash_of(found[2]) != found[1]
 
-    Raises:
-        ValueError: the run's part of the old card was edited.
-    """
-    found, block = BLOCK.search(old.text), BLOCK.search(new.text)
-    if found is None and BEGIN.partition("{")[0] in old.text:
-        raise ValueError("a mark of the run's part is missing")
-    if found is not None and hash_of(found[2]) != found[1]:
-        raise ValueError("its run's part was edited")
-    start, end = found.span() if found else (len(old.text), len(old.text))
-    before = old.text[:start] if found else f"{old.text.rstrip()}\n\n"
+
+def join_cards(old: ModelCard, new: ModelCard) -> ModelCard:
+    """Return the old card, not edited, with the new one's run's part and front matter; fields that the run lacks stay."""
+    found, block = BLOCK.search(old.text), BLOCK.search(new.text)[0]
+    text = old.text[: found.start()] + block + old.text[found.end() :] if found else f"{old.text.rstrip()}\n\n{block}\n"
     kept = {name: value for name, value in old.data.to_dict().items() if name not in OURS}
-    fields = {**kept, **new.data.to_dict()}
-    fields["tags"] = list(dict.fromkeys([*(kept.get("tags") or ()), *new.data.tags]))
+    fields = {**kept, **new.data.to_dict(), "tags": [*(kept.get("tags") or ()), *(new.data.tags or ())]}
     joined = ModelCard(str(new))
-    joined.data, joined.text = ModelCardData(**fields), before + block[0] + (old.text[end:] or "\n")
+    joined.data, joined.text = ModelCardData(**fields), text
     return joined
 
 
@@ -46,17 +60,22 @@ def hash_of(block: str) -> str:
     return xxhash.xxh3_64_hexdigest(block.encode())
 
 
-def add_metadata(card: str, metadata: dict[str, Any]) -> str:
-    """Return a card with more fields in its front matter; `tags` are added to those that it has.
+def published_card(path: Path, repo_id: str, revision: str | None, metadata: dict[str, Any]) -> ModelCard:
+    """Return a folder's card as it is published: it is called, and loads, what the Hub has.
 
-    Raises:
-        RecipeError: front matter that is not YAML.
+    Args:
+        metadata: more fields of the front matter; `tags` are added to those that it has.
     """
-    if not metadata:
-        return card
-    with explain(Exception, f"{CARD_FILE}: its front matter cannot be read", "correct the lines between its `---`"):
-        parsed = ModelCard(card)
-        fields = {**parsed.data.to_dict(), **metadata}
-        fields["tags"] = list(dict.fromkeys([*(parsed.data.tags or ()), *metadata.get("tags", ())]))
-        parsed.data = ModelCardData(**fields)
-    return str(parsed)
+    card, published_name = read_card(path), repo_id.split("/")[-1]
+    name = card.data.model_name or path.resolve().parent.name  # of the run's own folder, which may be copied
+    fields = {**card.data.to_dict(), **metadata}
+    fields["tags"] = [*(card.data.tags or ()), *(metadata.get("tags") or ())]
+    for entry in fields.get("model-index") or ():
+        entry["name"] = published_name
+    card.data = ModelCardData(**fields)
+    loaded = f'"{repo_id}", revision="{revision}"' if revision else f'"{repo_id}"'
+    text = re.sub(rf"\A(\s*)# {re.escape(name)}\n", rf"\1# {published_name}\n", card.text)
+    for call in ("model=", "from_pretrained("):
+        text = text.replace(f'{call}"."', call + loaded)
+    card.text = text
+    return card

@@ -6,17 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from sklearn.metrics import classification_report
+from sklearn.metrics import precision_recall_fscore_support
 
 from recipe.errors import printable, shorten
 from recipe.evaluation.report import Measurement, comparison_table, comparison_verdict, most_frequent_mistakes
+from recipe.hub.card_file import PICTURES
 from recipe.shipped import PACKAGE
 
 WIDE = 12  # labels: of more, the confusion matrix is a picture alone
 MISTAKES = 5  # that the limits name
 NANO = PACKAGE / "assets" / "gpt2-nano"
 HYPERPARAMETERS = (
-    "learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps",
+    "learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "processes",
+    "gradient_accumulation_steps", "early_stopping_patience", "metric_for_best_model",
     "lr_scheduler_type", "warmup_steps", "optim", "weight_decay", "max_grad_norm", "label_smoothing_factor", "dropout",
     "class_weight", "bf16", "fp16", "trunk_dtype", "seed",
 )  # fmt: skip
@@ -26,13 +28,6 @@ REMOVED = {
     "duplicates_removed": "that were exact copies",
     "undersampled": "to make the labels equally frequent",
     "over_the_limit": "over the number asked for",
-}
-PICTURES = {
-    "confusion_matrix": "Confusion matrix",
-    "reliability": "Reliability",
-    "precision_recall": "Precision and recall",
-    "length": "Accuracy by length",
-    "training": "Training",
 }
 
 
@@ -48,19 +43,38 @@ def table(frame: pd.DataFrame) -> str:
     return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
 
 
-def describe_results(measured: Measurement) -> dict[str, str]:
-    """Return the parts of the section on results, by their names in the template."""
+def describe_head(config: dict[str, Any]) -> str:
+    """Return what the head is and what it reads."""
+    token = {"first": "first token", "mean": "tokens' mean"}.get(config.get("pooling"), "last token")
+    is_linear = config.get("architectures", [""])[0] in ("GPT2ForSequenceClassification", "GPT2LastTokenClassifier")
+    return f"a {'linear head' if is_linear else 'head of its own'} on its {token}"
+
+
+def describe_windows(run: dict[str, Any]) -> str:
+    """Return how long texts are read; "" for a model that truncates them."""
+    config, tokenizer = run["config"], run["tokenizer_config"]
+    if not config.get("window"):
+        return ""
+    end = "last" if tokenizer.get("truncation_side") == "left" else "first"
+    part = f", of its {end} {config['window_max_length']} tokens" if config.get("window_max_length") else ""
+    return (
+        f"A long text is read in windows of {config['window']} tokens{part}, whose probabilities are averaged: the package\n"
+        f"`gpt2-classifier-recipe` does that, `pipeline` reads the {end} {tokenizer['model_max_length']} tokens alone."
+    )
+
+
+def describe_results(measured: Measurement, without_copies: bool) -> dict[str, str]:
+    """Return the parts of the section on results, by their names in the template.
+
+    Args:
+        without_copies: no text of the test is also one of training.
+    """
     names, scores = [escape(name) for name in measured.label_names], measured.scores
-    ids = range(len(names))
-    report = classification_report(
-        measured.labels, measured.predictions, labels=ids, target_names=names, output_dict=True, zero_division=0
+    figures = precision_recall_fscore_support(
+        measured.labels, measured.predictions, labels=range(len(names)), zero_division=0
     )
-    by_label = pd.DataFrame({name: report[name] for name in names}).T
-    by_label = by_label.apply(
-        lambda row: [*(f"{row[name]:.3f}" for name in row.index[:3]), f"{row['support']:.0f}"], axis=1
-    )
-    columns = ["precision", "recall", "F1", "test texts"]
-    per_label = pd.DataFrame(by_label.tolist(), pd.Index(names, name="label"), columns)
+    formats = {"precision": "{:.3f}", "recall": "{:.3f}", "F1": "{:.3f}", "test texts": "{:.0f}"}
+    columns = {name: [*map(form.format, values)] for (name, form), values in zip(formats.items(), figures, strict=True)}
     matrix = pd.DataFrame(measured.confusion, pd.Index(names, name="true \\ predicted"), names)
     calibration = f"The expected calibration error is {scores['ece']:.3f}, the cross entropy {scores['loss']:.3f}."
     if measured.temperature is not None:
@@ -68,12 +82,14 @@ def describe_results(measured: Measurement) -> dict[str, str]:
             f" The head was divided by a temperature of {measured.temperature:.4g}, fitted to the validation texts:"
             f" before, the calibration error was {scores['ece_uncalibrated']:.3f}."
         )
+    unseen = ", of which none is a training text" if without_copies else ""
+    followed = ", with the threshold" if measured.threshold is not None else ""
     verdict = comparison_verdict(measured)
     return {
-        "samples": f"{len(measured.labels):,}",
+        "about_test": f"On {len(measured.labels):,} test texts{unseen}, measured on the saved model{followed}:",
         "results": table(comparison_table(measured).rename_axis("")),
         "verdict": verdict and f" {verdict}, by McNemar's exact test.",
-        "per_label": table(per_label),
+        "per_label": table(pd.DataFrame(columns, pd.Index(names, name="label"))),
         "confusion": table(matrix) if len(names) <= WIDE else "",
         "calibration": calibration,
     }
@@ -95,20 +111,20 @@ def describe_training(run: dict[str, Any], base: str | None) -> str:
     else:
         origin = shape
     lines = [f"The base model is {origin}."]
-    if train:
+    if "trainable_parameters" in train:
         patterns = ", ".join(f"`{pattern}`" for pattern in options.get("trainable", []))
         counts = f"{train['trainable_parameters']:,} of {train['total_parameters']:,} parameters"
-        lines.append(f"{counts} were trained ({patterns}); the others are the base model's.")
-        mean, seconds = train["train_tokens"] / train["train_samples"], train["train_runtime"]
-        lines.append(
-            f"The training texts have {mean:.0f} tokens on average; training on them took {seconds:,.0f} seconds."
-        )
-    settings = {
-        name: options[name] for name in HYPERPARAMETERS if name in options and options[name] not in (False, "none")
-    }
-    if not settings:
+        lines.append(f"{counts} were trained ({patterns}).")
+        mean = train["train_tokens"] / train["train_samples"]
+        lines.append(f"The training texts have {mean:.0f} tokens on average.")
+    settings = {**options, "processes": run["run_state"].get("processes", 1)}
+    if options.get("max_steps", 0) > 0:
+        settings.pop("num_train_epochs", None)
+    shown = {name: settings[name] for name in HYPERPARAMETERS if settings.get(name) not in (None, "none", "")}
+    shown = {name: value for name, value in shown.items() if value is not False}
+    if not options:
         return " ".join(lines)
-    values = pd.DataFrame({"value": [f"`{value}`" for value in settings.values()]}, pd.Index(settings, name="option"))
+    values = pd.DataFrame({"value": [f"`{value}`" for value in shown.values()]}, pd.Index(shown, name="option"))
     return " ".join(lines) + "\n\n" + table(values)
 
 
@@ -133,14 +149,17 @@ def describe_data(summary: dict[str, Any], dataset: str | None) -> str:
 
 def describe_limits(run: dict[str, Any], measured: Measurement | None) -> str:
     """Return what the model cannot do, as a list."""
-    tokenizer = run["tokenizer_config"]
-    length, side = tokenizer["model_max_length"], tokenizer.get("truncation_side", "right")
-    end = "beginning" if side == "left" else "end"
-    limits = [f"Texts of more than {length} tokens lose their {end}."] if not run["config"].get("window") else []
-    if measured and measured.coverage is not None and measured.coverage.texts_cut:
-        limits[-1:] = [f"{limits[-1]} That were {measured.coverage.texts_cut:,} of the test texts."] if limits else []
+    config, tokenizer = run["config"], run["tokenizer_config"]
+    length = config.get("window_max_length") if config.get("window") else tokenizer["model_max_length"]
+    limits = []
+    if length:
+        end = "beginning" if tokenizer.get("truncation_side") == "left" else "end"
+        cut = measured.coverage.texts_cut if measured and measured.coverage is not None else 0
+        limits.append(
+            f"Texts of more than {length} tokens lose their {end}" + (f": {cut:,} of the test's." if cut else ".")
+        )
     limits.append("Every text is given one of the labels, also one that none of them fits.")
-    limits.append("The run does not know the language of its texts: it was not measured on others.")
+    limits.append("Texts unlike those of training, in another language for example, were not measured.")
     if measured and (mistakes := most_frequent_mistakes(measured, MISTAKES)):
         named = [f"{escape(true)} taken for {escape(predicted)} ({texts})" for true, predicted, texts in mistakes]
         limits.append(f"Most frequent mistakes on the test: {', '.join(named)}.")

@@ -12,14 +12,16 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 import recipe
 from recipe.atomic import write_text
 from recipe.data.texts import read_run_config
-from recipe.errors import explain
+from recipe.errors import RecipeError, explain
 from recipe.evaluation.report import Measurement
-from recipe.hub.card_file import CARD_FILE, NEW_CARD_FILE, join_cards, run_part
+from recipe.hub.card_file import CARD_FILE, NEW_CARD_FILE, is_edited, join_cards, read_card, run_part
 from recipe.hub.card_sections import (
     describe_data,
+    describe_head,
     describe_limits,
     describe_results,
     describe_training,
+    describe_windows,
     escape,
     find_pictures,
 )
@@ -32,9 +34,7 @@ PACKAGES = ("torch", "transformers", "datasets", "accelerate")
 SHOWN_LABELS = 20
 
 
-def write_model_card(
-    run_dir: str | Path, measured: Measurement | None = None, model_id: str | None = None, **metadata: Any
-) -> Path:
+def write_model_card(run_dir: str | Path, measured: Measurement | None = None, **metadata: Any) -> Path:
     """Write README.md into a run's folder, and return its path.
 
     Of a card that is there already, only the run's part and the run's fields of the front matter are replaced. Where
@@ -42,31 +42,35 @@ def write_model_card(
 
     Args:
         measured: the test; without it the card says that there was none.
-        model_id: the model's name on the Hub, if it has one.
         metadata: fields of the front matter, such as `license`, `language` and `tags`.
     """
     folder = Path(run_dir)
-    path, card = folder / CARD_FILE, make_card(folder, measured, model_id, metadata)
-    if path.exists():
-        try:
-            card = join_cards(ModelCard(path.read_text(encoding="utf-8")), card)
-        except Exception as error:  # YAML's errors too
-            path = folder / NEW_CARD_FILE
-            reason = str(error).splitlines()[0]
-            logger.warning("%s stays as it is (%s): the new card is %s", folder / CARD_FILE, reason, path.name)
-    write_text(path, str(card))
+    path, new_path = folder / CARD_FILE, folder / NEW_CARD_FILE
+    card, problem = make_card(folder, measured, metadata), ""
+    try:
+        old = read_card(path) if path.exists() else card
+        problem = "the run's part was edited" if is_edited(old) else ""
+    except RecipeError as error:
+        problem = str(error)
+    if problem:
+        logger.warning("%s stays as it is (%s): the new card is %s", path, problem, new_path.name)
+        write_text(new_path, str(card))
+        return new_path
+    write_text(path, str(join_cards(old, card)))
+    new_path.unlink(missing_ok=True)
     return path
 
 
-def make_card(folder: Path, measured: Measurement | None, model_id: str | None, metadata: dict[str, Any]) -> ModelCard:
+def make_card(folder: Path, measured: Measurement | None, metadata: dict[str, Any]) -> ModelCard:
     """Return the card of a folder that has none."""
     run = read_run(folder)
-    config, summary = run["config"], run["data_summary"]
+    config, options, summary = run["config"], run["options"], run["data_summary"]
+    name, labels = folder.resolve().name, list(config["id2label"].values())
     # Only at the end of a run: later, a local folder of that name may be gone.
-    base, dataset = (
-        hub_id(run["options"].get(f)) if measured else None for f in ("model_name_or_path", "dataset_name")
-    )
-    name, labels = (model_id or folder.resolve().name).split("/")[-1], list(config["id2label"].values())
+    base = hub_id(options.get("model_name_or_path")) if measured else None
+    dataset = hub_id(options.get("dataset_name")) if measured else None
+    # The dataset's own test split, all of it: else the figures are of texts that only this run has drawn.
+    is_its_test = "test" in summary.get("rows_read", {}) and not options.get("max_predict_samples")
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="text-classification",
@@ -74,23 +78,23 @@ def make_card(folder: Path, measured: Measurement | None, model_id: str | None, 
         datasets=dataset,
         metrics=["accuracy", "f1"] if measured else None,
         model_name=name,
-        eval_results=eval_results(measured, dataset) if measured else None,
+        eval_results=eval_results(measured, dataset if is_its_test else None) if measured else None,
         **{**metadata, "tags": [*TAGS, *(metadata.get("tags") or ())]},
     )
-    shown = ", ".join(map(escape, labels[:SHOWN_LABELS])) + (" ..." if len(labels) > SHOWN_LABELS else "")
     card = ModelCard.from_template(
         data,
         template_path=str(TEMPLATE),
-        model_id=model_id or ".",
         labels=[escape(label) for label in labels],
-        shown_labels=shown,
+        shown_labels=", ".join([*map(escape, labels[:SHOWN_LABELS]), *(["..."] if len(labels) > SHOWN_LABELS else [])]),
         train_texts=f"{summary['texts']['train']:,}" if summary else "",
         own_class=config["model_type"] != "gpt2",
-        window=config.get("window"),
+        head=describe_head(config),
+        pair_separator=options.get("text_pair_column") and options.get("text_pair_separator"),
         threshold=config.get("decision_threshold"),
-        max_length=run["tokenizer_config"]["model_max_length"],
+        windows=describe_windows(run),
         measured=measured,
-        **(describe_results(measured) if measured else {}),
+        **(describe_results(measured, bool(options.get("remove_duplicates"))) if measured else {}),
+        has_figures=(folder / "test_results.json").is_file(),
         pictures=find_pictures(folder, len(labels)),
         training=describe_training(run, base),
         data=describe_data(summary, dataset),
@@ -105,7 +109,7 @@ def make_card(folder: Path, measured: Measurement | None, model_id: str | None, 
 def read_run(folder: Path) -> dict[str, Any]:
     """Return the files that the card is made from; those that only train.py writes are empty where they are missing."""
     files: dict[str, Any] = {"options": read_run_config(folder)}
-    for name in ("config", "tokenizer_config", "train_results", "data_summary"):
+    for name in ("config", "tokenizer_config", "train_results", "data_summary", "run_state"):
         path, needed = folder / f"{name}.json", name in ("config", "tokenizer_config")
         with explain((OSError, ValueError), f"{path}: cannot be read", "give the folder of a saved model"):
             files[name] = json.loads(path.read_text(encoding="utf-8")) if needed or path.exists() else {}

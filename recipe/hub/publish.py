@@ -4,37 +4,42 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, HfApi, get_token
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from recipe.errors import RecipeError, one_line
-from recipe.hub.card_file import CARD_FILE, add_metadata
+from recipe.errors import RecipeError, explain, one_line
+from recipe.hub.card_file import CARD_FILE, NEW_CARD_FILE, PICTURES, published_card
 
-# What others need. Checkpoints, splits and hashes of the training texts stay here, and so does run_config.yaml with its paths.
+# What others need, and nothing of the user's own. Checkpoints, splits and hashes of the training texts stay here, and so does
+# run_config.yaml with its paths.
 PUBLISHED = (
     "config.json",
-    "model*.safetensors",
+    "model.safetensors",
+    "model-?????-of-?????.safetensors",
     "model.safetensors.index.json",
     "tokenizer.json",
     "tokenizer_config.json",
+    "train_results.json",
+    "eval_results.json",
+    "test_results.json",
     CARD_FILE,
-    "figures/*.png",
-    "*_results.json",
+    *(f"figures/{name}.png" for name in PICTURES),
 )
 LOGIN = "log in with `hf auth login`, or set HF_TOKEN to a token of https://huggingface.co/settings/tokens"
+AGAIN = "the saved run is as it was: publish it again"
 REASONS = {
     401: f"the Hub does not accept the token: {LOGIN}",
     403: "the token may not write there: take one with write permission for it, or another repo_id",
     404: "the Hub has no such repository or revision, or the token may not see it: check repo_id and revision",
-    409: "somebody else has changed the repository meanwhile: publish again with scripts/publish.py",
-    412: "somebody else has changed the repository meanwhile: publish again with scripts/publish.py",
-    429: "too many requests: wait some minutes, and publish again with scripts/publish.py",
+    409: f"somebody else has changed the repository meanwhile: {AGAIN}",
+    412: f"somebody else has changed the repository meanwhile: {AGAIN}",
+    429: f"too many requests: wait some minutes; {AGAIN}",
 }
-AGAIN = "the saved run is as it was: publish it again with scripts/publish.py"
 
 
 @dataclass(frozen=True)
@@ -58,9 +63,18 @@ def files_to_publish(run_dir: str | Path) -> list[Path]:
     if not (folder / "config.json").is_file() or not any(folder.glob("model*.safetensors")):
         raise RecipeError(f"{folder}: holds no saved model (config.json, model.safetensors): give a run's output_dir")
     state = folder / "run_state.json"
-    if state.is_file() and not json.loads(state.read_text(encoding="utf-8")).get("finished", True):
-        raise RecipeError(f"{folder}: this run has not finished: run its command again first")
-    return sorted({path for pattern in PUBLISHED for path in folder.glob(pattern) if path.is_file()})
+    if state.is_file():
+        with explain(Exception, f"{state}: cannot be read", "train again to restore it"):
+            finished = json.loads(state.read_text(encoding="utf-8"))["finished"]
+        if not finished:
+            raise RecipeError(f"{folder}: this run has not finished: run its command again first")
+    if (folder / NEW_CARD_FILE).exists():
+        told = f"{folder}: {CARD_FILE} is of an earlier run, and {NEW_CARD_FILE} of this one"
+        raise RecipeError(f"{told}: put what you want of both into {CARD_FILE}, and remove {NEW_CARD_FILE}")
+    found = {path for pattern in PUBLISHED for path in folder.glob(pattern) if path.is_file()}
+    if links := sorted(path for path in found if path.is_symlink()):
+        raise RecipeError(f"{links[0]}: is a symbolic link, which is not followed: put the file in its place")
+    return sorted(found)
 
 
 def check_login(token: str | None = None) -> str:
@@ -71,7 +85,7 @@ def check_login(token: str | None = None) -> str:
     """
     if (token or get_token()) is None:
         raise RecipeError(f"the Hub has to know you: {LOGIN}")
-    with hub_errors("the Hub", token):
+    with hub_errors("the Hub", token, "nothing was sent: check the connection"):
         return HfApi(token=token).whoami()["name"]
 
 
@@ -96,6 +110,8 @@ def publish(
 ) -> Published:
     """Upload a finished run in one commit; the run's folder stays as it is, but for a card if it has none.
 
+    Files of earlier uploads that this one replaces or no longer has are removed in the same commit.
+
     Args:
         repo_id: `name` or `owner/name`; the folder's name if None.
         token: by default the one that `hf auth login` has stored.
@@ -115,36 +131,34 @@ def publish(
         from recipe.hub.model_card import write_model_card  # which loads torch
 
         write_model_card(folder)
-    operations = [
-        CommitOperationAdd(str(path.relative_to(folder)), card_of(path, repo_id, metadata) if path.name == CARD_FILE else path)
-        for path in files_to_publish(folder)
-    ]  # fmt: skip
+    files = {str(path.relative_to(folder)): path for path in files_to_publish(folder)}
+    card = published_card(files[CARD_FILE], repo_id, revision, metadata)
     api = HfApi(token=token)
     with hub_errors(repo_id, token):
+        card.validate(repo_type="model")
         api.create_repo(repo_id, private=private is not False, exist_ok=True)
         if revision:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
+        info = api.model_info(repo_id, revision=revision)
+        old = {
+            file.rfilename for file in info.siblings or () if any(fnmatch(file.rfilename, name) for name in PUBLISHED)
+        }
+        contents = {**files, CARD_FILE: str(card).encode()}
+        operations = [CommitOperationAdd(name, content) for name, content in contents.items()]
+        operations += [CommitOperationDelete(name) for name in sorted(old - files.keys())]
         api.create_commit(repo_id, operations, commit_message=commit_message, revision=revision)
-        return Published(f"{api.endpoint}/{repo_id}", bool(api.model_info(repo_id).private))
-
-
-def card_of(path: Path, repo_id: str, metadata: dict[str, Any]) -> bytes:
-    """Return the card as it is published: its snippet loads the model from the Hub."""
-    card = add_metadata(path.read_text(encoding="utf-8"), metadata)
-    for call in ('model="{}"', 'from_pretrained("{}")'):
-        card = card.replace(call.format("."), call.format(repo_id))
-    return card.encode()
+    return Published(f"{api.endpoint}/{repo_id}", bool(info.private))
 
 
 @contextmanager
-def hub_errors(what: str, token: str | None) -> Iterator[None]:
+def hub_errors(what: str, token: str | None, fix: str = AGAIN) -> Iterator[None]:
     """Raise whatever the client raises as a RecipeError of one line, without a token."""
     try:
         yield
     except HfHubHTTPError as error:
         status = error.response.status_code
-        reason = REASONS.get(status, f"the Hub has failed: {AGAIN}" if status >= 500 else one_line(error))
+        reason = REASONS.get(status, f"the Hub has failed: {fix}" if status >= 500 else one_line(error))
         raise RecipeError(f"{what}: {reason} (HTTP {status})") from error
     except Exception as error:  # a broken connection, a timeout, a malformed answer: each library's own
-        reason = one_line(error).replace(token or get_token() or "\0", "***")
-        raise RecipeError(f"{what}: the upload has failed ({reason[:200]}): {AGAIN}") from error
+        reason = " ".join(str(error).split()).replace(token or get_token() or "\0", "***")
+        raise RecipeError(f"{what}: the Hub cannot be reached or refuses ({reason[:300]}): {fix}") from error

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from recipe.hub.card_file import CARD_FILE
 from recipe.hub.model_card import write_model_card
 from recipe.hub.publish import Published, publish
 from recipe.training.caching_trainer import CachingTrainer
@@ -22,10 +21,20 @@ class PublishingTrainer(CachingTrainer):
         """Save the complete model, without Trainer's push of all that is in the folder."""
         super().save_model(output_dir, _internal_call=True)
 
-    def create_model_card(self, **metadata: Any) -> None:
-        """Write README.md into `output_dir` (see hub/model_card.py), unless the run has written one."""
-        if self.is_world_process_zero() and not (Path(self.args.output_dir) / CARD_FILE).exists():
-            write_model_card(self.args.output_dir, model_id=self.args.hub_model_id, **metadata)
+    def create_model_card(
+        self,
+        language: str | list[str] | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        **others: Any,
+    ) -> None:
+        """Write README.md into `output_dir`, or renew the run's part of it (see hub/model_card.py).
+
+        Trainer's other keywords (`finetuned_from`, `dataset`, `tasks` ...) are not taken: the run knows, or a user writes it.
+        """
+        fields = {"language": language, "license": license, "tags": [tags] if isinstance(tags, str) else tags}
+        if self.is_world_process_zero():
+            write_model_card(Path(self.args.output_dir), **{name: value for name, value in fields.items() if value})
 
     def push_to_hub(
         self,
@@ -34,12 +43,12 @@ class PublishingTrainer(CachingTrainer):
         token: str | None = None,
         revision: str | None = None,
         private: bool | None = None,
-        **metadata: Any,
+        **keywords: Any,
     ) -> Published | None:
         """Save the model and upload it, its card, pictures and figures, in one commit (see hub/publish.py).
 
         Unlike Trainer's: once, at the end; those files alone; private unless `hub_private_repo` is false. `blocking` is
-        always true. Other keywords are fields of the card's front matter.
+        always true. Other keywords are those of create_model_card.
 
         Returns:
             In the main process where the model went, in others None.
@@ -48,6 +57,7 @@ class PublishingTrainer(CachingTrainer):
             RecipeError: whatever the Hub refuses, in one line.
         """
         self.save_model()
+        self.create_model_card(**keywords)
         if not self.is_world_process_zero():
             return None
         return publish(
@@ -57,5 +67,4 @@ class PublishingTrainer(CachingTrainer):
             private=self.args.hub_private_repo if private is None else private,
             revision=revision or self.args.hub_revision,
             commit_message=commit_message,
-            **metadata,
         )

@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 STATE_FILE, LOCK_FILE = "run_state.json", ".run.lock"
 UNFINISHED = "unfinished"  # folder of the current run's splits, until its model is saved and they go beside it
+FOLDERS = (SPLITS_FOLDER, UNFINISHED, "figures")
+OUR_SUFFIXES = (".json", ".yaml", ".npy", ".safetensors", ".md", ".csv")  # of files that a run writes
 SHOWN_DIFFERENCES = 5
 
 
@@ -190,19 +192,11 @@ def lock(folder: Path) -> FileLock:
 def refuse_links(folder: Path) -> None:
     """Raise RecipeError for symbolic links in the folder, which would be written through, and folders in place of files."""
     for path in folder.iterdir():
-        is_folder = path.name in (SPLITS_FOLDER, UNFINISHED) or path.suffix not in (
-            ".json",
-            ".yaml",
-            ".npy",
-            ".safetensors",
-        )
-        odd = (
-            "a folder"
-            if path.is_dir() and not is_folder
-            else "a file"
-            if path.name == SPLITS_FOLDER and path.is_file()
-            else ""
-        )
+        odd = ""
+        if path.name in FOLDERS and path.is_file():
+            odd = "a file"
+        elif path.name not in FOLDERS and path.suffix in OUR_SUFFIXES and path.is_dir():
+            odd = "a folder"
         if path.is_symlink() or odd:
             what = odd or "a symbolic link"
             raise RecipeError(f"output_dir {folder}: {path.name} is {what}: remove it, or give another folder")

@@ -60,8 +60,8 @@ class Handler(BaseHTTPRequestHandler):
                 self.close_connection = True
                 return None if status == 0 else self.answer({"error": "no"}, status)
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        is_storage = path.startswith("/objects/")  # whose addresses need no token
-        if not is_storage and self.headers.get("Authorization") != f"Bearer {TOKEN}":
+        needs_token = not path.startswith(("/objects/", "/api/validate-yaml"))
+        if needs_token and self.headers.get("Authorization") != f"Bearer {TOKEN}":
             return self.answer({"error": "Invalid credentials"}, 401)
         for pattern, serve in ROUTES:
             if found := re.fullmatch(pattern, f"{self.command} {path}"):
@@ -124,15 +124,18 @@ class Handler(BaseHTTPRequestHandler):
                 files[value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
                 files[value["path"]] = self.server.objects[value["oid"]]
+            elif line["key"] == "deletedFile":
+                del files[value["path"]]
         kept["commits"] += 1
         url = f"{self.server.endpoint}/{repo}/commit/{COMMIT}"
         self.answer({"success": True, "commitOid": COMMIT, "commitUrl": url, "hookOutput": ""})
 
-    def info(self, body, repo):
+    def info(self, body, repo, branch=None):
         if repo not in self.server.repos:
             return self.answer({"error": "not found"}, 404, X_Error_Code="RepoNotFound")
         kept = self.server.repos[repo]
-        siblings = [{"rfilename": name} for name in kept["branches"]["main"]]
+        names = kept["branches"].get(branch, kept["branches"]["main"])  # a commit's hash is main's
+        siblings = [{"rfilename": name} for name in names]
         return self.answer({"id": repo, "sha": COMMIT, "private": kept["private"], "siblings": siblings, "tags": []})
 
     def tree(self, body, repo):
@@ -161,7 +164,7 @@ ROUTES = [
     (rf"POST /{REPO}\.git/info/lfs/objects/batch", Handler.batch),
     (r"PUT /objects/(\w+)", Handler.put),
     (rf"POST /api/models/{REPO}/commit/([\w.-]+)", Handler.commit),
-    (rf"GET /api/models/{REPO}(?:/revision/[\w.-]+)?", Handler.info),
+    (rf"GET /api/models/{REPO}(?:/revision/([\w.-]+))?", Handler.info),
     (rf"GET /api/models/{REPO}/tree/.*", Handler.tree),
     (rf"(?:GET|HEAD) /{REPO}/resolve/[\w.-]+/(.+)", Handler.resolve),
 ]

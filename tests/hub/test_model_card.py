@@ -65,7 +65,7 @@ def test_tables_are_scikit_learns_and_the_runs(trained):
     assert rows["train"] == ["210", "70", "70", "70"]
     assert rows["test"] == [str(summary["texts"]["test"]), "20", "20", "20"]
     assert rows["learning_rate"] == [str(float(rows["learning_rate"][0]))]
-    assert "198,915 of" in card
+    assert "198,915 of 3,494,019 parameters were trained (`last_blocks:1`)" in card
 
 
 def test_no_text_and_no_path_is_in_it(trained):
@@ -137,6 +137,24 @@ def test_a_card_that_is_the_users_own_gets_the_runs_part_below(folder):
     assert new.index("# About us") < new.index("Not measured on test texts.")
 
 
+def test_a_new_card_that_somebody_merges_is_refused_until_it_is(folder):
+    (folder / "README.md").write_text((folder / "README.md").read_text().replace("## Limits", "## Ours"))
+    write_model_card(folder)
+    (folder / "README.md").unlink()
+    write_model_card(folder)
+    assert not (folder / "README.new.md").exists()
+
+
+def test_hand_written_fields_stay_where_the_run_knows_nothing_of_them(folder):
+    (folder / "README.md").write_text(
+        "\ufeff---\nbase_model: me/mine\ndatasets: [me/texts]\nlicense: mit\n---\n# Mine\n"
+    )
+    write_model_card(folder)
+    data = ModelCard.load(folder / "README.md").data.to_dict()
+    assert (data["base_model"], data["datasets"], data["license"]) == ("me/mine", ["me/texts"], "mit")
+    assert (folder / "README.md").read_text().count("---\n") == 2
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [("## Limits", "## Limits of ours"), ("library_name:", "]["), (END, "")],
@@ -156,6 +174,66 @@ def measured_of(names, **settings):
     rng = np.random.default_rng(0)
     labels, logits = rng.integers(0, len(names), 40), rng.normal(size=(40, len(names)))
     return Measurement(names, labels, logits, coverage=Coverage.of([5] * 39 + [600], 256), **settings)
+
+
+def card_of(folder, measured=None, config=None, options=None, **files):
+    """The card of a folder whose files are changed."""
+    import yaml
+
+    for name, fields in {"config": config or {}, **files}.items():
+        path = folder / f"{name}.json"
+        content = read(path) if path.exists() else {}
+        path.write_text(json.dumps({**content, **fields}))
+    (folder / "run_config.yaml").write_text(yaml.safe_dump(options or {}))
+    write_model_card(folder, measured)
+    return (folder / "README.md").read_text()
+
+
+PAIR = {"text_pair_column": "b", "text_pair_separator": "\n||"}
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "files", "wanted", "unwanted"),
+    [
+        ({"decision_threshold": 0.3}, {}, {}, "technology is given where its probability is at least\n0.3", "windows"),
+        ({"window": 8, "window_max_length": 20}, {}, {"tokenizer_config": {"truncation_side": "left"}},
+         "windows of 8 tokens, of its last 20 tokens", "the first"),
+        ({"window": 8, "window_max_length": None}, {}, {}, "windows of 8 tokens, whose", "lose their end"),
+        ({}, {}, {"tokenizer_config": {"truncation_side": "left"}}, "lose their beginning", "lose their end"),
+        ({"model_type": "gpt2_last_token_classifier", "pooling": "mean"}, {}, {}, "on its tokens' mean", "on its last token"),
+        ({"architectures": ["Mine"]}, {}, {}, "a head of its own", "a linear head"),
+        ({}, PAIR, {}, 'give both in one, with "\\n||" between them', "windows"),
+        ({}, {"remove_duplicates": True}, {}, "of which none is a training text", "which training did not see"),
+        ({}, {"remove_duplicates": False}, {}, "On 40 test texts, measured", "of which none"),
+        ({}, {"max_steps": 5, "num_train_epochs": 5.0, "seed": 0, "weight_decay": 0.0}, {}, "| seed | `0` |", "num_train_epochs"),
+        ({}, {"learning_rate": 1e-3}, {"run_state": {"processes": 2}}, "| processes | `2` |", "None"),
+        ({}, {"dataset_name": "me/texts"}, {}, "type: custom", "type: me/texts"),
+        ({}, {"dataset_name": "me/texts"}, {"data_summary": {"rows_read": {"train": {}, "test": {}}}}, "type: me/texts", "custom"),
+        ({}, {"model_name_or_path": "/home/me/secret"}, {}, "a GPT-2 of 4 blocks, 32 wide", "secret"),
+        ({}, {"model_name_or_path": "openai-community/gpt2"}, {}, "base_model: openai-community/gpt2", "32 wide"),
+    ],
+)  # fmt: skip
+def test_the_card_is_true_of_each_kind_of_model(folder, config, options, files, wanted, unwanted):
+    labels = {str(i): name for i, name in enumerate(["sport", "technology"])}
+    card = card_of(folder, measured_of(list(labels.values())), {"id2label": labels, **config}, options, **files)
+    assert wanted in card
+    assert unwanted not in card
+
+
+def test_figures_of_labels_that_are_called_alike(folder):
+    names = ["accuracy", "x" * 60 + "a", "x" * 60 + "b"]
+    measured = measured_of(names)
+    card = card_of(folder, measured, {"id2label": dict(enumerate(names))})
+    rows = cells(card)
+    shown = rows[rows.index(["label", "precision", "recall", "F1", "test texts"]) + 1 :][:3]
+    report = classification_report(measured.labels, measured.predictions, output_dict=True, zero_division=0)
+    assert [row[2] for row in shown] == [f"{report[str(i)]['recall']:.3f}" for i in range(3)]
+    assert [row[4] for row in shown] == [f"{report[str(i)]['support']:.0f}" for i in range(3)]
+
+
+def test_an_old_card_without_a_test_points_to_the_figures(folder):
+    assert "Not measured on test texts." in card_of(folder)
+    assert "The figures are in `test_results.json`." in card_of(folder, test_results={"test_accuracy": 1})
 
 
 def test_labels_are_shown_as_they_are(folder):
@@ -187,7 +265,7 @@ def test_many_labels_have_no_matrix_and_limits_name_mistakes(folder):
     text = (folder / "README.md").read_text()
     assert "true \\ predicted" not in text
     assert "![Confusion matrix](figures/confusion_matrix.png)" in text
-    assert "label 19 ..." in text
+    assert "label 19, ..." in text
     assert re.search(r"Most frequent mistakes on the test: label \d+ taken for label \d+ \(\d\)", text)
-    assert "That were 1 of the test texts." in text
+    assert "tokens lose their end: 1 of the test's." in text
     assert "divided by a temperature of 2" in text

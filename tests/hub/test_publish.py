@@ -45,6 +45,10 @@ def run_dir(finished, tmp_path_factory):
     shutil.copytree(finished, folder)
     (folder / "training_args.bin").write_bytes(b"secret")
     (folder / "notes.txt").write_text("secret")
+    (folder / "model_backup.safetensors").write_bytes(b"secret")
+    (folder / "customers_results.json").write_text("secret")
+    (folder / "figures").mkdir()
+    (folder / "figures" / "screenshot.png").write_text("secret")
     return folder
 
 
@@ -106,7 +110,7 @@ def test_public_and_branch_are_as_asked_for(hub, online, run_dir):
         (("POST", "repos/create", 403), "the token may not write there"),
         (("POST", "commit/main", 409), "somebody else has changed the repository meanwhile"),
         (("POST", "commit/main", 500), "the Hub has failed: the saved run is as it was"),
-        (("POST", "commit/main", 0), "the upload has failed"),
+        (("POST", "commit/main", 0), "the Hub cannot be reached or refuses"),
     ],
 )
 def test_a_failed_upload_is_one_line_and_the_next_one_succeeds(hub, online, run_dir, failure, message):
@@ -134,6 +138,7 @@ def test_a_connection_that_breaks_in_a_file_is_tried_again(hub, online, run_dir)
         (["--repo_id", "a/b/c"], "take a name such as me/spam-filter"),
         (["--commit_message", ""], "commit_message is empty"),
         (["--model_dir", "{tmp}"], "holds no saved model"),
+        (["--repo_id", "a b"], "take a name such as me/spam-filter"),
         (["--nope"], "unrecognized arguments"),
     ],
 )
@@ -154,6 +159,44 @@ def test_an_unfinished_run_is_not_published(online, run_dir, tmp_path):
     assert_refused(online("scripts/publish.py", "--model_dir", tmp_path / "x"), "this run has not finished")
 
 
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda folder: (folder / "run_state.json").write_text("{"), "run_state.json: cannot be read"),
+        (lambda folder: (folder / "README.md").write_bytes(b"\xff"), "README.md: cannot be read"),
+        (
+            lambda folder: (folder / "README.new.md").write_text("new"),
+            "README.md is of an earlier run, and README.new.md",
+        ),
+        (
+            lambda folder: os.replace(folder / "config.json", folder / "x") or (folder / "config.json").symlink_to("x"),
+            "a symbolic link",
+        ),
+    ],
+)
+def test_a_folder_that_is_not_in_order_is_not_published(hub, online, run_dir, tmp_path, break_it, message):
+    shutil.copytree(run_dir, tmp_path / "x")
+    break_it(tmp_path / "x")
+    assert_refused(online("scripts/publish.py", "--model_dir", tmp_path / "x"), message)
+    assert hub.repos == {}
+
+
+def test_what_an_earlier_upload_has_left_is_removed_and_names_are_the_repositorys(hub, online, run_dir, tmp_path):
+    shutil.copytree(run_dir, tmp_path / "local name")
+    online("scripts/publish.py", "--model_dir", tmp_path / "local name", "--repo_id", "mine")
+    files_of(hub, "me/mine").update(
+        {"model-00001-of-00002.safetensors": b"old", "figures/length.png": b"old", "mine.txt": b"kept"}
+    )
+    result = online("scripts/publish.py", "--model_dir", tmp_path / "local name", "--repo_id", "mine")
+    assert result.returncode == 0, result.stderr
+    assert files_of(hub, "me/mine").keys() == PUBLISHED | {"mine.txt"}
+    card = ModelCard(files_of(hub, "me/mine")["README.md"].decode())
+    assert card.data.model_name == "mine"
+    assert card.text.startswith("\n# mine\n")
+    online("scripts/publish.py", "--model_dir", tmp_path / "local name", "--repo_id", "mine", "--revision", "v1")
+    assert 'model="me/mine", revision="v1"' in files_of(hub, "me/mine", "v1")["README.md"].decode()
+
+
 def test_training_publishes_at_its_end_and_asks_for_a_login_before(hub, online, texts_file, tmp_path):
     fields = [
         *fields_of(NANO, texts_file, tmp_path / "run"),
@@ -164,14 +207,15 @@ def test_training_publishes_at_its_end_and_asks_for_a_login_before(hub, online, 
         "--plots",
         "false",
     ]
-    command = ["scripts/train.py", *fields, "--push_to_hub", "true", "--hub_model_id", "team/mine"]
+    command = ["scripts/train.py", *fields, "--push_to_hub", "true", "--hub_model_id", "mine"]
     assert_refused(online(*command, token=None), "log in with `hf auth login`")
     assert not (tmp_path / "run").exists()
     result = online(*command, "--hub_token", TOKEN, token=None)
     assert result.returncode == 0, result.stderr
-    assert f"Published at {hub.endpoint}/team/mine (private" in result.stdout
-    assert files_of(hub, "team/mine").keys() == PUBLISHED
-    assert hub.repos["team/mine"]["commits"] == 1
+    assert f"Published at {hub.endpoint}/me/mine (private" in result.stdout
+    assert files_of(hub, "me/mine").keys() == PUBLISHED
+    assert hub.repos["me/mine"]["commits"] == 1
+    assert b'model="me/mine"' in files_of(hub, "me/mine")["README.md"]
     assert not [path for path, content in content_of(tmp_path).items() if TOKEN.encode() in content]
 
 
@@ -195,10 +239,11 @@ def test_a_template_publishes_too(hub, online, texts_file, tmp_path):
         f"m = GPT2LastTokenClassifier.from_pretrained({str(tmp_path / 'x')!r});"
         f"args = TrainingArguments({str(tmp_path / 'x')!r}, use_cpu=True, push_to_hub=True, hub_model_id='me/x');"
         f"t = RecipeTrainer(m, args, processing_class=load_tokenizer({str(tmp_path / 'x')!r}, m.config));"
-        "print(t.push_to_hub(license='mit'))"
+        "print(t.push_to_hub(license='mit', tags='nlp', finetuned_from='/home/me', tasks='x'))"
     )
     result = online("-c", code)
     assert result.returncode == 0, result.stderr
     card = ModelCard(files_of(hub, "me/x")["README.md"].decode())
-    assert card.data.license == "mit"
+    assert (card.data.license, card.data.tags[-1]) == ("mit", "nlp")
+    assert "/home/me" not in card.content
     assert "Not measured on test texts." in card.text
