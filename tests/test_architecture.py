@@ -31,6 +31,8 @@ OPTIONAL = {
     "evaluation.plots",
     "evaluation.run_figures",
     "experiments.fitting",
+    "experiments.options",
+    "experiments.probing",
 }
 MAX_LINES, MAX_TOP = 300, 8
 
