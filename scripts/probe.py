@@ -79,7 +79,8 @@ def main() -> None:
             "best_depth": advice.best,
             "standard_error": advice.standard_error,
             "shallowest_depth": advice.depth,
-            "trainable": f"last_blocks:{advice.blocks}",
+            "at_most": f"last_blocks:{advice.blocks}",
+            "begin_with": f"last_blocks:{advice.begin}",
             "advice": advice.sentence,
         }
         write_json(args.output_file, figures)

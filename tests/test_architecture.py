@@ -31,7 +31,9 @@ OPTIONAL = {
     "evaluation.plots",
     "evaluation.run_figures",
     "experiments.fitting",
+    "experiments.curves",
     "experiments.options",
+    "experiments.power_law",
     "experiments.probing",
 }
 MAX_LINES, MAX_TOP = 300, 8

@@ -100,7 +100,8 @@ class Advice:
     best: int  # the shallowest depth of the highest accuracy
     standard_error: float
     depth: int
-    blocks: int  # to train: those above the depth, and at least one
+    blocks: int  # above the depth, and at least one: how many training has reason to reach
+    begin: int  # how many to train first: one where the last block's state is as good, else all of those
     sentence: str
 
 
@@ -115,14 +116,15 @@ def advise(scores: Sequence[dict[str, float]], texts: int) -> Advice:
     within = accuracies >= accuracies[best] - error
     depth = int(within.argmax())
     blocks = max(last - depth, 1)
-    others = "is within it too" if within[last] else "is not within it"
+    begin = 1 if within[last] else blocks
+    last_too = f"the last block's {accuracies[last]:.3f} is {'within it too' if within[last] else 'not'}"
     sentence = (
         f"{name_depth(depth).capitalize()} is the shallowest depth ({accuracies[depth]:.3f}) within one standard error"
-        f" ({error:.3f}, of {texts:,} texts) of the best ({accuracies[best]:.3f}, {name_depth(best)}), so a starting point is"
-        f" --trainable last_blocks:{blocks}; check it by training, beside last_blocks:1 (the last block's {accuracies[last]:.3f}"
-        f" {others}), since a probe of frozen states cannot tell what training makes of them."
+        f" ({error:.3f}, of {texts:,} texts) of the best ({accuracies[best]:.3f}, {name_depth(best)}), so up to"
+        f" --trainable last_blocks:{blocks} may pay; {last_too}, so begin with last_blocks:{begin}, and check by training"
+        " whether another number does better: a probe of frozen states cannot tell what training makes of them."
     )
-    return Advice(best, error, depth, blocks, sentence)
+    return Advice(best, error, depth, blocks, begin, sentence)
 
 
 def name_depth(depth: int) -> str:

@@ -63,20 +63,27 @@ def scores_of(*right, texts=100):
 
 
 @pytest.mark.parametrize(
-    ("right", "best", "depth", "blocks", "words"),
+    ("right", "best", "depth", "blocks", "begin", "words"),
     [
-        ([50, 80, 86, 90, 88], 3, 3, 1, "0.880 is within it too"),  # the error of 90 % of 100 is 0.03
-        ([50, 80, 87, 90, 80], 3, 2, 2, "0.800 is not within it"),
-        ([50, 60, 70, 80, 90], 4, 4, 1, "last_blocks:1;"),  # at least one
-        ([90, 60, 70, 80, 90], 0, 0, 4, "The embeddings is the shallowest depth"),
-        ([98, 99, 100, 100, 100], 2, 2, 2, "(0.009, of 100 texts)"),  # no error at all by the usual formula
+        (
+            [50, 80, 86, 90, 88],
+            3,
+            3,
+            1,
+            1,
+            "0.880 is within it too, so begin with last_blocks:1,",
+        ),  # the error of 90 % of 100 is 0.03
+        ([50, 80, 87, 90, 80], 3, 2, 2, 2, "0.800 is not, so begin with last_blocks:2,"),
+        ([50, 60, 70, 80, 90], 4, 4, 1, 1, "block 4)"),  # at least one
+        ([90, 60, 70, 80, 90], 0, 0, 4, 1, "The embeddings is the shallowest depth"),
+        ([98, 99, 100, 100, 100], 2, 2, 2, 1, "(0.009, of 100 texts)"),  # no error at all by the usual formula
     ],
 )
-def test_advice_is_the_one_standard_error_rule(right, best, depth, blocks, words):
+def test_advice_is_the_one_standard_error_rule(right, best, depth, blocks, begin, words):
     scores = scores_of(*right)
     advice = advise(scores, 100)
-    assert (advice.best, advice.depth, advice.blocks) == (best, depth, blocks)
-    assert f"--trainable last_blocks:{blocks}; check it by training" in advice.sentence
+    assert (advice.best, advice.depth, advice.blocks, advice.begin) == (best, depth, blocks, begin)
+    assert f"--trainable last_blocks:{blocks} may pay" in advice.sentence
     assert words in advice.sentence
 
 

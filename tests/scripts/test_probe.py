@@ -24,7 +24,7 @@ def test_probe_finds_the_label_and_writes_both_files(tmp_path, texts_file):
     best = max(row["accuracy"] for row in figures["depths"])
     assert figures["depths"][figures["best_depth"]]["accuracy"] == best > 0.8  # a third of the labels each
     assert figures["texts"] == {"train": 84, "validation": 12}
-    assert figures["trainable"] == f"last_blocks:{max(12 - figures['shallowest_depth'], 1)}"
+    assert figures["at_most"] == f"last_blocks:{max(12 - figures['shallowest_depth'], 1)}"
     assert set(figures["baselines"]) == {"majority", "tfidf"}
     assert figures["advice"] in result.stdout
     assert re.search(rf"block 12 \(h\.11\) +{figures['depths'][12]['accuracy']:.3f} ", result.stdout)
