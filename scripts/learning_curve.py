@@ -94,10 +94,10 @@ def main() -> None:
             guesses[name] = guess
             print(describe_guess(name, guess, args.seeds))
     if guesses:
-        right = round(test_texts * max(guess["accuracy"] for guess in guesses.values()))
+        right = round(test_texts * min(guess["accuracy"] for guess in guesses.values()))
         low, high = wilson_interval(right, test_texts)
         print(
-            f"That is a guess; these test texts alone leave ± {(high - low) / 2:.3f} open, which no interval here counts."
+            f"That is a guess; these test texts alone leave up to ± {(high - low) / 2:.3f} open, which no interval here counts."
         )
     else:
         print("No power law: it needs three sizes")

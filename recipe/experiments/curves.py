@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 Fit = Callable[[Mapping[str, Dataset], int], np.ndarray | None]
 TITLES = {"gpt2": "GPT-2", "tfidf": "TF-IDF + logistic regression"}
 COLORS = {"gpt2": BLUE, "tfidf": GREY}
-MISFIT = 0.01  # of accuracy: a law that misses what was measured by more says nothing of what was not
+MISFIT = 0.01  # of accuracy: a law that misses what was measured by more says little of what was not
 SCORES = {"accuracy": "accuracy", "macro_f1": "macro F1"}
 
 
@@ -155,9 +155,7 @@ def describe_guess(name: str, guess: dict[str, Any], seeds: int) -> str:
         interval = f"{guess['accuracy_low']:.3f} - {guess['accuracy_high']:.3f}, 95 %, bootstrap over {seeds} seeds"
     line = f"{TITLES[name]}: {law}; with {guess['texts']:,} texts, accuracy {guess['accuracy']:.3f} ({interval})"
     if guess["misfit"] > MISFIT:
-        line += (
-            f"; the law is off by {guess['misfit']:.3f} at a measured point: no power law yet, so leave out small parts"
-        )
+        line += f"; rely on it less: the law is off by {guess['misfit']:.3f} at a measured size (noise, or small parts that no power law fits)"
     return line
 
 

@@ -128,8 +128,8 @@ def test_summary_table_and_picture(splits, tmp_path):
     errors = [{**point, "error": 1 - point["gpt2"]["accuracy"]} for point in measured]
     guess = extrapolate(errors, 30)
     assert f"with 180 texts, accuracy {guess['accuracy']:.3f} (" in describe_guess("gpt2", guess, 2)
-    assert "no power law yet" in describe_guess("gpt2", {**guess, "misfit": 0.02}, 2)
-    assert "no power law yet" not in describe_guess("gpt2", {**guess, "misfit": 0.002}, 2)
+    assert "rely on it less" in describe_guess("gpt2", {**guess, "misfit": 0.02}, 2)
+    assert "rely on it less" not in describe_guess("gpt2", {**guess, "misfit": 0.002}, 2)
     accuracy, macro_f1 = draw_curves(measured, {"gpt2": guess}, "a $title$").axes
     dotted = [line for line in accuracy.lines if line.get_linestyle() == ":"]
     assert [line.get_xdata()[[0, -1]].round().tolist() for line in dotted] == [[9, 180]]
