@@ -13,6 +13,8 @@ COMMANDS = {
     "demo": ("demo", "try a saved model out in the browser"),
     "publish": ("publish", "upload a run to the Hugging Face Hub"),
     "export-onnx": ("export_onnx", "write a model for onnxruntime"),
+    "probe": ("probe", "find the depth at which the label can be read"),
+    "learning-curve": ("learning_curve", "measure how accuracy grows with the texts"),
     "inspect": ("inspect_model", "print a model, what trains, and the tokens of a text"),
     "feature-cache": ("feature_cache", "list and clear the cached features"),
     "fetch-sample": ("fetch_sample", "fetch the SMS sample"),

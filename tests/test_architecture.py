@@ -35,6 +35,10 @@ OPTIONAL = {
     "experiments.drawing",
     "experiments.fitting",
     "experiments.rows",
+    "experiments.curves",
+    "experiments.options",
+    "experiments.power_law",
+    "experiments.probing",
 }
 MAX_LINES, MAX_TOP = 300, 8
 

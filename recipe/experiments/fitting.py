@@ -1,9 +1,13 @@
 """One training among many: the steps 4 to 8 of scripts/train.py, without its folder, its report and its checkpoints."""
 
 import copy
-from collections.abc import Mapping
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 
+import datasets
 import numpy as np
 from datasets import Dataset, DatasetDict
 from transformers import PrinterCallback, set_seed
@@ -15,6 +19,19 @@ from recipe.model.freezing import freeze_except, trainable_patterns
 from recipe.model.loading import load_config
 from recipe.training.class_weights import balanced_loss
 from recipe.training.trainer import RecipeTrainer
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Silence what each of many trainings would say again: the tokens seen, the cache's decision, bars."""
+    logger, level = logging.getLogger("recipe"), logging.getLogger("recipe").level
+    logger.setLevel(logging.ERROR)
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        datasets.enable_progress_bars()
 
 
 def predict_after_training(
@@ -36,7 +53,8 @@ def predict_after_training(
     name, revision = model_args.model_name_or_path, model_args.model_revision
     config = load_config(name, revision)
     args = copy.copy(training_args)
-    args.eval_strategy = args.save_strategy = "no"
+    args.save_strategy = "no"
+    args.eval_strategy, args.eval_delay = "epoch", math.inf  # never comes, but `test` is cached as what is evaluated is
     args.load_best_model_at_end, args.report_to = False, []
     args.disable_tqdm, args.logging_strategy = True, "no"
     args.seed = args.seed if seed is None else seed

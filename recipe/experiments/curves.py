@@ -1,0 +1,201 @@
+"""Learning curve: accuracy and macro F1 by the number of training texts, of GPT-2 and of TF-IDF on the same subsets."""
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import xxhash
+from datasets import Dataset
+from tqdm.auto import tqdm
+
+from recipe.atomic import write_json
+from recipe.errors import RecipeError, explain, shorten
+from recipe.evaluation.metrics import label_metrics
+from recipe.evaluation.plots import BLUE, GREY
+from recipe.experiments.power_law import PowerLaw
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+logger = logging.getLogger(__name__)
+
+# Trains on `train` with a seed, and returns the label ids of `test`: int [N]; None where that cannot be done.
+Fit = Callable[[Mapping[str, Dataset], int], np.ndarray | None]
+TITLES = {"gpt2": "GPT-2", "tfidf": "TF-IDF + logistic regression"}
+COLORS = {"gpt2": BLUE, "tfidf": GREY}
+MISFIT = 0.01  # of accuracy: a law that misses what was measured by more says little of what was not
+SCORES = {"accuracy": "accuracy", "macro_f1": "macro F1"}
+
+
+def nested_order(labels: np.ndarray, seed: int) -> np.ndarray:
+    """Return the rows in an order of which every beginning is a stratified sample: int [N].
+
+    Row k of a label's m shuffled rows has its place at (k + 1/2) / m of the way, so that a beginning of n rows holds n/N of
+    each label's, but for rounding.
+    """
+    rng, place = np.random.default_rng(seed), np.empty(len(labels))
+    for label in np.unique(labels):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        place[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
+    return np.lexsort((rng.permutation(len(labels)), place))
+
+
+class Points:
+    """The measured points, kept in a file beside the results until those are complete: an interrupted run finds them again.
+
+    Raises:
+        RecipeError: a file that cannot be read, or whose points are of other options or texts.
+    """
+
+    def __init__(self, output_file: Path, settings: dict[str, Any], splits: Mapping[str, Dataset]):
+        content = (settings, *(splits[name][column][:] for name in ("train", "test") for column in ("text", "label")))
+        self.run = xxhash.xxh3_128_hexdigest(repr(content).encode())
+        self.path, self.found = output_file.with_name(f"{output_file.name}.unfinished"), []
+        if not self.path.exists():
+            return
+        fix = "remove it to start from scratch"
+        with explain((OSError, ValueError, KeyError, TypeError), f"{self.path}: cannot be read", fix):
+            kept = json.loads(self.path.read_text(encoding="utf-8"))
+            if kept["run"] != self.run:
+                raise RecipeError(
+                    f"{self.path}: holds the points of other options or texts: give those again, or {fix}"
+                )
+            self.found = kept["points"]
+
+    def find(self, texts: int, seed: int) -> dict[str, Any] | None:
+        return next((point for point in self.found if (point["texts"], point["seed"]) == (texts, seed)), None)
+
+    def add(self, point: dict[str, Any]) -> None:
+        self.found.append(point)
+        write_json(self.path, {"run": self.run, "points": self.found})
+
+
+def measure_curve(
+    splits: Mapping[str, Dataset],
+    fractions: Sequence[float],
+    seeds: Sequence[int],
+    fits: Mapping[str, Fit],
+    points: Points,
+    progress: bool = False,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Fit every classifier to every subset, and measure it on the same test split.
+
+    Args:
+        splits: `train` and `test`, with `text` and `label` (ClassLabel).
+        fractions: of the training texts, rising.
+        seeds: each draws subsets of its own, and is passed on to the fits.
+        fits: by the names of TITLES.
+
+    Returns:
+        The points, with `texts`, `fraction`, `seed` and, of each fit, `accuracy` and `macro_f1`; and the subsets that were
+        skipped, since they lack labels, with `lacks`.
+    """
+    train, labels = splits["train"], np.array(splits["train"]["label"])
+    names, true = train.features["label"].names, np.array(splits["test"]["label"])
+    sizes = {max(round(fraction * len(train)), 1): fraction for fraction in fractions}
+    measured, skipped = [], []
+    total = len(seeds) * sum(sizes)
+    with tqdm(total=total, desc="Training", unit=" texts", disable=not progress) as bar:
+        for seed in seeds:
+            order = nested_order(labels, seed)
+            for size, fraction in sizes.items():
+                rows = np.sort(order[:size])
+                about = {"texts": size, "fraction": fraction, "seed": seed}
+                if lacks := [names[label] for label in np.setdiff1d(labels, labels[rows])]:
+                    skipped.append({**about, "lacks": lacks})
+                elif point := points.find(size, seed):
+                    measured.append(point)
+                else:
+                    subset, point = {"train": train.select(rows), "test": splits["test"]}, about
+                    for name, fit in fits.items():
+                        if (predictions := fit(subset, seed)) is not None:
+                            figures = label_metrics(predictions, true)
+                            point[name] = {score: figures[score] for score in SCORES}
+                    points.add(point)
+                    measured.append(point)
+                bar.update(size)
+    return measured, skipped
+
+
+def summarize(points: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Return a row a classifier and size, by rising size: `name`, `texts`, `fraction`, `seeds`, and mean and sd of each score.
+
+    The sd is over seeds (n - 1), and missing for one seed.
+    """
+    rows = [{**point, **point[name], "name": name} for point in points for name in TITLES if name in point]
+    groups = pd.DataFrame(rows).groupby(["name", "texts", "fraction"])
+    scores = {f"{score}_{kind}": (score, kind.replace("sd", "std")) for score in SCORES for kind in ("mean", "sd")}
+    return groups.agg(seeds=("seed", "size"), **scores).reset_index()
+
+
+def curve_table(summary: pd.DataFrame) -> str:
+    """Return the table: a row a size, and for each classifier mean and sd of its scores."""
+    table = pd.DataFrame(index=pd.Index(summary["texts"].unique()).sort_values())
+    for name in (name for name in TITLES if name in set(summary["name"])):
+        of_name = summary[summary["name"] == name].set_index("texts")
+        for score, title in SCORES.items():
+            mean, sd = of_name[f"{score}_mean"], of_name[f"{score}_sd"]
+            cells = [f"{m:.3f}" + ("" if np.isnan(s) else f" ± {s:.3f}") for m, s in zip(mean, sd, strict=True)]
+            table[f"{TITLES[name].split()[0]} {title}"] = pd.Series(cells, of_name.index)
+    shares = summary.groupby("texts")["fraction"].first()
+    table.index = [f"{texts:,} ({100 * shares[texts]:g} %)" for texts in table.index]
+    return table.fillna("").to_string()
+
+
+def describe_guess(name: str, guess: dict[str, Any], seeds: int) -> str:
+    """Say the law and what it expects of twice the texts, in one line."""
+    law = PowerLaw(*(guess[parameter] for parameter in "abc"))
+    interval = "no interval: one seed"
+    if "accuracy_low" in guess:
+        interval = f"{guess['accuracy_low']:.3f} - {guess['accuracy_high']:.3f}, 95 %, bootstrap over {seeds} seeds"
+    line = f"{TITLES[name]}: {law}; with {guess['texts']:,} texts, accuracy {guess['accuracy']:.3f} ({interval})"
+    if guess["misfit"] > MISFIT:
+        line += f"; rely on it less: the law is off by {guess['misfit']:.3f} at a measured size (noise, or small parts that no power law fits)"
+    return line
+
+
+def draw_curves(points: Sequence[dict[str, Any]], guesses: Mapping[str, dict[str, Any]], title: str) -> "Figure":
+    """Draw both scores by the number of texts, a dot a seed, a band of one sd; the law of the accuracy dotted beyond."""
+    from matplotlib.figure import Figure  # not pyplot, which would look for a screen
+
+    figure = Figure(figsize=(10, 4), dpi=120, layout="constrained")
+    figure.suptitle(shorten(title, 90), parse_math=False)
+    summary = summarize(points)
+    for axes, (score, name_of_score) in zip(figure.subplots(1, 2), SCORES.items(), strict=True):
+        for name in (name for name in TITLES if name in set(summary["name"])):
+            draw_curve(
+                axes, [point for point in points if name in point], summary[summary["name"] == name], name, score
+            )
+            if score == "accuracy" and name in guesses:
+                draw_guess(axes, guesses[name], summary["texts"].min(), COLORS[name])
+        axes.set_xscale("log")
+        ticks = sorted({int(texts) for texts in summary["texts"]} | {guess["texts"] for guess in guesses.values()})
+        axes.set_xticks(ticks, labels=[f"{texts:,}" for texts in ticks], rotation=30)
+        axes.minorticks_off()
+        axes.set(xlabel="training texts", title=f"{name_of_score[0].upper()}{name_of_score[1:]} on test")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8, frameon=False, loc="lower right")
+    return figure
+
+
+def draw_curve(axes: "Axes", points: Sequence[dict[str, Any]], summary: pd.DataFrame, name: str, score: str) -> None:
+    """Draw one classifier's means, their band of one sd, and a dot a seed."""
+    texts, mean, sd = summary["texts"], summary[f"{score}_mean"], summary[f"{score}_sd"].fillna(0)
+    axes.plot(texts, mean, "-", color=COLORS[name], label=TITLES[name])
+    axes.fill_between(texts, mean - sd, mean + sd, color=COLORS[name], alpha=0.2, linewidth=0)
+    axes.plot([p["texts"] for p in points], [p[name][score] for p in points], "o", color=COLORS[name], markersize=3)
+
+
+def draw_guess(axes: "Axes", guess: dict[str, Any], smallest: int, color: str) -> None:
+    """Draw the fitted law, also where it was measured, so that a bad fit shows; and its interval at its end."""
+    law = PowerLaw(*(guess[parameter] for parameter in "abc"))
+    texts = np.geomspace(smallest, guess["texts"])
+    axes.plot(texts, 1 - law(texts), ":", color=color, label="its power law, to twice the texts")
+    if "accuracy_low" in guess:
+        low, high = guess["accuracy"] - guess["accuracy_low"], guess["accuracy_high"] - guess["accuracy"]
+        axes.errorbar(guess["texts"], guess["accuracy"], [[max(low, 0)], [max(high, 0)]], color=color, capsize=3)

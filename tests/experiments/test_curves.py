@@ -1,0 +1,137 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import make_texts
+from saved_models import LABELS, to_dataset
+from sklearn.metrics import f1_score
+
+from recipe.errors import RecipeError
+from recipe.experiments.curves import (
+    Points,
+    curve_table,
+    describe_guess,
+    draw_curves,
+    measure_curve,
+    nested_order,
+    summarize,
+)
+from recipe.experiments.power_law import extrapolate
+
+FRACTIONS = [0.1, 0.5, 1.0]
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return {"train": to_dataset(make_texts(90, LABELS), LABELS), "test": to_dataset(make_texts(30, LABELS, 1), LABELS)}
+
+
+class FakeFit:
+    """Right for as many test texts as it has training texts, at most."""
+
+    def __init__(self, stop_at=None):
+        self.calls, self.stop_at = [], stop_at
+
+    def __call__(self, splits, seed):
+        if len(self.calls) == self.stop_at:
+            raise KeyboardInterrupt
+        self.calls.append((splits["train"]["text"][:], seed))
+        true = np.array(splits["test"]["label"])
+        return np.where(np.arange(len(true)) < len(splits["train"]), true, (true + 1) % 3)
+
+
+def measure(splits, folder, fit, fractions=FRACTIONS, seeds=(7, 8), settings=None, **others):
+    points = Points(folder / "x.json", settings or {}, splits)
+    return measure_curve(splits, fractions, seeds, {"gpt2": fit, **others}, points)
+
+
+def test_beginnings_are_stratified():
+    labels = np.random.default_rng(0).choice(4, 500, p=[0.6, 0.3, 0.08, 0.02])
+    order = nested_order(labels, seed=1)
+    assert sorted(order) == list(range(500))
+    assert (order != nested_order(labels, seed=2)).any()
+    shares = np.bincount(labels) / 500
+    for size in range(1, 501):
+        assert (abs(np.bincount(labels[order[:size]], minlength=4) - size * shares) <= 2).all()
+
+
+def test_subsets_are_nested_and_differ_by_seed(splits, tmp_path):
+    fit = FakeFit()
+    measured, skipped = measure(splits, tmp_path, fit)
+    assert [(point["texts"], point["seed"]) for point in measured] == [(n, s) for s in (7, 8) for n in (9, 45, 90)]
+    assert skipped == []
+    for small, medium, complete in (fit.calls[:3], fit.calls[3:]):
+        assert set(small[0]) < set(medium[0]) < set(complete[0])
+        assert complete[0] == splits["train"]["text"][:]
+    assert set(fit.calls[0][0]) != set(fit.calls[3][0])
+    assert [seed for _, seed in fit.calls] == [7, 7, 7, 8, 8, 8]
+
+
+def test_scores_are_scikit_learns(splits, tmp_path):
+    fit = FakeFit()
+    measured, _ = measure(splits, tmp_path, fit)
+    true = np.array(splits["test"]["label"])
+    predicted = np.where(np.arange(30) < 9, true, (true + 1) % 3)
+    assert measured[0]["gpt2"]["accuracy"] == pytest.approx(0.3)
+    assert measured[0]["gpt2"]["macro_f1"] == pytest.approx(f1_score(true, predicted, average="macro"))
+    assert measured[2]["gpt2"] == {"accuracy": 1, "macro_f1": 1}
+
+
+def test_parts_without_a_label_are_skipped_and_said(tmp_path):
+    rare = pd.concat([make_texts(58, LABELS[:2]), make_texts(3, LABELS)[2:]])
+    splits = {"train": to_dataset(rare, LABELS), "test": to_dataset(make_texts(30, LABELS, 1), LABELS)}
+    measured, skipped = measure(splits, tmp_path, FakeFit(), seeds=[7])
+    assert skipped == [{"texts": 6, "fraction": 0.1, "seed": 7, "lacks": ["technology"]}]
+    assert [point["texts"] for point in measured] == [30, 59]
+
+
+def test_an_interrupted_run_measures_only_what_is_missing(splits, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        measure(splits, tmp_path, FakeFit(stop_at=4))
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json.unfinished"]
+    rest = FakeFit()
+    measured, _ = measure(splits, tmp_path, rest)
+    assert [(len(texts), seed) for texts, seed in rest.calls] == [(45, 8), (90, 8)]
+    once = tmp_path / "once"
+    once.mkdir()
+    assert measured == measure(splits, once, FakeFit())[0]
+
+
+def test_points_of_another_run_are_refused(splits, tmp_path):
+    measure(splits, tmp_path, FakeFit())
+    others = {"train": splits["test"], "test": splits["train"]}
+    for settings, data in [({"learning_rate": 1}, splits), ({}, others)]:
+        with pytest.raises(RecipeError, match=r"x\.json\.unfinished: holds the points of other options or texts"):
+            measure(data, tmp_path, FakeFit(), settings=settings)
+    for content in ("{", "[]", "{}"):
+        (tmp_path / "x.json.unfinished").write_text(content)
+        with pytest.raises(RecipeError, match=r"cannot be read .*remove it to start from scratch"):
+            measure(splits, tmp_path, FakeFit())
+
+
+def test_summary_table_and_picture(splits, tmp_path):
+    pytest.importorskip("matplotlib")
+    baseline = FakeFit()
+    measured, _ = measure(
+        splits, tmp_path, FakeFit(), tfidf=lambda splits, seed: baseline(splits, seed) if seed == 7 else None
+    )
+    measured[0]["gpt2"]["accuracy"] = 0.4  # of 9 texts; the other seed's is 0.3
+    summary = summarize(measured)
+    first = summary[(summary["name"] == "gpt2") & (summary["texts"] == 9)].iloc[0]
+    assert (first["seeds"], first["accuracy_mean"]) == (2, pytest.approx(0.35))
+    assert first["accuracy_sd"] == pytest.approx(np.std([0.3, 0.4], ddof=1))
+    lines = curve_table(summary).splitlines()
+    assert lines[1].split()[:5] == ["9", "(10", "%)", "0.350", "±"]
+    assert "0.300" in lines[1]  # of one seed: no sd
+    json.dumps(measured)
+    errors = [{**point, "error": 1 - point["gpt2"]["accuracy"]} for point in measured]
+    guess = extrapolate(errors, 30)
+    assert f"with 180 texts, accuracy {guess['accuracy']:.3f} (" in describe_guess("gpt2", guess, 2)
+    assert "rely on it less" in describe_guess("gpt2", {**guess, "misfit": 0.02}, 2)
+    assert "rely on it less" not in describe_guess("gpt2", {**guess, "misfit": 0.002}, 2)
+    accuracy, macro_f1 = draw_curves(measured, {"gpt2": guess}, "a $title$").axes
+    dotted = [line for line in accuracy.lines if line.get_linestyle() == ":"]
+    assert [line.get_xdata()[[0, -1]].round().tolist() for line in dotted] == [[9, 180]]
+    assert not [line for line in macro_f1.lines if line.get_linestyle() == ":"]
+    np.testing.assert_allclose(accuracy.lines[0].get_ydata(), [0.35, 1, 1])

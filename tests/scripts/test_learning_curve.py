@@ -1,0 +1,52 @@
+"""scripts/learning_curve.py as a user runs it."""
+
+import json
+
+import pytest
+from conftest import assert_one_line, assert_refused, fields_of, run, tiny_folder
+
+CURVE = ["python", "scripts/learning_curve.py"]
+FEW = ["--num_train_epochs", "2", "--per_device_train_batch_size", "8", "--learning_rate", "1e-3"]
+
+
+@pytest.fixture
+def fields(texts_file, tmp_path):
+    return [*fields_of(tiny_folder(), texts_file, tmp_path)[:4], *FEW]
+
+
+def test_curve_is_measured_and_written(tmp_path, fields):
+    output, plot = tmp_path / "curve.json", tmp_path / "curve.png"
+    words = ["--fractions", "0.25", "1", "0.5", "--seeds", "2", "--output_file", output, "--plot_file", plot]
+    result = run(*CURVE, *fields, *words)
+    assert result.returncode == 0, result.stderr
+    results = json.loads(output.read_text())
+    points = results["points"]
+    assert [(point["texts"], point["seed"]) for point in points] == [(n, s) for s in (42, 43) for n in (21, 42, 84)]
+    assert all(0 <= point[name][score] <= 1 for point in points for name in ("gpt2", "tfidf") for score in point[name])
+    assert [row["texts"] for row in results["summary"]] == [21, 42, 84] * 2
+    assert set(results["power_laws"]) == {"gpt2", "tfidf"}
+    assert results["power_laws"]["gpt2"]["texts"] == 168
+    assert "Test split of 24 texts; mean ± sd over 2 seeds" in result.stdout
+    assert "\n21 (25 %) " in result.stdout
+    assert "with 168 texts, accuracy" in result.stdout
+    assert "Training: 100%" in result.stderr
+    assert "Tokenizing" not in result.stderr
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["curve.json", "curve.png"]
+
+
+def test_mistakes_are_one_line(tmp_path, run_here, fields):
+    output = ["--output_file", tmp_path / "x.json"]
+    (tmp_path / "old.json").touch()
+    for words, message in [
+        ([], "required: --output_file"),
+        (["--output_file", tmp_path / "old.json"], "exists: give another one, or pass --overwrite_output_file"),
+        ([*output, "--fractions", "0", "1"], "take numbers above 0, up to 1"),
+        ([*output, "--seeds", "0"], "seeds is 0"),
+        ([*output, "--seeds", "many"], "invalid int value"),
+        ([*output, "--model_name_or_path", tmp_path / "none"], "does not exist"),
+    ]:
+        assert_one_line(run_here([*CURVE, *fields, *words]), message)
+    (tmp_path / "x.json.unfinished").write_text('{"run": "another", "points": []}')
+    assert_refused(run_here([*CURVE, *fields, *output]), "holds the points of other options or texts")
+    assert not (tmp_path / "x.json").exists()
