@@ -9,6 +9,7 @@ from recipe.shipped import PACKAGE
 COMMANDS = {
     "train": ("train", "fine-tune GPT-2 on texts and labels"),
     "evaluate": ("evaluate_model", "measure a saved model, calibrate it, draw its figures"),
+    "cross-validate": ("cross_validate", "measure a recipe on all texts, by folds"),
     "predict": ("predict", "classify texts"),
     "publish": ("publish", "upload a run to the Hugging Face Hub"),
     "export-onnx": ("export_onnx", "write a model for onnxruntime"),

@@ -31,6 +31,7 @@ OPTIONAL = {
     "evaluation.plots",
     "evaluation.run_figures",
     "experiments.fitting",
+    "experiments.folds",
 }
 MAX_LINES, MAX_TOP = 300, 8
 
