@@ -10,6 +10,7 @@ COMMANDS = {
     "train": ("train", "fine-tune GPT-2 on texts and labels"),
     "evaluate": ("evaluate_model", "measure a saved model, calibrate it, draw its figures"),
     "cross-validate": ("cross_validate", "measure a recipe on all texts, by folds"),
+    "find-label-errors": ("find_label_errors", "find texts that are probably mislabelled"),
     "predict": ("predict", "classify texts"),
     "publish": ("publish", "upload a run to the Hugging Face Hub"),
     "export-onnx": ("export_onnx", "write a model for onnxruntime"),
@@ -22,7 +23,7 @@ USAGE = "\n".join(
         "usage: gpt2-classifier COMMAND [--help] [options]",
         "       gpt2-classifier --version",
         "",
-        *(f"    {name:<15}{about}" for name, (_, about) in COMMANDS.items()),
+        *(f"    {name:<18}{about}" for name, (_, about) in COMMANDS.items()),
     ]
 )
 

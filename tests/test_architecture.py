@@ -32,6 +32,7 @@ OPTIONAL = {
     "evaluation.run_figures",
     "experiments.fitting",
     "experiments.folds",
+    "experiments.label_errors",
 }
 MAX_LINES, MAX_TOP = 300, 8
 
