@@ -9,6 +9,8 @@ from recipe.shipped import PACKAGE
 COMMANDS = {
     "train": ("train", "fine-tune GPT-2 on texts and labels"),
     "evaluate": ("evaluate_model", "measure a saved model, calibrate it, draw its figures"),
+    "cross-validate": ("cross_validate", "measure a recipe on all texts, by folds"),
+    "find-label-errors": ("find_label_errors", "find texts that are probably mislabelled"),
     "predict": ("predict", "classify texts"),
     "demo": ("demo", "try a saved model out in the browser"),
     "publish": ("publish", "upload a run to the Hugging Face Hub"),
@@ -24,7 +26,7 @@ USAGE = "\n".join(
         "usage: gpt2-classifier COMMAND [--help] [options]",
         "       gpt2-classifier --version",
         "",
-        *(f"    {name:<15}{about}" for name, (_, about) in COMMANDS.items()),
+        *(f"    {name:<18}{about}" for name, (_, about) in COMMANDS.items()),
     ]
 )
 

@@ -39,6 +39,8 @@ OPTIONAL = {
     "experiments.options",
     "experiments.power_law",
     "experiments.probing",
+    "experiments.folds",
+    "experiments.label_errors",
 }
 MAX_LINES, MAX_TOP = 300, 8
 

@@ -5,7 +5,7 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
@@ -54,6 +54,19 @@ class TextSplits(datasets.DatasetDict):
         return list(self["train"].features["label"].names)
 
 
+class SplitRows(NamedTuple):
+    """The rows of all splits in one frame, with what TextSplits does not keep: where each comes from, and its group.
+
+    frame: `text`, `label` (its name), `row` and `source` (number and file), `split`, and `group` where asked for.
+    label_names: by id.
+    summary: as in TextSplits.
+    """
+
+    frame: pd.DataFrame
+    label_names: list[str]
+    summary: dict[str, Any]
+
+
 def load_splits(args: DataArguments, label_names: list[str] | None = None) -> TextSplits:
     """Load texts and labels as three splits; the same rows always give the same splits and label ids.
 
@@ -63,6 +76,12 @@ def load_splits(args: DataArguments, label_names: list[str] | None = None) -> Te
     Raises:
         RecipeError: whatever is wrong with the data, with file and row.
     """
+    rows, names, summary = load_rows(args, label_names)
+    return TextSplits({split: to_dataset(rows[rows["split"] == split], names) for split in SPLITS}, summary)
+
+
+def load_rows(args: DataArguments, label_names: list[str] | None = None) -> SplitRows:
+    """Load the rows of load_splits, of which it makes its datasets."""
     # 1. The checked rows of every split that is given (files, or a dataset of the hub or the disk).
     rows, declared = read_splits(args)
     sources = rows.groupby("split", sort=False)["source"]
@@ -110,7 +129,7 @@ def load_splits(args: DataArguments, label_names: list[str] | None = None) -> Te
     counts = rows.value_counts(["split", "label"]).unstack().reindex(index=SPLITS, columns=names).fillna(0).astype(int)
     check_label_coverage(counts)
     summary |= {"texts": counts.sum(axis=1).to_dict(), "labels": counts.to_dict("index")}
-    return TextSplits({split: to_dataset(rows[rows["split"] == split], names) for split in SPLITS}, summary)
+    return SplitRows(rows, names, summary)
 
 
 def say_if_many(step: str, rows: pd.DataFrame) -> None:

@@ -57,7 +57,7 @@ def adapted(command: str) -> list[str]:
     tiny = str(NANO if "transformer.h.11" in command else tiny_folder())
     command = re.sub(r"^accelerate launch --config_file accelerate_configs/(multi_)?cpu.yaml", "python", command)
     words = [re.sub("openai-community/gpt2|recipe/assets/gpt2-nano", tiny, word) for word in shlex.split(command)]
-    if any(word.endswith("train.py") for word in words):
+    if any(word.endswith(("/train.py", "/cross_validate.py")) for word in words):
         config = next((word for word in words if word.startswith("recipe/configs/")), "")
         if config:  # the hub's or a longer file's data
             words += ["--train_file", "my.csv" if "ag_news" in config else "data/sms_spam.tsv"]

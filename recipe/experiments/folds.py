@@ -1,0 +1,198 @@
+"""Cross-validation: folds of all training rows, each classified by a model that was trained on the other folds."""
+
+import contextlib
+import json
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xxhash
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from scipy.stats import t as student
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from tqdm.auto import tqdm
+from transformers import EvalPrediction
+
+from recipe.arguments import DataArguments
+from recipe.atomic import write_files
+from recipe.config import Arguments, resolved_config
+from recipe.data.dataset import load_rows, to_dataset
+from recipe.data.rows import source_of
+from recipe.data.trained_on import count_trained_on
+from recipe.errors import RecipeError, explain
+from recipe.evaluation.baselines import baseline_predictions
+from recipe.evaluation.metrics import compute_metrics, label_metrics
+from recipe.experiments.fitting import predict_after_training
+from recipe.model.loading import labels_of_head, load_config
+
+logger = logging.getLogger(__name__)
+
+SHARES = ("accuracy", "macro_f1")  # figures that lie between 0 and 1
+
+
+def load_training_rows(arguments: Arguments) -> tuple[pd.DataFrame, list[str]]:
+    """Return all rows of the training files, in their order, with the labels by id: what load_splits would split.
+
+    Rows of a validation or test file that is given stay out, and so do training rows whose text or group these hold.
+
+    Raises:
+        RecipeError: whatever is wrong with the data, or texts that the model was trained on before.
+    """
+    model_args, data_args, _ = arguments
+    name = model_args.model_name_or_path
+    rows, names, summary = load_rows(data_args, labels_of_head(load_config(name, model_args.model_revision)))
+    rows = rows[~rows["split"].isin(summary["rows_read"].keys() - {"train"})].sort_index()
+    if count := count_trained_on(rows["text"], name):
+        known = f"{name} was trained on {count} of the {len(rows)} texts"
+        raise RecipeError(
+            f"{known}, so no fold of them would be new to it: give the model that its training began with"
+        )
+    warn_of_ignored(data_args)
+    return rows, names
+
+
+def warn_of_ignored(data_args: DataArguments) -> None:
+    """Warn of options that folds do without."""
+    if data_args.split_method == "time":
+        logger.warning("split_method time: folds are drawn at random, so a fold is not later than what it is judged by")
+    if data_args.window:
+        logger.warning("window: texts are truncated here, and not read in windows")
+
+
+def make_folds(rows: pd.DataFrame, folds: int, seed: int) -> np.ndarray:
+    """Return the fold of each row, int [N] from 0, with the label shares kept; copies and groups stand in one fold.
+
+    Raises:
+        RecipeError: a label with fewer rows than folds, or groups that leave a fold empty or its training without a label.
+    """
+    counts = rows["label"].value_counts()
+    if counts.min() < folds:
+        few = f"label {counts.idxmin()!r} has {counts.min()} rows, too few for {folds} folds"
+        raise RecipeError(f"{source_of(rows)}: {few}: add rows, drop the label, or lower --folds")
+    groups = joined_groups(rows)
+    grouped = len(np.unique(groups)) < len(rows)
+    splitter = (StratifiedGroupKFold if grouped else StratifiedKFold)(folds, shuffle=True, random_state=seed)
+    fold_of = np.empty(len(rows), dtype=int)
+    fix = "give rows of more groups, or lower --folds"
+    with warnings.catch_warnings(), explain(ValueError, f"{source_of(rows)}: {folds} folds cannot be made", fix):
+        warnings.simplefilter("ignore", UserWarning)  # of rare labels, which are refused above
+        for fold, (_, test) in enumerate(splitter.split(rows, rows["label"], groups)):
+            fold_of[test] = fold
+    for fold in range(folds):
+        absent = set(counts.index) - set(rows["label"][fold_of != fold])
+        if absent or not (fold_of == fold).any():
+            what = f"one holds all rows of the label {min(absent)!r}" if absent else "one would be empty"
+            raise RecipeError(f"{source_of(rows)}: groups are too few or too unlike for {folds} folds ({what}): {fix}")
+    return fold_of
+
+
+def joined_groups(rows: pd.DataFrame) -> np.ndarray:
+    """Return a number for each row, int [N], the same for rows that share a group or a text, also by way of others."""
+    texts = rows["text"].factorize()[0]
+    groups = texts.max() + 1 + (rows["group"].factorize()[0] if "group" in rows else np.arange(len(rows)))
+    size = groups.max() + 1
+    edges = coo_matrix((np.ones(len(rows)), (texts, groups)), shape=(size, size))
+    return connected_components(edges, directed=False)[1][texts]
+
+
+def out_of_fold_logits(
+    arguments: Arguments, rows: pd.DataFrame, names: list[str], fold_of: np.ndarray, parts: Path
+) -> np.ndarray:
+    """Train once for each fold, on all others, and return the logits of every row: float32 [N, num_labels].
+
+    Args:
+        parts: folder that keeps the logits of each finished fold, under a hash of all that they depend on; a fold that
+            it holds is not trained again.
+    """
+    dataset = to_dataset(rows, names)
+    logits = np.empty((len(rows), len(names)), dtype=np.float32)
+    config = {name: value for name, value in resolved_config(*arguments).items() if name != "output_dir"}
+    content = [config, rows["text"].tolist(), rows["label"].tolist(), fold_of.tolist()]
+    key = xxhash.xxh3_64_hexdigest(json.dumps(content, sort_keys=True).encode())
+    paths = [parts / f"{key}-{fold}.npy" for fold in range(fold_of.max() + 1)]
+    if finished := sum(path.is_file() for path in paths):
+        logger.info("%d of %d folds are there from before, in %s", finished, len(paths), parts)
+    for fold, path in enumerate(tqdm(paths, desc="Folds", unit=" folds", leave=False)):
+        is_test = fold_of == fold
+        if not path.is_file():
+            splits = {
+                "train": dataset.select(np.flatnonzero(~is_test)),
+                "test": dataset.select(np.flatnonzero(is_test)),
+            }
+            found = predict_after_training(*arguments, splits)
+            write_files(parts, lambda folder, name=path.name, found=found: np.save(folder / name, found))
+        with explain((OSError, ValueError, EOFError), f"{path}: cannot be read", "remove it"):
+            logits[is_test] = np.load(path, allow_pickle=False)
+    return logits
+
+
+def remove_parts(parts: Path) -> None:
+    """Remove what out_of_fold_logits kept, once its result is saved; a folder that holds anything else stays."""
+    for path in parts.glob("*.npy"):
+        path.unlink()
+    with contextlib.suppress(OSError):
+        parts.rmdir()
+
+
+def out_of_fold_baselines(
+    rows: pd.DataFrame, labels: np.ndarray, fold_of: np.ndarray, class_weight: str
+) -> dict[str, np.ndarray]:
+    """Return the label ids that each baseline gives each row, int [N], fitted to the other folds; those that fit to all."""
+    texts, found = rows["text"].to_numpy(), []
+    for fold in range(fold_of.max() + 1):
+        train, test = fold_of != fold, fold_of == fold
+        found.append(baseline_predictions(texts[train].tolist(), labels[train], texts[test].tolist(), class_weight))
+    predicted = {name: np.empty_like(labels) for name in found[0] if all(name in one for one in found)}
+    for name, predictions in predicted.items():
+        for fold, one in enumerate(found):
+            predictions[fold_of == fold] = one[name]
+    return predicted
+
+
+def fold_figures(
+    predictions: np.ndarray, labels: np.ndarray, fold_of: np.ndarray, logits: np.ndarray | None = None
+) -> dict[str, Any]:
+    """Return accuracy, macro_f1 and, given logits, loss: of all rows and of each fold.
+
+    Returns:
+        pooled: of all rows together.
+        mean, sd, low, high: over folds, with the interval of corrected_interval.
+        folds: of each, with its number of `texts`; macro_f1 is over the labels that occur in it.
+    """
+
+    def figures(chosen: np.ndarray) -> dict[str, float]:
+        if logits is not None:
+            return compute_metrics(EvalPrediction(logits[chosen], labels[chosen]))
+        scores = label_metrics(predictions[chosen], labels[chosen])
+        return {name: scores[name] for name in SHARES}
+
+    by_fold = [figures(fold_of == fold) for fold in range(fold_of.max() + 1)]
+    table = pd.DataFrame(by_fold)
+    low, high = corrected_interval(table)
+    for name in table.columns.intersection(SHARES):
+        low[name], high[name] = max(low[name], 0.0), min(high[name], 1.0)
+    texts = np.bincount(fold_of).tolist()
+    return {
+        "pooled": figures(np.full(len(labels), True)),
+        "mean": table.mean().to_dict(),
+        "sd": table.std().to_dict(),
+        "low": low.to_dict(),
+        "high": high.to_dict(),
+        "folds": [{"texts": count, **one} for count, one in zip(texts, by_fold, strict=True)],
+    }
+
+
+def corrected_interval(by_fold: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+    """Return the 95 % interval (low, high) of the mean of each column over K folds, the rows.
+
+    Student's t with K - 1 degrees of freedom and the variance (1/K + n_test/n_train) sd^2 of Nadeau & Bengio (2003),
+    where n_test/n_train = 1 / (K - 1): the training texts of folds overlap, so sd^2 / K alone is too small. No unbiased
+    estimate exists (Bengio & Grandvalet 2004), and theirs was made for random splits: the interval is approximate.
+    """
+    folds = len(by_fold)
+    half = student.ppf(0.975, folds - 1) * np.sqrt(1 / folds + 1 / (folds - 1)) * by_fold.std()
+    return by_fold.mean() - half, by_fold.mean() + half

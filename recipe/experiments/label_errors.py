@@ -1,0 +1,91 @@
+"""Label errors: texts whose given label is probably wrong, by confident learning over out-of-sample probabilities."""
+
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from recipe.data.files import FileFormat
+from recipe.data.rows import check_rows, refuse_rows
+from recipe.data.tables import make_table, open_batches
+from recipe.errors import RecipeError
+
+PREFIX = "probability_"  # of the columns that predictions have
+
+
+class LabelledPredictions(NamedTuple):
+    """Texts with a given label, and a probability for every label.
+
+    frame: `row` (of the training file, where the predictions tell it), `source` where they do, `text` and `label`.
+    label_names: by column of the probabilities.
+    probabilities: float64 [N, num_labels].
+    """
+
+    frame: pd.DataFrame
+    label_names: list[str]
+    probabilities: np.ndarray
+
+
+def require_cleanlab() -> None:
+    """Raise RecipeError where cleanlab is not installed."""
+    try:
+        import cleanlab.filter  # noqa: F401
+    except ImportError as error:
+        fix = "pip install 'gpt2-classifier-recipe[labels]'"
+        raise RecipeError(f"label errors are found by cleanlab, which cannot be imported ({error}): {fix}") from error
+
+
+def read_predictions(path: Path, label_column: str | None = None) -> LabelledPredictions:
+    """Read what cross_validate.py wrote, or with `label_column` any predictions with given labels beside them.
+
+    Raises:
+        RecipeError: no probabilities, or a row whose label or probabilities cannot be used.
+    """
+    batches = list(open_batches(path, {"text": "text"}, FileFormat()))
+    columns = batches[0].names if batches else []
+    names = [column.removeprefix(PREFIX) for column in columns if column.startswith(PREFIX)]
+    if len(names) < 2:
+        raise RecipeError(f"{path}: has no columns {PREFIX}LABEL: give the file that cross_validate.py wrote")
+    if label_column is None and "predicted_label" not in columns:  # predict.py's `label` is its own
+        what = "has no column predicted_label, so it is not known which labels were given"
+        raise RecipeError(f"{path}: {what}: name their column with --label_column")
+    wanted = {"text": "text", "label": label_column or "label", **{PREFIX + name: PREFIX + name for name in names}}
+    wanted |= {f"training_{name}": name for name in ("row", "source") if name in columns}
+    rows = check_rows(make_table(str(path), batches, wanted).frame, str(path))
+    unknown = ~rows["label"].isin(names)
+    refuse_rows(rows, unknown, f"a label without a column {PREFIX}LABEL", f"known are {', '.join(names)}")
+    numbers = rows[[PREFIX + name for name in names]].apply(pd.to_numeric, errors="coerce").astype(np.float64)
+    bad = ~numbers.ge(0).all(axis=1) | ~numbers.sum(axis=1).between(0.999, 1.001)
+    refuse_rows(rows, bad, "probabilities that are not numbers from 0 up with the sum 1", "write the file again")
+    frame = pd.DataFrame({"row": rows.get("training_row", rows["row"])})
+    if "training_source" in rows:
+        frame["source"] = rows["training_source"]
+    return LabelledPredictions(frame.assign(text=rows["text"], label=rows["label"]), names, numbers.to_numpy())
+
+
+def find_label_errors(predictions: LabelledPredictions) -> pd.DataFrame:
+    """Return the rows that are probably mislabelled, the least probable label first.
+
+    Confident learning (Northcutt, Jiang & Chuang 2021), by cleanlab's `find_label_issues` with its defaults: a text counts
+    as one of a label where its probability is at least the mean of that label's own texts; the counts of given against
+    such labels tell how many of each pair are wrong, and those are the texts furthest from their given label.
+
+    Returns:
+        The columns of the frame, `probability_of_label` (the given one), `likelier_label` and
+        `probability_of_likelier_label`.
+    """
+    from cleanlab.filter import find_label_issues
+
+    frame, names, probabilities = predictions
+    labels = frame["label"].map({name: i for i, name in enumerate(names)}).to_numpy(dtype=np.int64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of labels that no text has, by their ids
+        found = find_label_issues(labels, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1)
+    found = np.asarray(found, dtype=np.int64)
+    return frame.iloc[found].assign(
+        probability_of_label=probabilities[found, labels[found]].round(8),
+        likelier_label=[names[i] for i in probabilities[found].argmax(axis=1)],
+        probability_of_likelier_label=probabilities[found].max(axis=1).round(8),
+    )

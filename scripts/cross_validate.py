@@ -1,0 +1,144 @@
+"""Cross-validate a recipe: a probability for every text, from a model that was not trained on it, and figures of all texts.
+
+    python scripts/cross_validate.py --config recipe/configs/quickstart.yaml --output_file runs/out_of_sample.csv
+
+All rows of the training files are divided into folds, label shares kept; copies of a text, and texts of one --group_column,
+stand in one fold. For each fold a model is trained on all others and classifies it; given validation and test files stay
+out. The other options are those of train.py (see its --help): the recipe, and any field of it.
+
+Output is CSV or JSON lines by its ending: text, label, the probability of every label, predicted_label, fold, and the
+row of the training file (with its name, where there are several). Beside it, as .json, are the figures: over all texts, and mean, standard deviation and 95 %
+interval over folds, with TF-IDF + logistic regression on the same folds. Interrupted, the same command goes on with the
+folds that are missing. find_label_errors.py finds mislabelled texts in the output.
+"""
+
+import argparse
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recipe.errors import OneLineParser, RecipeError, printable, run_script
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+TITLES = {"gpt2": "GPT-2", "tfidf": "TF-IDF + logistic regression", "majority": "majority class"}
+FIGURES = {"accuracy": "accuracy", "macro_f1": "macro F1", "loss": "loss"}
+
+
+def parse_args() -> tuple[argparse.Namespace, list[str]]:
+    """Return the options of this script, and the words of the others."""
+    parser = OneLineParser(__doc__)
+    parser.add_argument("--output_file", type=Path, required=True, help="A .csv or .jsonl file for the probabilities.")
+    parser.add_argument(
+        "--figures_file", type=Path, help="For the figures; by default the output file's name with .json."
+    )
+    parser.add_argument("--folds", type=int, default=5, help="Number of folds, and of trainings (default: 5).")
+    parser.add_argument("--overwrite_output_file", action="store_true", help="Allow output files that exist.")
+    args, fields = parser.parse_known_args()
+    if not 2 <= args.folds <= 100:
+        raise RecipeError(f"folds is {args.folds}: take a whole number from 2 up to 100")
+    args.figures_file = args.figures_file or args.output_file.with_suffix(".json")
+    return args, fields
+
+
+def main() -> None:
+    args, fields = parse_args()
+    from recipe.config import parse_arguments
+
+    arguments = parse_arguments(["--output_dir", "none", *fields])  # which is not written to
+    model_args, data_args, training_args = arguments
+    from recipe.inference.prediction_files import check_output_file
+
+    inputs = [path for name in ("train", "validation", "test") for path in getattr(data_args, f"{name}_file") or []]
+    kept = {"inputs": inputs, "model_dir": model_args.model_name_or_path}
+    check_output_file(args.output_file, args.overwrite_output_file, (".csv", ".jsonl"), **kept)
+    check_output_file(args.figures_file, args.overwrite_output_file, (".json",), "figures_file", **kept)
+    if training_args.world_size > 1:
+        raise RecipeError("cross-validation runs in one process: start it with python")
+    import datasets
+    import numpy as np
+    from scipy.special import softmax
+
+    from recipe.atomic import write_json
+    from recipe.distributed import setup_logging
+    from recipe.experiments.folds import load_training_rows, make_folds, out_of_fold_logits, remove_parts
+
+    setup_logging(is_main_process=True)
+    datasets.disable_progress_bars()  # one bar of folds instead, and no word of each on what it reads
+    for name in ("recipe.data.tokenization", "recipe.training.cache_policy"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    rows, names = load_training_rows(arguments)
+    fold_of = make_folds(rows, args.folds, data_args.split_seed)
+    parts = args.output_file.with_name(f"{args.output_file.name}.folds")
+    logits = out_of_fold_logits(arguments, rows, names, fold_of, parts)
+    labels = rows["label"].map({name: i for i, name in enumerate(names)}).to_numpy(dtype=np.int64)
+    write_predictions(args.output_file, rows, names, softmax(logits.astype(np.float64), axis=-1), fold_of)
+    figures = compare(rows, labels, fold_of, logits, data_args.class_weight, training_args.baselines)
+    write_json(args.figures_file, {"texts": len(rows), "label_names": names, "folds": args.folds, **figures})
+    print_figures(figures, len(rows), args.folds)
+    remove_parts(parts)
+    print(f"\nSaved to {printable(str(args.output_file))} and {printable(str(args.figures_file))}")
+
+
+def write_predictions(
+    path: Path, rows: "pd.DataFrame", names: list[str], probabilities: "np.ndarray", fold_of: "np.ndarray"
+) -> None:
+    """Write a row for each text; `label` is the given one."""
+    from recipe.inference.prediction_files import open_predictions
+
+    others = {
+        "predicted_label": [names[i] for i in probabilities.argmax(axis=-1)],
+        "fold": (fold_of + 1).tolist(),
+        "row": rows["row"].tolist(),
+    }
+    if rows["source"].nunique() > 1:
+        others["source"] = rows["source"].tolist()
+    with open_predictions(path, names) as writer:
+        writer.write(rows["text"].tolist(), rows["label"].tolist(), probabilities, others)
+
+
+def compare(
+    rows: "pd.DataFrame",
+    labels: "np.ndarray",
+    fold_of: "np.ndarray",
+    logits: "np.ndarray",
+    class_weight: str,
+    baselines: bool,
+) -> dict[str, Any]:
+    """Return the figures of the model and, with `baselines`, theirs on the same folds, each compared over all texts."""
+    from recipe.evaluation.intervals import compare_paired
+    from recipe.experiments.folds import fold_figures, out_of_fold_baselines
+
+    predictions = logits.argmax(axis=-1)
+    figures: dict[str, Any] = {"gpt2": fold_figures(predictions, labels, fold_of, logits)}
+    others = out_of_fold_baselines(rows, labels, fold_of, class_weight) if baselines else {}
+    for name, theirs in others.items():
+        test = compare_paired(predictions == labels, theirs == labels)
+        mcnemar = {**test._asdict(), "verdict": test.verdict}
+        figures[name] = {**fold_figures(theirs, labels, fold_of), "mcnemar": mcnemar}
+    return figures
+
+
+def print_figures(figures: dict[str, Any], texts: int, folds: int) -> None:
+    """Print the figures over all texts and over folds, the model beside its baselines."""
+    import pandas as pd
+
+    print(f"{texts:,} texts, each classified by a model that was trained on the other {folds - 1} of {folds} folds:\n")
+    table = []
+    for name, title in FIGURES.items():
+        for who in (who for who in TITLES if name in figures.get(who, {}).get("mean", {})):
+            pooled, mean, sd, low, high = (figures[who][x][name] for x in ("pooled", "mean", "sd", "low", "high"))
+            numbers = (f"{pooled:.4f}", f"{mean:.4f}", f"{sd:.4f}", f"{low:.4f} - {high:.4f}")
+            table.append((f"{name if name == 'loss' else title}, {TITLES[who]}", *numbers))
+    columns = ["", "all texts", "mean of folds", "sd", "95 % interval"]
+    print(pd.DataFrame(table, columns=columns).set_index("").to_string())
+    for who in (who for who in TITLES if "mcnemar" in figures.get(who, {})):
+        test = figures[who]["mcnemar"]
+        right = f"GPT-2 alone is right on {test['gains']} texts, {TITLES[who]} alone on {test['losses']}"
+        print(f"\n{right} (McNemar's p {test['p_value']:.2g}): {test['verdict']}")
+
+
+if __name__ == "__main__":
+    run_script(main)
