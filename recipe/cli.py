@@ -9,6 +9,7 @@ from recipe.shipped import PACKAGE
 COMMANDS = {
     "train": ("train", "fine-tune GPT-2 on texts and labels"),
     "evaluate": ("evaluate_model", "measure a saved model, calibrate it, draw its figures"),
+    "experiments": ("experiments", "compare changes of a recipe, row by row, over seeds"),
     "cross-validate": ("cross_validate", "measure a recipe on all texts, by folds"),
     "find-label-errors": ("find_label_errors", "find texts that are probably mislabelled"),
     "predict": ("predict", "classify texts"),

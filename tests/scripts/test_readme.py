@@ -63,6 +63,8 @@ def adapted(command: str) -> list[str]:
             words += ["--train_file", "my.csv" if "ag_news" in config else "data/sms_spam.tsv"]
             words += ["--model_name_or_path", tiny]
         words += SMALL
+    if "scripts/experiments.py" in words:
+        words += [*FEW, "--max_train_samples", "64", "--baselines", "false", "--plots", "false"]
     if "scripts/publish.py" in words:  # test_publish.py has a Hub to send to
         words += ["--dry_run"]
     if any(name in words[1] for name in ("probe.py", "learning_curve.py")):
