@@ -10,6 +10,7 @@ COMMANDS = {
     "train": ("train", "fine-tune GPT-2 on texts and labels"),
     "evaluate": ("evaluate_model", "measure a saved model, calibrate it, draw its figures"),
     "predict": ("predict", "classify texts"),
+    "sweep": ("sweep", "search for learning rate, depth and dropout"),
     "publish": ("publish", "upload a run to the Hugging Face Hub"),
     "export-onnx": ("export_onnx", "write a model for onnxruntime"),
     "inspect": ("inspect_model", "print a model, what trains, and the tokens of a text"),

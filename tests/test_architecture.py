@@ -33,6 +33,8 @@ OPTIONAL = {
     "experiments.drawing",
     "experiments.fitting",
     "experiments.rows",
+    "experiments.sweep",
+    "experiments.sweep_results",
 }
 MAX_LINES, MAX_TOP = 300, 8
 

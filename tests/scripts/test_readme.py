@@ -67,6 +67,8 @@ def adapted(command: str) -> list[str]:
         words += ["--dry_run"]
     if any("/examples/" in word for word in words):
         words += FEW
+    if "scripts/sweep.py" in words:
+        words += [*SMALL, "--model_name_or_path", tiny, "--trials", "2", "--seeds", "1"]
     return words
 
 
