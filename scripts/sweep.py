@@ -97,6 +97,8 @@ def main() -> None:
     setup_logging(True)
     (model_args, data_args, training_args), folder = arguments, args.output_dir
     trials, plan = plan_trials(space, args.trials, training_args.seed)
+    # Before a trainer is made, whose state another TrainingArguments would reset.
+    about = {**resolved_config(*arguments), "space": space, "halving": args.halving, "output_dir": None}
     config = load_config(model_args.model_name_or_path, model_args.model_revision)
     splits = load_splits(data_args, labels_of_head(config))
     folder.mkdir(parents=True, exist_ok=True)
@@ -108,7 +110,6 @@ def main() -> None:
         if training_args.overwrite_output_dir:
             for name in (JOURNAL, RESULTS, PICTURE):
                 (folder / name).unlink(missing_ok=True)
-        about = {**resolved_config(*arguments), "space": space, "halving": args.halving, "output_dir": None}
         study = open_study(folder / JOURNAL, plan, about)
         sweep.fill_cache()
         logging.getLogger("recipe").setLevel(logging.WARNING)  # each trial would say the same
