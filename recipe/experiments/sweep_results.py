@@ -103,7 +103,7 @@ def train_command(overrides: Sequence[str], setting: Mapping[str, Any], output_d
 def draw_sweep(path: Path, table: pd.DataFrame, figures: Mapping[str, float] | None) -> None:
     """Draw validation loss by learning rate, a line a depth, and the best setting's mean over its seeds.
 
-    Trials that were pruned are hollow: their loss is that of the epochs they ran. Crosses at the top have diverged.
+    Trials that were pruned are hollow, with the epochs that their loss comes from. Crosses at the top have diverged.
     """
     import matplotlib
     from matplotlib.figure import Figure  # not pyplot, which would look for a screen
@@ -119,15 +119,22 @@ def draw_sweep(path: Path, table: pd.DataFrame, figures: Mapping[str, float] | N
         name = "complete" if depth is None else f"{depth} blocks train" if depth != 1 else "1 block trains"
         for state, fill in (("complete", color), ("pruned", "none")):
             chosen = run[run["state"] == state]
-            label = name if state == "complete" else "pruned" if depth == depths[-1] else None
+            label = name if state == "complete" else "pruned after so many epochs" if depth == depths[-1] else None
             axes.scatter(chosen["learning_rate"], chosen["loss"], facecolors=fill, edgecolors=color, label=label)
+        for _, row in run[run["state"] == "pruned"].iterrows():
+            place = row["learning_rate"], row["loss"]
+            axes.annotate(f"{row['epochs']:g}", place, (5, 3), textcoords="offset points", fontsize=7, color=color)
         lost = rows.loc[rows["state"] == "diverged", "learning_rate"]
         axes.plot(lost, [0.97] * len(lost), "x", color=color, transform=axes.get_xaxis_transform())
     if figures is not None:
         error, place = figures.get("loss_sd", 0), table["learning_rate"].iloc[0]
         axes.errorbar(place, figures["loss"], error, fmt="_", color="black", capsize=4, label="best, other seeds (sd)")
     axes.set(xscale="log", yscale="log", xlabel="learning rate", ylabel="validation loss, best epoch")
-    axes.yaxis.set_minor_formatter(matplotlib.ticker.LogFormatter(minor_thresholds=(2, 0.6)))
-    axes.grid(which="both", alpha=0.2)
+    ratio = table["loss"].max() / table["loss"].min()
+    subs = (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9) if ratio < 10 else (1, 2, 5) if ratio < 1000 else (1,)
+    axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=subs, numticks=20))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("")
+    axes.grid(alpha=0.2)
     axes.legend(fontsize=8, frameon=False)
     write_files(path.parent, lambda folder: save_figure(figure, folder / path.name))

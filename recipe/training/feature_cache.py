@@ -177,7 +177,8 @@ def cache_features(
 ) -> TrunkFeatures:
     """Return the trunk's output for every sequence: read where it is cached, computed and cached where it is not.
 
-    Where a shallower cut of the same trunk has been cached, its rows are computed on: the result is the same.
+    Where a shallower cut of the same trunk has been cached, its rows are computed on: if they came from the same texts, and
+    so from the same batches, the result is the same to the last bit.
 
     With several processes each computes a share and all read everything. Machines that do not share the folder find the
     other machines' shares missing, and divide those among their own processes.

@@ -13,6 +13,7 @@ TABLE = pd.DataFrame(
         "depth": [1, 1, 1, 2, 2],
         "seed": [1, 2, 1, 1, 1],
         "loss": [0.2, 0.3, 0.4, 0.1, np.nan],
+        "epochs": [3, 3, 1, 2, 0],
         "state": ["complete", "complete", "pruned", "pruned", "diverged"],
     }
 )
@@ -86,5 +87,6 @@ def test_pruned_trials_are_hollow(tmp_path, monkeypatch):
     hollow = sum(len(dot.get_offsets()) for dot in dots if len(dot.get_facecolors()) == 0)
     filled = sum(len(dot.get_offsets()) for dot in dots if len(dot.get_facecolors()))
     assert (filled, hollow) == (2, 2)
+    assert sorted(text.get_text() for text in axes.texts) == ["1", "2"]
     assert sum(len(line.get_xdata()) for line in axes.lines if line.get_marker() == "x") == 1
     assert [text.get_text() for text in axes.get_legend().get_texts()][:2] == ["1 block trains", "2 blocks train"]
