@@ -90,7 +90,7 @@ def main() -> None:
     from recipe.atomic import write_json
     from recipe.data.dataset import load_splits
     from recipe.distributed import setup_logging
-    from recipe.experiments.sweep import Sweep, compare_best, open_study, plan_trials
+    from recipe.experiments.sweep import DONE, Sweep, compare_best, open_study, plan_trials
     from recipe.experiments.sweep_results import describe_spread, draw_sweep, setting_of, tabulate, train_command
     from recipe.model.loading import labels_of_head, load_config
 
@@ -113,7 +113,8 @@ def main() -> None:
         study = open_study(folder / JOURNAL, plan, about)
         sweep.fill_cache()
         logging.getLogger("recipe").setLevel(logging.WARNING)  # each trial would say the same
-        with tqdm(total=trials + args.seeds, unit=" runs") as sweep.trainer.bar:
+        done = len(study.get_trials(states=DONE))
+        with tqdm(total=trials + args.seeds, initial=done, unit=" runs") as sweep.trainer.bar:
             sweep.search(study, trials, args.halving)
             table = tabulate(study.trials, sweep.steps_per_epoch)
             figures, runner_up = compare_best(sweep, study, table, args.seeds)
