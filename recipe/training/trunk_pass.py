@@ -66,7 +66,7 @@ def enter_block(
         if len(unknown) == len(batch):
             return computed
         for i, states in zip(unknown, computed, strict=True):
-            rows[i] = states[: len(batch[i])]
+            rows[i] = states  # with its padding, which no token attends to
     return pad_sequence([row.to(device) for row in rows], batch_first=True)
 
 
