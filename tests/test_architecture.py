@@ -41,6 +41,8 @@ OPTIONAL = {
     "experiments.probing",
     "experiments.folds",
     "experiments.label_errors",
+    "experiments.sweep",
+    "experiments.sweep_results",
 }
 MAX_LINES, MAX_TOP = 300, 8
 
