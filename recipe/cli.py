@@ -40,6 +40,7 @@ def run_command() -> None:
         return print(USAGE)
     if name == "--version":
         return print(__version__)
+    name = name.replace("_", "-").removesuffix("-model")  # the scripts' own names
     if name not in COMMANDS:
         raise RecipeError(f"{name!r} is no command: take one of {', '.join(COMMANDS)}")
     sys.argv = [f"gpt2-classifier {name}", *words]

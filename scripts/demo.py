@@ -56,6 +56,8 @@ def main() -> None:
         print(f"Serving {args.model_dir} at {address} until Ctrl-C", flush=True)
         try:
             threading.Event().wait()
+        except KeyboardInterrupt:
+            print("\nStopping ...", flush=True)
         finally:
             page.close(verbose=False)
 

@@ -1,11 +1,11 @@
 """Export a saved model to ONNX: a folder that onnxruntime and tokenizers classify with, without torch or transformers.
 
-    python scripts/export_onnx.py --model_dir runs/quickstart --output_dir runs/onnx
+    python scripts/export_onnx.py --model_dir runs/quickstart --output_dir runs/quickstart_onnx
 
 In 8 bits: a quarter of the size and faster, at a cost that is measured on the run's own test split:
-    python scripts/export_onnx.py --model_dir runs/quickstart --output_dir runs/onnx_int8 --quantize int8
+    python scripts/export_onnx.py --model_dir runs/quickstart --output_dir runs/quickstart_int8 --quantize int8
 
-Needs the extra `onnx`: pip install 'gpt2-classifier-recipe[onnx]'.
+Needs the extra `onnx`: pip install -e '.[onnx]'.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def main() -> None:
     export_folder(args.model_dir, classifier, texts, args.output_dir, bool(args.quantize), measure)
     files = [path for path in sorted(args.output_dir.iterdir()) if path.name.startswith(MODEL_FILE)]
     sizes = " and ".join(f"{path.name}, {path.stat().st_size / 1e6:.1f} MB," for path in files)
-    print(f"Saved to {printable(str(args.output_dir))}: {sizes} tokenizer.json, config.json")
+    print(f"Saved to {printable(str(args.output_dir))}: {sizes} the tokenizer, config.json")
 
 
 def load_test(model_dir: str) -> "Dataset":

@@ -8,6 +8,7 @@ The upload, after `hf auth login`; a new repository is private unless you say --
 """
 
 import argparse
+from pathlib import Path
 
 from recipe.errors import OneLineParser, RecipeError, printable, run_script
 
@@ -43,6 +44,10 @@ def main() -> None:
     if not any(path.name == CARD_FILE for path in files):
         print(f"{CARD_FILE}, the model card, is missing: one is written before the upload")
     if args.dry_run:
+        seen = "public" if args.public else "private"
+        print(
+            f"Nothing was sent. It would go to {args.repo_id or Path(args.model_dir).resolve().name}, {seen} if it is new"
+        )
         return
     fields = {"license": args.license, "language": args.language, "tags": args.tags}
     fields["widget"] = [{"text": text} for text in args.widget_text] if args.widget_text else None

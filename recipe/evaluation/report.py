@@ -233,6 +233,8 @@ def comparison_verdict(measured: Measurement) -> str:
     if name is None:
         return ""
     test = measured.baselines[name][1]
+    if not test.gains and not test.losses:
+        return f"GPT-2 and {TITLES[name]} are right on the same texts"
     gains, losses = (f"{texts} text{'' if texts == 1 else 's'}" for texts in (test.gains, test.losses))
     against = f"wrong on {losses} that it gets right (p {p_value(test)}): {test.verdict}"
     return f"GPT-2 is right on {gains} that {TITLES[name]} gets wrong, and {against}"
@@ -266,7 +268,7 @@ def most_frequent_mistakes(measured: Measurement, count: int) -> list[tuple[str,
 def print_examples(test: "Dataset", measured: Measurement) -> None:
     """Print a few texts, as many of each label as fit, with mistakes marked."""
     names = [*map(shorten, measured.label_names)]
-    print("\nSome of its texts:")
+    print("\nPredictions on some of its texts:")
     rows = pd.DataFrame({"text": test["text"][:], "label": measured.labels, "prediction": measured.predictions})
     shown = rows.groupby("label").head(max(1, EXAMPLES // len(names))).head(EXAMPLES)
     for text, label, prediction in shown.itertuples(index=False):

@@ -77,5 +77,6 @@ def published_card(path: Path, repo_id: str, revision: str | None, metadata: dic
     text = re.sub(rf"\A(\s*)# {re.escape(name)}\n", rf"\1# {published_name}\n", card.text)
     for call in ("model=", "from_pretrained("):
         text = text.replace(f'{call}"."', call + loaded)
+    text = text.replace('  # ".": run it in the model\'s folder', "")
     card.text = text
     return card

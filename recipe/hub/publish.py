@@ -84,7 +84,7 @@ def check_login(token: str | None = None) -> str:
         RecipeError: no token, or one that the Hub does not accept; or the Hub cannot be reached.
     """
     if (token or get_token()) is None:
-        raise RecipeError(f"the Hub has to know you: {LOGIN}")
+        raise RecipeError(f"you are not logged in to the Hub: {LOGIN}")
     with hub_errors("the Hub", token, "nothing was sent: check the connection"):
         return HfApi(token=token).whoami()["name"]
 

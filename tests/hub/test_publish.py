@@ -89,10 +89,11 @@ def test_a_published_model_is_read_back_by_transformers(hub, online, trained, tm
 def test_a_dry_run_lists_the_files_and_sends_nothing(hub, online, run_dir):
     result = online("scripts/publish.py", "--model_dir", run_dir, "--dry_run", token=None)
     assert result.returncode == 0, result.stderr
-    *rows, total = [line.split() for line in result.stdout.splitlines()]
+    *rows, total, last = [line.split() for line in result.stdout.splitlines()]
     sizes = {name: int(size.replace(",", "")) for size, name in rows}
     assert sizes == {name: (run_dir / name).stat().st_size for name in PUBLISHED}
     assert int(total[0].replace(",", "")) == sum(sizes.values())
+    assert " ".join(last) == "Nothing was sent. It would go to spam-filter, private if it is new"
     assert hub.requests == []
 
 

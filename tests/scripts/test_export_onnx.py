@@ -19,15 +19,17 @@ ALONE = '\nimport sys\nassert not {"torch", "transformers", "recipe"} & sys.modu
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """A folder whose runs/onnx was exported through the shell."""
+    """A folder whose runs/quickstart_onnx was exported through the shell."""
     folder = tmp_path_factory.mktemp("exported")
-    result = run(*EXPORT, "--model_dir", three_label_run(), "--output_dir", folder / "runs" / "onnx")
+    result = run(*EXPORT, "--model_dir", three_label_run(), "--output_dir", folder / "runs" / "quickstart_onnx")
     assert result.returncode == 0, result.stderr
     printed = result.stdout.splitlines()
     assert printed[0] == "Exporting ..."
     checked = r"Checked on 62 texts, padded left, right and not: logits differ by \d\.\de-0[5-9] at most"
     assert re.fullmatch(checked, printed[1])
-    assert re.fullmatch(r"Saved to .*/runs/onnx: model.onnx, 14.\d MB, tokenizer.json, config.json", printed[2])
+    assert re.fullmatch(
+        r"Saved to .*/runs/quickstart_onnx: model.onnx, 14.\d MB, the tokenizer, config.json", printed[2]
+    )
     assert len(printed) == 3
     assert all("Checking" in line for line in result.stderr.split("\n") if line.strip()), (
         result.stderr
@@ -57,7 +59,15 @@ def test_snippet_gives_the_labels_of_predict(exported, run_here):
 
 def test_int8_prints_its_cost(tmp_path, run_here):
     result = run_here(
-        [*EXPORT, "--model_dir", three_label_run(), "--output_dir", tmp_path / "runs" / "onnx", "--quantize", "int8"]
+        [
+            *EXPORT,
+            "--model_dir",
+            three_label_run(),
+            "--output_dir",
+            tmp_path / "runs" / "quickstart_onnx",
+            "--quantize",
+            "int8",
+        ]
     )
     assert result.returncode == 0, result.stderr
     assert "Test split of the run, 60 texts:" in result.stdout
@@ -68,9 +78,11 @@ def test_int8_prints_its_cost(tmp_path, run_here):
         assert low <= accuracy <= high
         assert accuracy > 0.9
     assert sizes["int8"] < 0.3 * sizes["float32"]
-    assert (tmp_path / "runs" / "onnx" / "model.onnx").stat().st_size == pytest.approx(sizes["int8"] * 1e6, rel=0.02)
+    assert (tmp_path / "runs" / "quickstart_onnx" / "model.onnx").stat().st_size == pytest.approx(
+        sizes["int8"] * 1e6, rel=0.02
+    )
     assert re.search(r"int8 changes the label of \d+ of 60 texts\n", result.stdout)
-    assert len(list((tmp_path / "runs" / "onnx").iterdir())) == 4
+    assert len(list((tmp_path / "runs" / "quickstart_onnx").iterdir())) == 4
     texts = make_texts(20, LABELS, seed=9)["text"].tolist()
     same = [a == b for a, b in zip(classify(tmp_path, texts), predicted(run_here, texts), strict=True)]
     assert sum(same) >= 19

@@ -41,7 +41,7 @@ def test_run_leaves_a_stock_model_and_its_figures(trained):
     assert train["train_tokens"] == train["train_tokens_seen"] > 210
     stdout, stderr = (trained / "stdout.txt").read_text(), (trained / "stderr.txt").read_text()
     assert f"test_accuracy {test['test_accuracy']:.4f}" in stdout
-    assert "Some of its texts:" in stdout
+    assert "Predictions on some of its texts:" in stdout
     assert re.search(r"trainable +198,915", stderr)
     rows = [line.split() for line in stderr.splitlines()]
     for row in ("train 210 70 70 70", "validation 30 10 10 10", "test 60 20 20 20"):
