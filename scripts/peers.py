@@ -41,14 +41,14 @@ def main() -> None:
     import numpy as np
     from accelerate import PartialState
 
-    from recipe.atomic import write_files, write_json
+    from recipe.atomic import write_json
     from recipe.data.dataset import load_saved_splits, load_splits
     from recipe.data.texts import read_run_config
     from recipe.data.trained_on import warn_of_trained_texts
     from recipe.distributed import setup_logging
-    from recipe.evaluation.plots import save_figure
+    from recipe.experiments.drawing import draw_peers
     from recipe.experiments.peer_fits import fits_of, load_run, train_gpt2
-    from recipe.experiments.peers import TITLES, Task, draw_peers, measure_peers, peers_table, where_gpt2_loses
+    from recipe.experiments.peers import TITLES, Task, measure_peers, peers_table, where_gpt2_loses
     from recipe.model.loading import load_config
 
     setup_logging(True)
@@ -84,8 +84,7 @@ def main() -> None:
         results = {"model": name, "texts": texts, "peers": measured, "skipped": skipped, "where_gpt2_loses": sentences}
         write_json(args.output_file, results)
     if args.plot_file:
-        figure = draw_peers(measured, f"{name}: {len(train):,} training and {len(test):,} test texts")
-        write_files(args.plot_file.parent, lambda folder: save_figure(figure, folder / args.plot_file.name))
+        draw_peers(args.plot_file, measured, f"{name}: {len(train):,} training and {len(test):,} test texts")
 
 
 if __name__ == "__main__":

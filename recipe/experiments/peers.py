@@ -4,19 +4,15 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 
-from recipe.errors import one_line, shorten
+from recipe.errors import one_line
 from recipe.evaluation.intervals import SIGNIFICANCE, compare_paired
 from recipe.evaluation.metrics import label_metrics
-from recipe.evaluation.plots import BLUE, GREY
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
 
@@ -133,30 +129,3 @@ def where_gpt2_loses(measured: Mapping[str, dict[str, Any]]) -> list[str]:
         told = f"GPT-2 loses to {'; '.join(ahead)}" if ahead else "GPT-2 loses to none of these"
         sentences.append(f"{words[0].upper()}{words[1:]}: {told}.")
     return sentences
-
-
-def draw_peers(measured: Mapping[str, dict[str, Any]], title: str) -> "Figure":
-    """Draw accuracy with its interval, both times and the size, the last three on logarithmic scales; GPT-2 on top."""
-    from matplotlib.figure import Figure  # not pyplot, which would look for a screen
-
-    figure = Figure(figsize=(12, 1.4 + 0.5 * len(measured)), dpi=120, layout="constrained")
-    figure.suptitle(shorten(title, 90), parse_math=False)
-    names, panels = list(measured)[::-1], [name for name in FIGURES if name != "macro_f1"]
-    colors = [BLUE if name == "gpt2" else GREY for name in names]
-    for axes, panel in zip(figure.subplots(1, len(panels), sharey=True), panels, strict=True):
-        values = np.array([measured[name][panel] for name in names])
-        if panel == "accuracy":
-            low, high = (np.array([measured[name][f"accuracy_{end}"] for name in names]) for end in ("low", "high"))
-            axes.hlines(range(len(names)), low, high, colors=colors)
-            axes.scatter(values, range(len(names)), color=colors, zorder=2)
-        else:
-            axes.set_xscale("log")
-            axes.hlines(range(len(names)), values.min() / 2, values, colors=colors, linewidth=6)
-        for height, value in enumerate(values):
-            number = f"{value:.3f}" if panel == "accuracy" else f"{value:.3g}"
-            axes.annotate(number, (value, height), (0, 6), textcoords="offset points", ha="center", fontsize=8)
-        axes.set_yticks(range(len(names)), labels=[TITLES[name].replace(" + ", " +\n") for name in names], fontsize=8)
-        axes.set(xlabel=FIGURES[panel], ylim=(-0.5, len(names) - 0.3))
-        axes.margins(x=0.12)
-        axes.grid(axis="x", alpha=0.3)
-    return figure
