@@ -24,7 +24,7 @@ from recipe.evaluation.intervals import wilson_interval
 from recipe.experiments import sentence_models
 from recipe.experiments.drawing import draw_peers
 from recipe.experiments.fitting import predict_after_training
-from recipe.experiments.peer_fits import NGRAMS, fit_vectors, fits_of, load_run, train_gpt2
+from recipe.experiments.peer_fits import fits_of, load_run, train_gpt2
 from recipe.experiments.peers import Fitted, Task, measure_peers, peers_table, where_gpt2_loses
 from recipe.experiments.sentence_models import SentenceEmbedder, fit_minilm, fit_setfit
 
@@ -43,9 +43,15 @@ def wrong(*rows):
 
 
 @pytest.mark.parametrize("class_weight", ["none", "balanced"])
-@pytest.mark.parametrize("make", [TfidfVectorizer, lambda: HashingVectorizer(**NGRAMS)])
-def test_linear_peers_are_scikit_learns(make, class_weight):
-    fitted = fit_vectors(make(), Task(TASK.texts, TASK.labels, class_weight))
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("tfidf", TfidfVectorizer),
+        ("ngrams", lambda: HashingVectorizer(analyzer="char_wb", ngram_range=(3, 6), n_features=2**18)),
+    ],
+)
+def test_linear_peers_are_scikit_learns(name, make, class_weight):
+    fitted = fits_of(None)[name](Task(TASK.texts, TASK.labels, class_weight))
     vectors = make().fit(TASK.texts)
     model = LogisticRegression(class_weight=None if class_weight == "none" else "balanced")
     model.fit(vectors.transform(TASK.texts), TASK.labels)
