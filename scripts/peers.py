@@ -71,14 +71,14 @@ def main() -> None:
     task = Task(train["text"][:], np.array(train["label"]), **settings)
     measured, skipped = measure_peers(fits_of(fit_gpt2), task, test["text"][:], np.array(test["label"]))
     sentences = where_gpt2_loses(measured)
-    print(f"\n{name}: trained on {len(train):,} texts, measured on {len(test):,}\n\n{peers_table(measured)}\n")
+    print(f"\n{name}: trained on {len(train):,} texts, measured on {len(test):,}\n\n{peers_table(measured)}")
     if arguments is None:
         print(
             "GPT-2's seconds to train are its run's, but for the frozen trunk's pass over the texts, if that was cached"
         )
     for peer, reason in skipped.items():
         print(f"Skipped: {TITLES[peer]}: {reason}")
-    print("\n".join(["", *sentences]))
+    print("", *sentences, sep="\n")
     if args.output_file:
         texts = {"train": len(train), "test": len(test)}
         results = {"model": name, "texts": texts, "peers": measured, "skipped": skipped, "where_gpt2_loses": sentences}
