@@ -14,6 +14,7 @@ COMMANDS = {
     "find-label-errors": ("find_label_errors", "find texts that are probably mislabelled"),
     "predict": ("predict", "classify texts"),
     "demo": ("demo", "try a saved model out in the browser"),
+    "sweep": ("sweep", "search for learning rate, depth and dropout"),
     "publish": ("publish", "upload a run to the Hugging Face Hub"),
     "export-onnx": ("export_onnx", "write a model for onnxruntime"),
     "probe": ("probe", "find the depth at which the label can be read"),

@@ -44,6 +44,8 @@ OPTIONAL = {
     "experiments.peers",
     "experiments.peer_fits",
     "experiments.sentence_models",
+    "experiments.sweep",
+    "experiments.sweep_results",
 }
 MAX_LINES, MAX_TOP = 300, 8
 

@@ -23,13 +23,12 @@ from recipe.model.classifier import GPT2LastTokenClassifier
 from recipe.training.feature_cache import (
     ABOUT_FILE,
     DEFAULT_FOLDER,
-    KEYS_SUFFIX,
-    WRITING_PREFIX,
     TrunkFeatures,
     cache_features,
     token_sequences,
     trunk_key,
 )
+from recipe.training.feature_files import KEYS_SUFFIX, WRITING_PREFIX
 
 logger = logging.getLogger(__name__)
 

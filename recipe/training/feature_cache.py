@@ -10,11 +10,8 @@ import contextlib
 import json
 import logging
 import os
-import shutil
-import tempfile
-import time
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +28,10 @@ from transformers.trainer_utils import has_length
 
 from recipe.atomic import file_hash, write_json
 from recipe.distributed import on_main_process, shares, wait_for_everyone
+from recipe.errors import one_line
 from recipe.model.classifier import GPT2LastTokenClassifier
-from recipe.training.trunk_pass import as_bytes, hash_parameters, in_dtype, run_trunk
+from recipe.training.feature_files import KEY, KEYS_SUFFIX, remove_unfinished, write_shards
+from recipe.training.trunk_pass import hash_parameters
 
 logger = logging.getLogger(__name__)
 # Rows are read only, and views of read-only memory.
@@ -40,17 +39,10 @@ warnings.filterwarnings("ignore", message="The given buffer is not writable")
 
 DEFAULT_FOLDER = Path(HF_HOME) / "gpt2_trunk_features"
 FORMAT = 2  # of the rows; a change makes old caches unknown
-COLUMNS = datasets.Features({"key": datasets.Value("binary"), "hidden": datasets.Value("binary")})
-ROWS_AT_ONCE = 64  # rows computed and written together: what is held in memory
-MAX_BATCH = 1 << 30  # bytes computed and written together
-SHARD_TOKENS = 250_000  # tokens a file (0.8 GB at GPT-2 small's width): what a killed run loses at most
-KEEP_UNFINISHED = 24 * 60 * 60  # seconds; writing a file takes less
 ABOUT_FILE = "about.json"
-KEYS_SUFFIX, KEY = ".keys", np.dtype("V16")
-WRITING_PREFIX = ".writing-"
 
 
-class TrunkFeatures:
+class TrunkFeatures(Mapping[bytes, torch.Tensor]):
     """Hidden states at the entrance of the first trainable block, by token sequence.
 
     Rows are views of memory-mapped files, so that a copy sent to a dataloader worker carries the files' names alone.
@@ -88,8 +80,14 @@ class TrunkFeatures:
             if wanted is None or key in wanted:
                 self.rows.setdefault(key, (table.column("hidden"), row))
 
-    def __contains__(self, key: bytes) -> bool:
+    def __contains__(self, key: object) -> bool:
         return key in self.rows
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
     def __getitem__(self, key: bytes) -> torch.Tensor:
         """Return [T, n_embd], a view of the memory-mapped file (or of the device's memory): not to be written to."""
@@ -179,6 +177,9 @@ def cache_features(
 ) -> TrunkFeatures:
     """Return the trunk's output for every sequence: read where it is cached, computed and cached where it is not.
 
+    Where a shallower cut of the same trunk has been cached, its rows are computed on: if they came from the same texts, and
+    so from the same batches, the result is the same to the last bit.
+
     With several processes each computes a share and all read everything. Machines that do not share the folder find the
     other machines' shares missing, and divide those among their own processes.
 
@@ -206,7 +207,7 @@ def cache_features(
             remove_unfinished(trunk_folder)
             about = {"model": model.config.name_or_path, "blocks": model.split_depth, "dtype": str(dtype)}
             write_json(trunk_folder / ABOUT_FILE, {**about, "one_token_a_text": model.keeps_one_token})
-            write_shards(model, share, trunk_folder, dtype)
+            write_shards(model, share, trunk_folder, dtype, *find_shallower(model, share, trunk_folder.parent, dtype))
         wait_for_everyone()
         read()
     with contextlib.suppress(OSError):  # a cache that others own, or that is empty
@@ -219,81 +220,59 @@ def sequence_key(input_ids: Sequence[int] | np.ndarray | torch.Tensor) -> bytes:
     return xxhash.xxh3_128_digest(np.asarray(input_ids, dtype=np.int32).tobytes())
 
 
-def trunk_key(model: GPT2LastTokenClassifier, dtype: torch.dtype, device: torch.device | None = None) -> str:
+def trunk_key(
+    model: GPT2LastTokenClassifier, dtype: torch.dtype, device: torch.device | None = None, depth: int | None = None
+) -> str:
     """Return a hash of everything a hidden state depends on, except the token ids, to its last bit.
 
-    `device` is the one that the trunk will run on, by default the model's.
+    `device` is the one that the trunk will run on, by default the model's; `depth` is that of a shallower cut.
     """
+    depth = model.split_depth if depth is None else depth
     config, device = model.config, (device or model.device).type
     fields = ("n_head", "layer_norm_epsilon", "activation_function", "scale_attn_weights")
     fields += ("scale_attn_by_inverse_layer_idx",)
     settings = {name: getattr(config, name) for name in fields}
-    kept = model.pooling if model.keeps_one_token else "all"
+    kept = model.pooling if model.keeps_one_token and depth == model.split_depth else "all"
     backend = torch.backends.cuda if device == "cuda" else torch.backends.mkldnn
     where = [device, backend.matmul.fp32_precision, torch.__version__, transformers.__version__]
-    about = [FORMAT, model.split_depth, str(dtype), kept, settings, where]
+    about = [FORMAT, depth, str(dtype), kept, settings, where]
     digest = xxhash.xxh3_128(json.dumps(about, sort_keys=True).encode())
-    hash_parameters(digest, trunk_parameters(model))
+    hash_parameters(digest, trunk_parameters(model, depth))
     return digest.hexdigest()
 
 
-def trunk_parameters(model: GPT2LastTokenClassifier) -> Iterator[tuple[str, torch.nn.Parameter]]:
-    """Yield the parameters of the trunk, embeddings first."""
-    for module in (model.transformer.wte, model.transformer.wpe, *model.transformer.h[: model.split_depth]):
+def trunk_parameters(
+    model: GPT2LastTokenClassifier, depth: int | None = None
+) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    """Yield the parameters of the trunk (or of its first `depth` blocks), embeddings first."""
+    depth = model.split_depth if depth is None else depth
+    for module in (model.transformer.wte, model.transformer.wpe, *model.transformer.h[:depth]):
         yield from module.named_parameters()
 
 
-def write_shards(
-    model: GPT2LastTokenClassifier, sequences: dict[bytes, Sequence[int]], folder: Path, dtype: torch.dtype
-) -> None:
-    """Run the trunk over sequences that come longest first, and add Arrow files of SHARD_TOKENS each."""
-    trunk, shards, room = in_dtype(model, dtype), [], 0
-    for key, ids in sequences.items():
-        if room < len(ids):
-            shards.append([])
-            room = SHARD_TOKENS
-        shards[-1].append(key)
-        room -= len(ids)
-    for number, keys in enumerate(shards, start=1):
-        part = f", part {number} of {len(shards)}" if len(shards) > 1 else ""
-        write_shard(trunk, keys, sequences, folder, f"Running the trunk (texts{part})")
+def find_shallower(
+    model: GPT2LastTokenClassifier, wanted: Collection[bytes], folder: Path, dtype: torch.dtype
+) -> tuple[int, Mapping[bytes, torch.Tensor]]:
+    """Return the shallower cut of this trunk whose cached rows spare most blocks, and its rows: depth 0 and none without one.
 
-
-def write_shard(
-    trunk: GPT2LastTokenClassifier, keys: list[bytes], sequences: dict[bytes, Sequence[int]], folder: Path, desc: str
-) -> None:
-    """Write one Arrow file: beside its place first, renamed once it is complete."""
-    rows = datasets.Dataset.from_dict({"key": keys}, features=datasets.Features({"key": datasets.Value("binary")}))
-
-    def compute(batch: dict[str, list[bytes]]) -> dict[str, list]:
-        hidden = run_trunk(trunk, [sequences[key] for key in batch["key"]])
-        return {"hidden": [as_bytes(states) for states in hidden]}
-
-    rows_at_once = ROWS_AT_ONCE if trunk.device.type == "cpu" else 8 * ROWS_AT_ONCE  # a GPU wants to be filled
-    largest = len(sequences[keys[0]]) * trunk.config.n_embd * 4  # bytes; Arrow's binary arrays end at 2 GB
-    rows_at_once = max(1, min(rows_at_once, MAX_BATCH // largest))
-    with tempfile.TemporaryDirectory(dir=folder, prefix=WRITING_PREFIX) as temporary:
-        path = Path(temporary) / "rows.arrow"
-        rows.map(
-            compute,
-            batched=True,
-            batch_size=rows_at_once,
-            writer_batch_size=ROWS_AT_ONCE,
-            features=COLUMNS,
-            cache_file_name=str(path),
-            load_from_cache_file=False,
-            new_fingerprint="rows",  # the name is the key: nothing to gain from hashing the model once more
-            desc=desc,
-        )
-        name = file_hash(path)
-        np.array(keys, dtype=KEY).tofile(path.with_suffix(KEYS_SUFFIX))
-        os.replace(path.with_suffix(KEYS_SUFFIX), folder / f"{name}{KEYS_SUFFIX}")
-        os.replace(path, folder / f"{name}.arrow")
-
-
-def remove_unfinished(folder: Path) -> None:
-    """Remove files that killed runs were writing."""
-    for path in folder.glob(f"{WRITING_PREFIX}*"):
-        with contextlib.suppress(FileNotFoundError):
-            if time.time() - path.stat().st_mtime > KEEP_UNFINISHED:
-                shutil.rmtree(path)
+    Its rows have all tokens, since a block comes after it. What cannot be read is left: the text is always there.
+    """
+    depths, best = set(), (0, {})
+    for path in folder.glob(f"*/{ABOUT_FILE}"):
+        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+            depths.add(json.loads(path.read_text(encoding="utf-8")).get("blocks"))
+    for depth in sorted(depths & set(range(1, model.split_depth))):
+        rows = TrunkFeatures(model.config.n_embd, dtype)
+        try:
+            rows.read(folder / trunk_key(model, dtype, depth=depth), wanted)
+        except Exception as error:  # of numpy, Arrow or the file system
+            logger.warning("Feature cache: rows after block %d are left, not read (%s)", depth - 1, one_line(error))
+        else:
+            best = max(best, (depth, rows), key=lambda cut: cut[0] * len(cut[1]))
+    depth, rows = best
+    if rows:
+        logger.info(
+            "Feature cache: %d of %d texts start from their cached states after block %d, the others from their tokens",
+            len(rows), len(wanted), depth - 1,
+        )  # fmt: skip
+    return best

@@ -158,6 +158,10 @@ def print_shape(shape: str, results: dict[str, Any]) -> None:
         f"{results['sweep_runs']} learning rates on one cache: {sweep['sweep_s']:.1f} s, the first {sweep['first_s']:.1f} s,"
         f" another {sweep['next_s']:.1f} s: {sweep['sweep_s'] / sweep['first_s']:.2f} single runs"
     )
+    print(
+        f"The same by sweep.py, which stops the weak ones early: {sweep['halving_s']:.1f} s, the epochs of"
+        f" {sweep['halving_runs']:.1f} runs: {sweep['halving_s'] / sweep['first_s']:.2f} single runs"
+    )
 
 
 def ratio_to_b(training: dict[str, list[dict]], variant: str, name: str) -> str:

@@ -27,11 +27,12 @@ from transformers import (
     set_seed,
 )
 
-from recipe.arguments import ModelArguments
+from recipe.arguments import DataArguments, ModelArguments
 from recipe.config import parse_arguments
 from recipe.data.dataset import TextSplits, load_splits
 from recipe.data.tokenization import load_tokenizer, tokenize
 from recipe.evaluation.metrics import compute_metrics
+from recipe.experiments.sweep import Sweep, open_study, plan_trials
 from recipe.inference.text_classifier import TextClassifier
 from recipe.model.classifier import GPT2LastTokenClassifier
 from recipe.model.export import to_stock
@@ -84,6 +85,7 @@ class Setup:
     """Everything that a training of the protocol needs."""
 
     model_args: ModelArguments
+    data_args: DataArguments
     training_args: TrainingArguments
     splits: TextSplits
     tokenizer: PreTrainedTokenizerBase
@@ -115,7 +117,7 @@ def set_up(job: dict[str, Any], output_dir: str, *fields: str) -> Setup:
     tokenizer = load_tokenizer(model_args.model_name_or_path, model.config, data_args.max_length)
     start = time.perf_counter()
     tokenized = tokenize(splits, tokenizer)
-    return Setup(model_args, training_args, splits, tokenizer, tokenized, time.perf_counter() - start, model)
+    return Setup(model_args, data_args, training_args, splits, tokenizer, tokenized, time.perf_counter() - start, model)
 
 
 def our_trainer(setup: Setup) -> RecipeTrainer:
@@ -209,7 +211,10 @@ def measure_accuracy(setup: Setup, trainer: Trainer) -> float:
 
 
 def measure_sweep(job: dict[str, Any]) -> dict[str, float]:
-    """Measure learning rates, one after another, on one cache: the first run pays for the trunk."""
+    """Measure learning rates, one after another, on one cache: the first run pays for the trunk. And as sweep.py runs them.
+
+    `halving_runs` is how many complete runs' epochs the trials of sweep.py had, which does without its final seeds here.
+    """
     seconds = []
     with tempfile.TemporaryDirectory() as folder:
         for i, factor in enumerate(np.geomspace(0.1, 10, job["runs"])):
@@ -218,7 +223,18 @@ def measure_sweep(job: dict[str, Any]) -> dict[str, float]:
             start = time.perf_counter()
             our_trainer(set_up(job, f"{folder}/{i}", *fields)).train()
             seconds.append(time.perf_counter() - start)
-    return {"sweep_s": sum(seconds), "first_s": seconds[0], "next_s": statistics.median(seconds[1:])}
+        start = time.perf_counter()
+        fields = ["--feature_cache", "on", "--feature_cache_dir", f"{folder}/halving"]
+        setup = set_up(job, f"{folder}/trials", *fields)
+        space = {"learning_rate": (job["learning_rate"] / 10, job["learning_rate"] * 10)}
+        sweep = Sweep((setup.model_args, setup.data_args, setup.training_args), setup.splits, space, f"{folder}/trials")
+        trials, plan = plan_trials(space, job["runs"], setup.training_args.seed)
+        study = open_study(Path(folder, "journal"), plan, {})
+        sweep.search(study, trials)
+        halved = time.perf_counter() - start
+        epochs = sum(trial.last_step for trial in study.trials) / sweep.max_steps
+    single = {"first_s": seconds[0], "next_s": statistics.median(seconds[1:])}
+    return {"sweep_s": sum(seconds), **single, "halving_s": halved, "halving_runs": epochs}
 
 
 def measure_inference(job: dict[str, Any]) -> dict[str, dict[str, float]]:

@@ -48,6 +48,7 @@ def test_quick_prints_a_row_for_each_variant(measurements, messages, tmp_path, m
     assert nano["inference"]["pipeline"]["ratio"] == 1
     assert "Inference, texts/s" in printed
     assert "learning rates on one cache" in printed
+    assert 1 < nano["sweep"]["halving_runs"] <= 2
 
 
 @needs_sms

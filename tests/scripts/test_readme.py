@@ -73,6 +73,8 @@ def adapted(command: str) -> list[str]:
         words += ["--model_name_or_path", tiny, *FEW, *(["--seeds", "1"] if "--seeds" in words else [])]
     if any("/examples/" in word for word in words):
         words += FEW
+    if "scripts/sweep.py" in words:
+        words += [*SMALL, "--model_name_or_path", tiny, "--trials", "2", "--seeds", "1"]
     return words
 
 

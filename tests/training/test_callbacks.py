@@ -96,7 +96,7 @@ def test_sigterm_while_the_trunk_runs_ends_at_once(three_labels, tmp_path, monke
         os.kill(os.getpid(), signal.SIGTERM)
         raise AssertionError("the signal came too late")
 
-    monkeypatch.setattr("recipe.training.feature_cache.run_trunk", terminated)
+    monkeypatch.setattr("recipe.training.feature_files.run_trunk", terminated)
     with pytest.raises(SystemExit) as stop:
         run_training(three_labels, tmp_path / "x", "--feature_cache", "on", "--feature_cache_dir", str(tmp_path / "c"))
     assert stop.value.code == 143
