@@ -41,6 +41,9 @@ OPTIONAL = {
     "experiments.probing",
     "experiments.folds",
     "experiments.label_errors",
+    "experiments.peers",
+    "experiments.peer_fits",
+    "experiments.sentence_models",
     "experiments.sweep",
     "experiments.sweep_results",
 }

@@ -1,11 +1,16 @@
-"""The picture of experiments: a row's accuracy with its interval, its seeds' spread, and what was published."""
+"""Pictures of comparisons: the rows of experiments with what was published, and GPT-2 with its peers."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from recipe.atomic import write_files
+from recipe.errors import shorten
 from recipe.evaluation.plots import BLUE, GREY, cut_middle, save_figure
+from recipe.experiments.peers import FIGURES, TITLES
 
 
 def draw_experiments(path: Path, table: pd.DataFrame) -> None:
@@ -25,4 +30,30 @@ def draw_experiments(path: Path, table: pd.DataFrame) -> None:
     axes.set(xlabel="accuracy on the test, %", ylim=(-0.6, len(rows) - 0.4))
     axes.grid(axis="x", alpha=0.3)
     axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
+    write_files(path.parent, lambda folder: save_figure(figure, folder / path.name))
+
+
+def draw_peers(path: Path, measured: Mapping[str, dict[str, Any]], title: str) -> None:
+    """Draw accuracy with its interval, both times and the size (logarithmic); GPT-2 on top."""
+    from matplotlib.figure import Figure  # not pyplot, which would look for a screen
+
+    figure = Figure(figsize=(12, 1.4 + 0.5 * len(measured)), dpi=120, layout="constrained")
+    figure.suptitle(shorten(title, 90), parse_math=False)
+    names, panels = list(measured)[::-1], [name for name in FIGURES if name != "macro_f1"]
+    colors = [BLUE if name == "gpt2" else GREY for name in names]
+    for axes, panel in zip(figure.subplots(1, len(panels), sharey=True), panels, strict=True):
+        values = np.array([measured[name][panel] for name in names])
+        if panel == "accuracy":
+            low, high = (np.array([measured[name][f"accuracy_{end}"] for name in names]) for end in ("low", "high"))
+            axes.hlines(range(len(names)), low, high, colors=colors)
+        else:
+            axes.set_xscale("log")
+        axes.scatter(values, range(len(names)), color=colors)
+        for height, value in enumerate(values):
+            number = f"{value:.3f}" if panel == "accuracy" else f"{value:.3g}"
+            axes.annotate(number, (value, height), (0, 6), textcoords="offset points", ha="center", fontsize=8)
+        axes.set_yticks(range(len(names)), labels=[TITLES[name].replace(" + ", " +\n") for name in names], fontsize=8)
+        axes.set(xlabel=FIGURES[panel], ylim=(-0.5, len(names) - 0.3))
+        axes.margins(x=0.12)
+        axes.grid(axis="x", alpha=0.3)
     write_files(path.parent, lambda folder: save_figure(figure, folder / path.name))

@@ -34,29 +34,34 @@ def quietly() -> Iterator[None]:
         datasets.enable_progress_bars()
 
 
-def predict_after_training(
+@contextmanager
+def make_trainer(
     model_args: ModelArguments,
     data_args: DataArguments,
     training_args: RecipeTrainingArguments,
     splits: Mapping[str, Dataset],
     seed: int | None = None,
-) -> np.ndarray:
-    """Train a fresh head and tail on `train` for all epochs, and return its logits on `test`: float32 [N, num_labels].
+    progress: bool = False,
+) -> Iterator[RecipeTrainer]:
+    """Make the trainer of a fresh head and tail on `train`, whose folder is removed afterwards; texts are truncated.
 
-    Nothing is chosen by validation and nothing is saved; texts are truncated. The features of all texts come from one cache,
-    so that a training costs its tail alone.
+    Nothing is chosen by validation and no checkpoint is saved. Where there is a `test`, it is the trainer's eval_dataset, so
+    that its features are cached with those of `train`, though no epoch ends in an evaluation.
 
     Args:
-        splits: `train` and `test`, with `text` and `label` (ClassLabel).
+        splits: `train`, and perhaps `test`, with `text` and `label` (ClassLabel).
         seed: of the head, the order of the texts and dropout; by default the arguments'.
+        progress: show Trainer's bar.
     """
     name, revision = model_args.model_name_or_path, model_args.model_revision
     config = load_config(name, revision)
+    splits = DatasetDict({split: splits[split] for split in ("train", "test") if split in splits})
     args = copy.copy(training_args)
     args.save_strategy = "no"
-    args.eval_strategy, args.eval_delay = "epoch", math.inf  # never comes, but `test` is cached as what is evaluated is
+    # With `test`, an evaluation that never comes: what is evaluated is cached.
+    args.eval_strategy, args.eval_delay = ("epoch" if "test" in splits else "no"), math.inf
     args.load_best_model_at_end, args.report_to = False, []
-    args.disable_tqdm, args.logging_strategy = True, "no"
+    args.disable_tqdm, args.logging_strategy = not progress, "no"
     args.seed = args.seed if seed is None else seed
     tokenizer = load_tokenizer(name, config, data_args.max_length, data_args.truncation_side, revision)
     set_seed(args.seed)
@@ -69,7 +74,7 @@ def predict_after_training(
         ignore_mismatched_sizes=True,
     )
     freeze_except(model, trainable_patterns(model.config, model_args.trainable))
-    tokenized = tokenize(DatasetDict(train=splits["train"], test=splits["test"]), tokenizer)
+    tokenized = tokenize(splits, tokenizer)
     balanced = data_args.class_weight == "balanced"
     with TemporaryDirectory(prefix="recipe-experiment-") as folder:
         args.output_dir = folder
@@ -77,7 +82,7 @@ def predict_after_training(
             model,
             args,
             train_dataset=tokenized["train"],
-            eval_dataset=tokenized["test"],  # only so that its features are cached
+            eval_dataset=tokenized.get("test"),
             processing_class=tokenizer,
             compute_loss_func=balanced_loss(tokenized["train"]["labels"], model.num_labels) if balanced else None,
             feature_cache=model_args.feature_cache,
@@ -86,5 +91,20 @@ def predict_after_training(
             trunk_dtype=model_args.trunk_dtype,
         )
         trainer.remove_callback(PrinterCallback)
+        yield trainer
+
+
+def predict_after_training(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    training_args: RecipeTrainingArguments,
+    splits: Mapping[str, Dataset],
+    seed: int | None = None,
+) -> np.ndarray:
+    """Train a fresh head and tail on `train` for all epochs, and return its logits on `test`: float32 [N, num_labels].
+
+    The features of all texts come from one cache, so that a training costs its tail alone. Arguments as in make_trainer.
+    """
+    with make_trainer(model_args, data_args, training_args, splits, seed) as trainer:
         trainer.train()
-        return trainer.predict(tokenized["test"]).predictions
+        return trainer.predict(trainer.eval_dataset).predictions

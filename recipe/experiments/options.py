@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from recipe.errors import OneLineParser, RecipeError
 
@@ -30,17 +30,23 @@ def parse_options(parser: OneLineParser) -> "tuple[argparse.Namespace, Arguments
     args, rest = parser.parse_known_args()
     # Imported here, since --help and wrong options need none of it.
     from recipe.config import parse_arguments
-    from recipe.inference.prediction_files import check_output_file
 
     run = parse_arguments([*UNUSED, *rest])
     inputs = [file for name in ("train_file", "validation_file", "test_file") for file in getattr(run[1], name) or []]
     if run[1].window:
         raise RecipeError("window is for train.py: experiments truncate long texts, so leave it out")
+    check_outputs(args, inputs=inputs)
+    return args, run
+
+
+def check_outputs(args: argparse.Namespace, **kept: Any) -> None:
+    """Raise RecipeError, before any work, for output files that cannot be written; `kept` is as in check_output_file."""
+    from recipe.inference.prediction_files import check_output_file
+
     if args.output_file:
-        check_output_file(args.output_file, args.overwrite_output_file, (".json",), inputs=inputs)
+        check_output_file(args.output_file, args.overwrite_output_file, (".json",), **kept)
     if args.plot_file:
         from recipe.evaluation.plots import PLOT_FORMATS, require_matplotlib
 
-        check_output_file(args.plot_file, args.overwrite_output_file, PLOT_FORMATS, "plot_file", inputs)
+        check_output_file(args.plot_file, args.overwrite_output_file, PLOT_FORMATS, "plot_file", **kept)
         require_matplotlib()
-    return args, run

@@ -54,4 +54,4 @@ def test_weights_that_would_not_fit_are_not_tried(monkeypatch, caplog):
     monkeypatch.setattr("recipe.evaluation.baselines.MAX_WEIGHTS", 5)
     texts = ["good day", "bad day", "odd night"]
     assert list(baseline_predictions(texts, np.array([0, 1, 2]), ["x"])) == ["majority"]
-    assert "3 labels times 5 words are too many weights" in caplog.text
+    assert "3 labels times 5 columns are too many weights" in caplog.text
