@@ -199,7 +199,7 @@ def test_ctrl_c_ends_it_cleanly(server):
     """Last in this file: it ends the server."""
     assert list(server.temporary.glob("recipe-demo-*"))
     server.send_signal(signal.SIGINT)
-    output, errors = server.communicate(timeout=20)
+    output, errors = server.communicate(timeout=90)
     assert (server.returncode, output) == (0, "\nStopping ...\n")
     assert "Traceback" not in errors
     assert list(server.temporary.iterdir()) == []
