@@ -1,5 +1,6 @@
 """scripts/demo.py as a user meets it: started through the shell, driven in a browser."""
 
+import functools
 import json
 import os
 import re
@@ -58,7 +59,9 @@ def server(model_dir, tmp_path_factory):
     temporary = tmp_path_factory.mktemp("temporary")
     command = [sys.executable, "scripts/demo.py", "--model_dir", str(model_dir), "--port", "0"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "TMPDIR": str(temporary)}, **pipes)
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    heeds_ctrl_c = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)  # not so under nohup
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, preexec_fn=heeds_ctrl_c, **pipes)
     timer = threading.Timer(60, process.kill)
     timer.start()
     line = process.stdout.readline()
@@ -199,7 +202,7 @@ def test_ctrl_c_ends_it_cleanly(server):
     """Last in this file: it ends the server."""
     assert list(server.temporary.glob("recipe-demo-*"))
     server.send_signal(signal.SIGINT)
-    output, errors = server.communicate(timeout=90)
+    output, errors = server.communicate(timeout=30)
     assert (server.returncode, output) == (0, "\nStopping ...\n")
     assert "Traceback" not in errors
     assert list(server.temporary.iterdir()) == []
