@@ -18,7 +18,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from recipe.errors import OneLineParser, run_script
+from recipe.errors import OneLineParser, RecipeError, run_script
 from recipe.inference.options import add_shared_options, parse_options
 
 
@@ -36,7 +36,11 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--window", type=int, help="Tokens of a window; by default as in training, 0 for none.")
     add_shared_options(parser)
-    return parse_options(parser)
+    args = parse_options(parser)
+    of_files = ("text_column", "text_pair_column", "column_names", "delimiter")
+    if args.text and (given := [name for name in of_files if getattr(args, name) is not None]):
+        raise RecipeError(f"{given[0]} is for an input_file: leave it out with --text")
+    return args
 
 
 def main() -> None:

@@ -57,6 +57,8 @@ class CheckedBytes(io.RawIOBase):
             is_gzip = self.line == 1 and error.object.startswith(b"\x1f\x8b")
             fix = "it is gzip: give it a name that ends in .gz" if is_gzip else "save the file as UTF-8"
             raise RecipeError(f"{self.path}: line {line} is not UTF-8 (byte 0x{byte:02x}): {fix}") from error
+        if self.line == 1 and block[:1000].count(b"\0") > len(block[:1000]) / 4:
+            raise RecipeError(f"{self.path}: every second byte is NUL, as in UTF-16: save the file as UTF-8")
         self.line += block.count(b"\n")
         buffer[: len(block)] = block
         return len(block)

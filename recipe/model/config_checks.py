@@ -92,6 +92,7 @@ def check_weights_header(name: str, config: GPT2Config) -> None:
             raise
         raise RecipeError(
             f"{folder}: no weights that load ({one_line(error)}): restore its safetensors files"
+            " (those of a git checkout by `git lfs pull`)"
         ) from error
     if not shapes:
         return  # a hub id, or a folder without such files, which loading reports

@@ -63,7 +63,7 @@ def test_a_kept_head_orders_the_labels(tmp_path):
         ("a.jsonl", '{"text": "x", "label": "a"}\n{"label": "b"}\n', "row 2 has no text"),
         ("a.jsonl", '{"text": "x", "label": ["a", "b"]}\n', "row 1 has several labels"),
         ("a.jsonl", '{"text": "x", "label": 0.5}\n', "row 1 has a fractional label"),
-        ("a.jsonl", '{"text": 7, "label": "a"}\n', "row 1 has a text that is not a string"),
+        ("a.jsonl", '{"text": 7, "label": "a"}\n', "row 1 has a text that is no string"),
         ("a.csv", csv(["a"] * 10), "all rows have the label 'a'"),
     ],
 )
@@ -211,7 +211,7 @@ def test_pairs_are_joined(tmp_path):
         match=r"train\.csv: row 2 has no text_pair \(--text_pair_column\): fill in the text_pair or drop the row",
     ):
         load(tmp_path, "text,answer,label\nq,,x\nq,a,y\n", text_pair_column="answer")
-    with pytest.raises(RecipeError, match=r"row 1 has a text_pair that is not a string"):
+    with pytest.raises(RecipeError, match=r"row 1 has a text_pair that is no string"):
         load(tmp_path, '{"text": "a", "b": 1, "label": 1}', "a.jsonl", text_pair_column="b")
     with pytest.raises(RecipeError, match=r"no column 'c' among .*: name it with --text_pair_column"):
         load(tmp_path, "text,answer,label\nq,,x\nq,a,y\n", text_pair_column="c")

@@ -91,6 +91,7 @@ def test_odd_texts_just_work(tmp_path):
         ("a.csv", b"text,label\nok,x\ncaf\xe9,y\n", r"line 3 is not UTF-8 \(byte 0xe9\)"),
         ("a.csv", b"text,label\na,b,c\n", "Row #2: Expected 2 columns, got 3"),
         ("a.csv", gzip.compress(b"text,label\na,b\n", mtime=0), "it is gzip: give it a name that ends in .gz"),
+        ("a.csv", "text,label\na,b\n".encode("utf-16-le"), "as in UTF-16: save the file as UTF-8"),
         ("a.csv", b"text|label\na|b\n", "give the --delimiter that stands between the columns"),
         ("a.csv", b"text,kind\na,b\n", "no column with a usual name.*'text', 'kind'.*--label_column"),
         ("a.csv", b"text,label,label\na,b,c\n", "two columns are called 'label'"),

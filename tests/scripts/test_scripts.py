@@ -203,7 +203,11 @@ def test_train_refuses_bad_input_in_one_line(case, tmp_path, run_here):
             ["--model_dir", "{}/pickled", "--text", "x"],
             "they are pickled, which is not safe to load: save them again as model.safetensors",
         ),
-        (["--model_dir", NANO, "--input_file", "{}/number.jsonl"], "row 1 has a text that is not a string"),
+        (
+            ["--model_dir", NANO, "--text", "x", "--delimiter", ";"],
+            "delimiter is for an input_file: leave it out with --text",
+        ),
+        (["--model_dir", NANO, "--input_file", "{}/number.jsonl"], "row 1 has a text that is no string"),
         (["--model_dir", "{trained}", "--text", "x", "--device", "gpu7"], "device 'gpu7' cannot be used here"),
         (["--model_dir", NANO, "--text", "x", "--output_file", "{}/number.jsonl"], "exists: give another one, or pass"),
         (
