@@ -4,7 +4,7 @@ import sys
 
 from recipe import __version__
 from recipe.errors import RecipeError, run_script
-from recipe.shipped import PACKAGE
+from recipe.shipped import find_script
 
 COMMANDS = {
     "train": ("train", "fine-tune GPT-2 on texts and labels"),
@@ -45,9 +45,7 @@ def run_command() -> None:
     if name not in COMMANDS:
         raise RecipeError(f"{name!r} is no command: take one of {', '.join(COMMANDS)}")
     sys.argv = [f"gpt2-classifier {name}", *words]
-    # In a wheel the scripts lie in the package, in a checkout beside it.
-    folder = next(path for path in (PACKAGE / "scripts", PACKAGE.parent / "scripts") if path.is_dir())
-    script = folder / f"{COMMANDS[name][0]}.py"
+    script = find_script(COMMANDS[name][0])
     exec(compile(script.read_text(encoding="utf-8"), script, "exec"), {"__name__": "__main__", "__file__": str(script)})
 
 

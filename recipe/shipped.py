@@ -1,4 +1,4 @@
-"""Files that the package ships: gpt2-nano and the recipes, found from any folder."""
+"""Files that the package ships: gpt2-nano, the recipes and the scripts, found from any folder."""
 
 from pathlib import Path
 
@@ -10,3 +10,8 @@ def shipped(path: str | None) -> str | None:
     installed = PACKAGE.parent / (path or "")
     is_ours = path is not None and path.startswith("recipe/") and not Path(path).exists()
     return str(installed) if is_ours and installed.exists() else path
+
+
+def find_script(name: str) -> Path:
+    """Return the path of a script: in a wheel scripts lie in the package, in a checkout beside it."""
+    return next(path for path in (PACKAGE / "scripts", PACKAGE.parent / "scripts") if path.is_dir()) / f"{name}.py"

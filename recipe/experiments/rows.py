@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ import pandas as pd
 from recipe.config import parse_arguments, read_yaml_mapping
 from recipe.errors import RecipeError
 from recipe.evaluation.intervals import compare_paired, wilson_interval
-from recipe.shipped import PACKAGE, shipped
+from recipe.shipped import find_script, shipped
+from recipe.training.run_folder import read_state
 
 OWN_FIELDS = ("published", "skip", "random_weights")  # of a row, beside those of train.py
 SHOWN = {
@@ -28,7 +29,6 @@ SHOWN = {
     "trainable_parameters": "parameters",
     "published": "published %",
 }
-COMPLETE = "run_state.json"
 
 
 @dataclass
@@ -145,15 +145,13 @@ def run_row(experiments: Experiments, row: Row, overrides: Sequence[str], seed: 
 
     What it prints goes to `FOLDER.log`. An unfinished run resumes.
     """
-    state = folder / COMPLETE
-    if state.is_file() and json.loads(state.read_text(encoding="utf-8")).get("finished"):
+    if (state := read_state(folder)) and state["finished"]:
         return None
     folder.parent.mkdir(parents=True, exist_ok=True)
     words = arguments_of(experiments, row, overrides)
     if row.random_weights:
         words += ["--model_name_or_path", str(random_base(words, folder.parent / "random_weights", seed))]
-    script = next(path for path in (PACKAGE / "scripts", PACKAGE.parent / "scripts") if path.is_dir()) / "train.py"
-    command = [sys.executable, str(script), *words, "--seed", str(seed), "--output_dir", str(folder)]
+    command = [sys.executable, str(find_script("train")), *words, "--seed", str(seed), "--output_dir", str(folder)]
     with folder.with_name(f"{folder.name}.log").open("w", encoding="utf-8") as log:
         code = subprocess.run(
             command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "TQDM_DISABLE": "1"}
@@ -179,16 +177,6 @@ def random_base(words: Sequence[str], folder: Path, seed: int) -> Path:
     return target
 
 
-def finished_runs(row: Row, folder: Path, seeds: Sequence[int]) -> Iterator[Path]:
-    """Yield the folders of a row's runs that have finished."""
-    for seed in seeds:
-        run = folder / row.folder / f"seed-{seed}"
-        if (run / "test_results.json").is_file() and json.loads((run / COMPLETE).read_text(encoding="utf-8"))[
-            "finished"
-        ]:
-            yield run
-
-
 def summarize(experiments: Experiments, folder: Path, problems: Mapping[str, str]) -> pd.DataFrame:
     """Return a line a row: accuracy over its seeds, and the comparison with the first row.
 
@@ -199,7 +187,8 @@ def summarize(experiments: Experiments, folder: Path, problems: Mapping[str, str
     """
     lines, reference = {}, None
     for row in experiments.rows:
-        runs = list(finished_runs(row, folder, experiments.seeds))
+        runs = [folder / row.folder / f"seed-{seed}" for seed in experiments.seeds]
+        runs = [run for run in runs if (state := read_state(run)) and state["finished"]]
         note = row.skip or problems.get(row.name) or ""
         line = {"published": row.published, "seeds": len(runs), "note": note}
         if runs:
@@ -234,8 +223,9 @@ def describe(table: pd.DataFrame) -> str:
     run = table[table["accuracy"].notna()].astype({"sd": float, "mcnemar_p": float, "published": float})
     interval = run["low"].map("{:.1f}".format) + " - " + run["high"].map("{:.1f}".format)
     shown = run.assign(interval=interval)[[*SHOWN]].rename(columns=SHOWN).rename_axis(None)
-    formats = {"accuracy %": 1, "sd": 1, "McNemar's p": 4, "seconds": 0, "published %": 1}
+    formats = {"accuracy %": 1, "sd": 1, "seconds": 0, "published %": 1}
     formatters = {name: f"{{:.{digits}f}}".format for name, digits in formats.items()}
+    formatters["McNemar's p"] = lambda p: "< 0.0001" if p < 1e-4 else f"{p:.4f}"
     text = shown.to_string(formatters={**formatters, "parameters": "{:,.0f}".format}, na_rep="")
     notes = [f"not run: {name}: {note}" for name, note in table["note"][table["note"] != ""].items()]
     return "\n".join([text, "", *notes])

@@ -1,11 +1,12 @@
 """PublishingTrainer: Trainer's way to the Hub, as one upload of the finished model, when it is asked for."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from recipe.hub.model_card import write_model_card
-from recipe.hub.publish import Published, publish
 from recipe.training.caching_trainer import CachingTrainer
+
+if TYPE_CHECKING:
+    from recipe.hub.publish import Published
 
 
 class PublishingTrainer(CachingTrainer):
@@ -32,6 +33,8 @@ class PublishingTrainer(CachingTrainer):
 
         Trainer's other keywords (`finetuned_from`, `dataset`, `tasks` ...) are not taken: the run knows, or a user writes it.
         """
+        from recipe.hub.model_card import write_model_card  # which loads the report and scikit-learn
+
         fields = {"language": language, "license": license, "tags": [tags] if isinstance(tags, str) else tags}
         if self.is_world_process_zero():
             write_model_card(Path(self.args.output_dir), **{name: value for name, value in fields.items() if value})
@@ -44,7 +47,7 @@ class PublishingTrainer(CachingTrainer):
         revision: str | None = None,
         private: bool | None = None,
         **keywords: Any,
-    ) -> Published | None:
+    ) -> "Published | None":
         """Save the model and upload it, its card, pictures and figures, in one commit (see hub/publish.py).
 
         Unlike Trainer's: once, at the end; those files alone; private unless `hub_private_repo` is false. `blocking` is
@@ -56,6 +59,8 @@ class PublishingTrainer(CachingTrainer):
         Raises:
             RecipeError: whatever the Hub refuses, in one line.
         """
+        from recipe.hub.publish import publish
+
         self.save_model()
         self.create_model_card(**keywords)
         if not self.is_world_process_zero():

@@ -8,7 +8,15 @@ from sklearn.metrics import precision_score, recall_score
 
 from recipe.data.tokenization import Coverage
 from recipe.evaluation.report import Measurement
-from recipe.evaluation.run_figures import draw_length, draw_precision_recall, draw_run, draw_training, save_run_figures
+from recipe.evaluation.run_figures import (
+    NAMES,
+    draw_length,
+    draw_precision_recall,
+    draw_run,
+    draw_training,
+    save_run_figures,
+)
+from recipe.hub.card_file import PICTURES
 
 LOG = [
     {"step": 10, "epoch": 0.5, "loss": 0.9},
@@ -71,7 +79,14 @@ def test_each_text_is_in_one_bin_of_lengths():
 
 @pytest.mark.parametrize(("texts", "log"), [(1, []), (2, LOG[:1]), (30, LOG[2:])])
 def test_small_tests_and_short_runs_are_drawn(texts, log):
-    assert "confusion_matrix" in draw_run(measured(2, texts), log)
+    figures = draw_run(measured(2, texts), log)
+    for figure in figures.values():
+        figure.draw_without_rendering()
+    assert ("training" in figures) == bool(log)
+
+
+def test_the_card_knows_every_picture():
+    assert set(PICTURES) == set(NAMES)
 
 
 def test_without_matplotlib_a_run_says_how_to_get_it(tmp_path, monkeypatch, caplog):

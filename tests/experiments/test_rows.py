@@ -53,7 +53,9 @@ def leave_run(folder, right, f1=0.5, seconds=2.0):
     folder.mkdir(parents=True)
     answers = pd.DataFrame({"label": ["a"] * len(right), "prediction": np.where(right, "a", "NA")})
     answers.to_csv(folder / "test_predictions.csv", index=False)
-    (folder / "run_state.json").write_text('{"finished": true}')
+    (folder / "run_state.json").write_text(
+        json.dumps({"finished": True, "processes": 1, "config": {"output_dir": str(folder)}})
+    )
     (folder / "test_results.json").write_text(json.dumps({"test_macro_f1": f1}))
     (folder / "train_results.json").write_text(json.dumps({"train_runtime": seconds, "trainable_parameters": 7}))
 
