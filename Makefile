@@ -1,4 +1,4 @@
-# make quickstart: the whole recipe on a small model; make test: the tests (test-fast: the inner loop, under a minute;
+# make quickstart: the whole recipe on a small model; make test: the tests (test-fast: the inner loop, some 75 seconds;
 # test-slow: those of minutes); make lint: ruff. Installs with uv where it is on the PATH, else with pip.
 PYTHON ?= python3
 BIN := .venv/bin

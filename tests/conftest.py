@@ -214,7 +214,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The scripts' tests train or start programs: `make test-fast` leaves them out."""
+    """What starts programs, trains many times, or waits for the launched run: `make test-fast` leaves it out."""
     for item in items:
-        if item.path.parent.name == "scripts":
+        if item.path.parent.name in ("scripts", "experiments") or "trained" in item.fixturenames:
             item.add_marker(pytest.mark.launch)

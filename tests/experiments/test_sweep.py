@@ -136,7 +136,6 @@ def test_a_range_that_goes_on_draws_no_rate_twice(data, tmp_path):
     assert len({trial.params["learning_rate"] for trial in study.trials}) == 3
 
 
-@pytest.mark.launch
 def test_the_script_finds_a_setting_that_train_py_confirms(data, tmp_path, run_here):
     """Its command, as printed, ends with the best trial's validation loss."""
     fields = ["--model_name_or_path", tiny_folder(), "--train_file", data, *FAST, "--num_train_epochs", "3"]

@@ -82,6 +82,7 @@ def test_pictures_are_named_and_exist(trained):
     assert all((trained / path).stat().st_size > 5000 for path in paths)
 
 
+@pytest.mark.launch
 @pytest.mark.parametrize(
     ("fields", "wanted"),
     [
