@@ -64,7 +64,9 @@ def check_texts(rows: pd.DataFrame) -> None:
     for column in rows.columns.intersection(["text", "text_pair"]):
         strange = rows[column].map(lambda text: not isinstance(text, str)) & rows[column].notna()
         kinds = {type(text).__name__ for text in rows[column][strange]}
-        refuse_rows(rows, strange, f"a {column} that is no string but {', '.join(sorted(kinds))}", "put the text in quotes")
+        refuse_rows(
+            rows, strange, f"a {column} that is no string but {', '.join(sorted(kinds))}", "put the text in quotes"
+        )
 
 
 def name_labels(
