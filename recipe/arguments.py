@@ -37,6 +37,10 @@ class ModelArguments:
         ["last_blocks:1"],
         "What trains: all, head, last_blocks:K (the last K, ln_f, head), or globs over parameter names.",
     )
+    lora_r: int | None = option(
+        None, "Train LoRA adapters of this rank in place of the matrices that `trainable` names (needs peft)."
+    )
+    lora_alpha: float = option(16.0, "What adapters add is scaled by lora_alpha / lora_r.")
     pooling: Literal["last", "first", "mean"] | None = option(
         None,
         "Token the head reads: last (the recipe), mean, first (a control: sees no other); default: the checkpoint's.",
@@ -57,6 +61,8 @@ class ModelArguments:
     def __post_init__(self) -> None:
         self.model_name_or_path = shipped(self.model_name_or_path)
         check_fields(self, "dropout", lambda share: 0 <= share < 1, "a share from 0 up to, but not, 1")
+        check_fields(self, "lora_r", lambda rank: rank >= 1, "a whole number from 1 up, or leave it out")
+        check_fields(self, "lora_alpha", lambda scale: 0 < scale < math.inf, "a number above 0")
         check_fields(self, "feature_cache_max_gb", lambda size: 0 < size < math.inf, "a number above 0")
 
 

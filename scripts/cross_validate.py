@@ -1,6 +1,6 @@
 """Cross-validate a recipe: a probability for every text, from a model that was not trained on it, and figures of all texts.
 
-    python scripts/cross_validate.py --config recipe/configs/quickstart.yaml --output_file runs/out_of_sample.csv
+    python scripts/cross_validate.py --config recipe/configs/quickstart.yaml --output_file runs/out_of_sample.csv --plot_file runs/folds.png
 
 All rows of the training files are divided into folds, label shares kept; copies of a text, and texts of one --group_column,
 stand in one fold. For each fold a model is trained on all others and classifies it; given validation and test files stay
@@ -34,6 +34,7 @@ def parse_args() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--figures_file", type=Path, help="For the figures; by default the output file's name with .json."
     )
+    parser.add_argument("--plot_file", type=Path, help="A .png, .svg or .pdf file to draw the figures into.")
     parser.add_argument("--folds", type=int, default=5, help="Number of folds, and of trainings (default: 5).")
     parser.add_argument("--overwrite_output_file", action="store_true", help="Allow output files that exist.")
     args, fields = parser.parse_known_args()
@@ -49,12 +50,14 @@ def main() -> None:
 
     arguments = parse_arguments(["--output_dir", "none", *fields])  # which is not written to
     model_args, data_args, training_args = arguments
+    from recipe.experiments.options import check_plot_file
     from recipe.inference.prediction_files import check_output_file
 
     inputs = [path for name in ("train", "validation", "test") for path in getattr(data_args, f"{name}_file") or []]
     kept = {"inputs": inputs, "model_dir": model_args.model_name_or_path}
     check_output_file(args.output_file, args.overwrite_output_file, (".csv", ".jsonl"), **kept)
     check_output_file(args.figures_file, args.overwrite_output_file, (".json",), "figures_file", **kept)
+    check_plot_file(args, **kept)
     if training_args.world_size > 1:
         raise RecipeError("cross-validation runs in one process: start it with python")
     import datasets
@@ -78,8 +81,13 @@ def main() -> None:
     figures = compare(rows, labels, fold_of, logits, data_args.class_weight, training_args.baselines)
     write_json(args.figures_file, {"texts": len(rows), "label_names": names, "folds": args.folds, **figures})
     print_figures(figures, len(rows), args.folds)
+    if args.plot_file:
+        from recipe.experiments.drawing import draw_folds
+
+        draw_folds(args.plot_file, figures, TITLES)
     remove_parts(parts)
-    print(f"\nSaved to {printable(str(args.output_file))} and {printable(str(args.figures_file))}")
+    written = [args.output_file, args.figures_file, *([args.plot_file] if args.plot_file else [])]
+    print(f"\nSaved to {printable(', '.join(map(str, written)))}")
 
 
 def write_predictions(

@@ -38,6 +38,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     from recipe.evaluation.run_figures import save_run_figures
     from recipe.hub.model_card import write_model_card
     from recipe.hub.publish import check_login, check_repo_id, publish
+    from recipe.model.adapters import add_adapters
     from recipe.model.classifier import GPT2LastTokenClassifier
     from recipe.model.export import warn_unless_stock
     from recipe.model.freezing import freeze_except, trainable_patterns
@@ -81,8 +82,10 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     remember_windows(model.config, windows)
     warn_unless_stock(model)
 
-    # 6. Trainable parameters; everything else is frozen. For LoRA instead, see examples/lora.py.
+    # 6. Trainable parameters; everything else is frozen. With lora_r, adapters train in place of the matrices.
     report = freeze_except(model, trainable_patterns(model.config, model_args.trainable))
+    if model_args.lora_r:
+        model, report = add_adapters(model, model_args.lora_r, model_args.lora_alpha)
     logger.info("%s\n\n%s\n\n%s", summary_table(splits.summary), report, model.about_head)
 
     # 7. Tokens: one row a text, or a window. The test waits for the saved model.

@@ -23,6 +23,7 @@ OPTIONAL = {
     "data.windows",
     "data.group_and_time_splits",
     "data.trained_on",
+    "model.adapters",
     "model.onnx_graph",
     "training.class_weights",
     "inference.onnx_export",

@@ -1,4 +1,4 @@
-"""Pictures of comparisons: the rows of experiments with what was published, and GPT-2 with its peers."""
+"""Pictures of comparisons: the rows of experiments with what was published, GPT-2 with its peers, and folds."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,5 +55,32 @@ def draw_peers(path: Path, measured: Mapping[str, dict[str, Any]], title: str) -
         axes.set_yticks(range(len(names)), labels=[TITLES[name].replace(" + ", " +\n") for name in names], fontsize=8)
         axes.set(xlabel=FIGURES[panel], ylim=(-0.5, len(names) - 0.3))
         axes.margins(x=0.12)
+        axes.grid(axis="x", alpha=0.3)
+    write_files(path.parent, lambda folder: save_figure(figure, folder / path.name))
+
+
+def draw_folds(path: Path, figures: Mapping[str, dict[str, Any]], titles: Mapping[str, str]) -> None:
+    """Draw accuracy and macro F1 of each fold as a ring, and their mean with its interval; GPT-2 on top.
+
+    Args:
+        figures: of each classifier, what folds.fold_figures returns.
+        titles: how each is called.
+    """
+    from matplotlib.figure import Figure  # not pyplot, which would look for a screen
+
+    names = list(figures)[::-1]
+    figure = Figure(figsize=(10, 1.4 + 0.6 * len(names)), dpi=120, layout="constrained")
+    for axes, (score, name_of_score) in zip(
+        figure.subplots(1, 2, sharey=True), {"accuracy": "accuracy", "macro_f1": "macro F1"}.items(), strict=True
+    ):
+        for height, name in enumerate(names):
+            color, found = BLUE if name == "gpt2" else GREY, figures[name]
+            folds = [fold[score] for fold in found["folds"]]
+            axes.plot(folds, [height - 0.2] * len(folds), "o", color=color, markersize=4, fillstyle="none")
+            mean, low, high = (found[what][score] for what in ("mean", "low", "high"))
+            axes.errorbar(mean, height, xerr=[[mean - low], [high - mean]], fmt="o", color=color, capsize=3)
+            axes.annotate(f"{mean:.3f}", (mean, height), (0, 5), textcoords="offset points", ha="center", fontsize=8)
+        axes.set_yticks(range(len(names)), labels=[titles[name] for name in names])
+        axes.set(xlabel=f"{name_of_score}: mean of folds, 95 % interval; a ring a fold", ylim=(-0.6, len(names) - 0.3))
         axes.grid(axis="x", alpha=0.3)
     write_files(path.parent, lambda folder: save_figure(figure, folder / path.name))

@@ -14,6 +14,7 @@ from transformers import PrinterCallback, set_seed
 
 from recipe.arguments import DataArguments, ModelArguments, RecipeTrainingArguments
 from recipe.data.tokenization import load_tokenizer, tokenize
+from recipe.model.adapters import add_adapters
 from recipe.model.classifier import GPT2LastTokenClassifier
 from recipe.model.freezing import freeze_except, trainable_patterns
 from recipe.model.loading import load_config
@@ -74,6 +75,8 @@ def make_trainer(
         ignore_mismatched_sizes=True,
     )
     freeze_except(model, trainable_patterns(model.config, model_args.trainable))
+    if model_args.lora_r:
+        model, _ = add_adapters(model, model_args.lora_r, model_args.lora_alpha)
     tokenized = tokenize(splits, tokenizer)
     balanced = data_args.class_weight == "balanced"
     with TemporaryDirectory(prefix="recipe-experiment-") as folder:

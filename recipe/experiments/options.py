@@ -45,8 +45,14 @@ def check_outputs(args: argparse.Namespace, **kept: Any) -> None:
 
     if args.output_file:
         check_output_file(args.output_file, args.overwrite_output_file, (".json",), **kept)
+    check_plot_file(args, **kept)
+
+
+def check_plot_file(args: argparse.Namespace, **kept: Any) -> None:
+    """Do the same for the picture alone, where one is asked for, and raise RecipeError without matplotlib."""
     if args.plot_file:
         from recipe.evaluation.plots import PLOT_FORMATS, require_matplotlib
+        from recipe.inference.prediction_files import check_output_file
 
         check_output_file(args.plot_file, args.overwrite_output_file, PLOT_FORMATS, "plot_file", **kept)
         require_matplotlib()

@@ -20,6 +20,7 @@ HYPERPARAMETERS = (
     "learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "processes",
     "gradient_accumulation_steps", "early_stopping_patience", "metric_for_best_model",
     "lr_scheduler_type", "warmup_steps", "optim", "weight_decay", "max_grad_norm", "label_smoothing_factor", "dropout",
+    "lora_r", "lora_alpha",
     "class_weight", "bf16", "fp16", "trunk_dtype", "seed",
 )  # fmt: skip
 REMOVED = {
@@ -114,10 +115,13 @@ def describe_training(run: dict[str, Any], base: str | None) -> str:
     if "trainable_parameters" in train:
         patterns = ", ".join(f"`{pattern}`" for pattern in options.get("trainable", []))
         counts = f"{train['trainable_parameters']:,} of {train['total_parameters']:,} parameters"
-        lines.append(f"{counts} were trained ({patterns}).")
+        adapted = ", as LoRA adapters of the blocks' matrices and the head" if options.get("lora_r") else ""
+        lines.append(f"{counts} were trained ({patterns}{adapted}).")
         mean = train["train_tokens"] / train["train_samples"]
         lines.append(f"The training texts have {mean:.0f} tokens on average.")
     settings = {**options, "processes": run["run_state"].get("processes", 1)}
+    if not options.get("lora_r"):
+        settings.pop("lora_alpha", None)
     if options.get("max_steps", 0) > 0:
         settings.pop("num_train_epochs", None)
     shown = {name: settings[name] for name in HYPERPARAMETERS if settings.get(name) not in (None, "none", "")}

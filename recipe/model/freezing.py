@@ -87,14 +87,20 @@ def freeze_except(model: nn.Module, patterns: Iterable[str]) -> FreezeReport:
                 f"trainable: {pattern!r} matches no parameter; the model has {describe_modules(names)}"
                 " (globs over full names, as in 'transformer.h.0.*', 'score.*')"
             )
-    modules: dict[str, tuple[int, int]] = {}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(any(fnmatchcase(name, pattern) for pattern in patterns))
+    if getattr(model, "head_is_fresh", False) and not any(p.requires_grad for p in model.score.parameters()):
+        logger.warning("the head is fresh, so random, and stays so: no pattern of `trainable` matches its weights")
+    return report_on(model.named_parameters())
+
+
+def report_on(named_parameters: Iterable[tuple[str, nn.Parameter]]) -> FreezeReport:
+    """Return what trains, by module, as the parameters' flags say."""
+    modules: dict[str, tuple[int, int]] = {}
+    for name, parameter in named_parameters:
         count, trainable = modules.get(module_of(name), (0, 0))
         size = parameter.numel()
         modules[module_of(name)] = count + size, trainable + size * parameter.requires_grad
-    if getattr(model, "head_is_fresh", False) and not any(p.requires_grad for p in model.score.parameters()):
-        logger.warning("the head is fresh, so random, and stays so: no pattern of `trainable` matches its weights")
     return FreezeReport(modules)
 
 

@@ -21,7 +21,9 @@ def validated(tmp_path_factory):
     frame.assign(author=[f"author {i % 23}" for i in range(150)]).to_csv(folder / "data.csv", index=False)
     fields = ["--model_name_or_path", NANO, "--train_file", folder / "data.csv", "--group_column", "author"]
     fields += ["--learning_rate", "1e-3", "--num_train_epochs", "2", "--max_length", "64"]
-    result = run(*SCRIPT, "--output_file", folder / "out.csv", "--folds", "3", *fields)
+    result = run(
+        *SCRIPT, "--output_file", folder / "out.csv", "--plot_file", folder / "folds.png", "--folds", "3", *fields
+    )
     assert result.returncode == 0, result.stderr
     (folder / "stdout.txt").write_text(result.stdout)
     return folder
@@ -39,7 +41,13 @@ def test_every_text_has_its_probabilities(validated):
     probabilities = out[columns[2:5]].to_numpy()
     assert np.allclose(probabilities.sum(axis=1), 1)
     assert [LABELS[i] for i in probabilities.argmax(axis=1)] == out["predicted_label"].tolist()
-    assert sorted(path.name for path in validated.iterdir()) == ["data.csv", "out.csv", "out.json", "stdout.txt"]
+    assert sorted(path.name for path in validated.iterdir()) == [
+        "data.csv",
+        "folds.png",
+        "out.csv",
+        "out.json",
+        "stdout.txt",
+    ]
 
 
 def test_figures_follow_from_the_file(validated):

@@ -1,0 +1,41 @@
+"""LoRA adapters (optional): low-rank changes of the blocks' matrices, trained in place of the matrices."""
+
+from typing import TYPE_CHECKING
+
+from transformers.pytorch_utils import Conv1D
+
+from recipe.errors import RecipeError, explain
+from recipe.model.classifier import GPT2LastTokenClassifier
+from recipe.model.freezing import FreezeReport, report_on
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+
+def add_adapters(model: GPT2LastTokenClassifier, r: int, alpha: float) -> tuple["PeftModel", FreezeReport]:
+    """Put an adapter on each of the blocks' matrices that `freeze_except` has left trainable, and train these and the head.
+
+    By Hu et al. (2021), "LoRA: Low-Rank Adaptation of Large Language Models": a matrix [in, out] stays as it is, and
+    `alpha / r` times a product [in, r] [r, out] is added, which starts at 0. Norms and biases stay frozen too.
+
+    Raises:
+        RecipeError: no matrix of a block is trainable, or peft is not installed.
+    """
+    with explain(ImportError, "lora_r needs peft", "pip install 'gpt2-classifier-recipe[lora]'"):
+        from peft import LoraConfig, get_peft_model
+
+    matrices = [name for name, module in model.named_modules() if isinstance(module, Conv1D)]
+    targets = [name for name in matrices if model.get_submodule(name).weight.requires_grad]
+    if not targets:
+        raise RecipeError("lora_r: trainable names no block's matrices to adapt: give last_blocks:K, or all")
+    config = LoraConfig(
+        task_type="SEQ_CLS",  # the head `score` trains as it is
+        r=r,
+        lora_alpha=alpha,
+        target_modules=targets,
+        fan_in_fan_out=True,  # GPT-2 stores its matrices as [in, out]
+    )
+    adapted = get_peft_model(model, config)
+    names = {name: name.removeprefix("base_model.model.") for name, _ in adapted.named_parameters()}
+    parameters = [(names[name], p) for name, p in adapted.named_parameters() if ".original_module." not in name]
+    return adapted, report_on([(name.replace(".modules_to_save.default", ""), p) for name, p in parameters])
