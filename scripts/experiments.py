@@ -19,12 +19,16 @@ def main() -> None:
     parser.add_argument("--output_dir", required=True, type=Path, help="A folder for the rows' runs and the table.")
     parser.add_argument("--seeds", type=int, nargs="+", help="In place of the file's.")
     parser.add_argument("--rows", nargs="+", help="Names of the rows to run; all if not given.")
+    parser.add_argument("--jobs", type=int, default=1, help="How many run at a time, each on its share of the cores.")
     args, overrides = parser.parse_known_args()
+    if not 1 <= args.jobs <= 64:
+        raise RecipeError(f"jobs is {args.jobs}: take a whole number from 1 up to 64")
     from tqdm import tqdm
 
     from recipe.atomic import write_json, write_text
     from recipe.experiments.drawing import draw_experiments
-    from recipe.experiments.rows import check_rows, describe, load_experiments, run_row, summarize
+    from recipe.experiments.row_runs import run_rows
+    from recipe.experiments.rows import check_rows, describe, load_experiments, summarize
 
     experiments = load_experiments(args.config)
     experiments.seeds = args.seeds or experiments.seeds
@@ -35,11 +39,10 @@ def main() -> None:
         experiments.rows = [row for row in experiments.rows if row.name in (names[0], *args.rows)]
     check_rows(experiments, overrides, args.output_dir)
     problems: dict[str, str] = {}
-    todo = [(row, seed) for row in experiments.rows if not row.skip for seed in experiments.seeds]
-    with tqdm(todo, unit=" runs") as bar:
-        for row, seed in bar:
+    runs = sum(not row.skip for row in experiments.rows) * len(experiments.seeds)
+    with tqdm(run_rows(experiments, overrides, args.output_dir, args.jobs), total=runs, unit=" runs") as bar:
+        for row, seed, problem in bar:
             bar.set_description(f"{printable(row.name)}, seed {seed}")
-            problem = run_row(experiments, row, overrides, seed, args.output_dir / row.folder / f"seed-{seed}")
             if problem:
                 problems[row.name] = problem
                 bar.write(f"row {row.name!r}, seed {seed}: {printable(problem)}", file=sys.stderr)

@@ -36,6 +36,7 @@ OPTIONAL = {
     "experiments.drawing",
     "experiments.fitting",
     "experiments.rows",
+    "experiments.row_runs",
     "experiments.curves",
     "experiments.options",
     "experiments.power_law",

@@ -86,7 +86,7 @@ def cut_middle(name: str) -> str:
 def draw_reliability(axes: "Axes", measured: Measurement) -> None:
     """Draw accuracy by confidence: on the diagonal, a model is right as often as it is confident."""
     after = reliability(measured.probabilities, measured.labels)
-    axes.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle=":")
+    axes.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle=":", label="as often right as confident")
     shares = after["texts"] / after["texts"].sum()
     axes.bar(after["confidence"], shares, width=0.03, color=BLUE, alpha=0.2, label="share of texts")
     if measured.temperature is not None:

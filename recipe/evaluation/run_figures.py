@@ -95,7 +95,10 @@ def draw_training(log_history: Sequence[dict[str, Any]]) -> "Figure":
             values = log[name].dropna()
             is_first = title in ("training", "macro F1")
             axes.plot(values, "o-", markersize=3, linewidth=1, color=GREY if is_first else BLUE, label=title)
-        axes.set(xlabel="step", title="Loss" if "eval_accuracy" not in lines else "Validation")
+        is_loss = "eval_accuracy" not in lines
+        axes.set(
+            xlabel="step", ylabel="cross entropy" if is_loss else "share", title="Loss" if is_loss else "Validation"
+        )
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8, frameon=False)
@@ -103,6 +106,7 @@ def draw_training(log_history: Sequence[dict[str, Any]]) -> "Figure":
         steps = float(last.name / last["epoch"])  # of an epoch
         epochs = axes.secondary_xaxis("top", functions=(lambda x, n=steps: x / n, lambda x, n=steps: x * n))
         epochs.set_xlabel("epoch")
+        epochs.xaxis.set_major_locator(MaxNLocator(integer=last["epoch"] >= 2))
     return figure
 
 

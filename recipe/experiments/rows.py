@@ -1,10 +1,7 @@
 """Experiments: rows of a YAML file, each a change of one recipe, run over several seeds and compared with the first row."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +13,7 @@ import pandas as pd
 from recipe.config import parse_arguments, read_yaml_mapping
 from recipe.errors import RecipeError
 from recipe.evaluation.intervals import compare_paired, wilson_interval
-from recipe.shipped import find_script, shipped
+from recipe.shipped import shipped
 from recipe.training.run_folder import read_state
 
 OWN_FIELDS = ("published", "skip", "random_weights")  # of a row, beside those of train.py
@@ -138,43 +135,6 @@ def check_rows(experiments: Experiments, overrides: Sequence[str], output_dir: P
             row.skip = str(error)
             if row is experiments.rows[0]:
                 raise
-
-
-def run_row(experiments: Experiments, row: Row, overrides: Sequence[str], seed: int, folder: Path) -> str | None:
-    """Run train.py for a row and a seed, unless its run has finished; return its error's line, or None.
-
-    What it prints goes to `FOLDER.log`. An unfinished run resumes.
-    """
-    if (state := read_state(folder)) and state["finished"]:
-        return None
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    words = arguments_of(experiments, row, overrides)
-    if row.random_weights:
-        words += ["--model_name_or_path", str(random_base(words, folder.parent / "random_weights", seed))]
-    command = [sys.executable, str(find_script("train")), *words, "--seed", str(seed), "--output_dir", str(folder)]
-    with folder.with_name(f"{folder.name}.log").open("w", encoding="utf-8") as log:
-        code = subprocess.run(
-            command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "TQDM_DISABLE": "1"}
-        ).returncode
-    if code == 0:
-        return None
-    lines = Path(log.name).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1] if lines else f"it ended with exit code {code}"
-
-
-def random_base(words: Sequence[str], folder: Path, seed: int) -> Path:
-    """Return a folder with random weights of the base model's shape, as GPT-2 starts, and its tokenizer."""
-    import torch
-    from transformers import AutoTokenizer, GPT2Model
-
-    from recipe.model.loading import load_config
-
-    name = parse_arguments([*words, "--output_dir", str(folder)])[0].model_name_or_path
-    target = folder / f"seed-{seed}"
-    torch.manual_seed(seed)
-    GPT2Model(load_config(name)).save_pretrained(target)
-    AutoTokenizer.from_pretrained(name).save_pretrained(target)
-    return target
 
 
 def summarize(experiments: Experiments, folder: Path, problems: Mapping[str, str]) -> pd.DataFrame:

@@ -1,9 +1,12 @@
 import json
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import FAST, ROOT, assert_refused, make_texts, run, tiny_folder
+from conftest import FAST, ROOT, assert_refused, fields_of, make_texts, run, tiny_folder
 from scipy.stats import binomtest
 
 from recipe.errors import RecipeError
@@ -112,6 +115,7 @@ def test_a_table_runs_goes_on_and_names_what_is_wrong(tmp_path):
     accuracy = json.loads((state.parent / "test_results.json").read_text())["test_accuracy"]
     assert figures["rows"][0]["accuracy"] == pytest.approx(100 * accuracy)
     assert (tmp_path / "out" / "experiments.png").stat().st_size > 5000
+    assert_refused(run(*command, "--jobs", "0"), "jobs is 0: take a whole number from 1 up to 64")
     write(
         tmp_path,
         f"base: {ROOT}/recipe/configs/quickstart.yaml\nseeds: [1]\nrows:\n{rows}  broken: {{split_seed: 7, max_train_samples: 1}}\n",
@@ -119,3 +123,33 @@ def test_a_table_runs_goes_on_and_names_what_is_wrong(tmp_path):
     assert_refused(run(*command), "1 rows failed (broken)")
     assert state.stat().st_mtime_ns == before
     assert len((tmp_path / "out" / "experiments.csv").read_text().splitlines()) == 5
+
+
+@pytest.mark.launch
+def test_stopped_rows_save_first_and_go_on_later(tmp_path):
+    """Two at a time: SIGTERM reaches both, which leave checkpoints; the same command then ends as one that went through."""
+    make_texts(80, ["sport", "medicine"]).to_csv(tmp_path / "my.csv", index=False)
+    path = write(tmp_path, f"base: {ROOT}/recipe/configs/quickstart.yaml\nseeds: [1, 2]\nrows: {{plain: }}\n")
+    fields = [
+        *fields_of(tiny_folder(), tmp_path / "my.csv", tmp_path / "out"),
+        *FAST,
+        "--column_names",
+        "text",
+        "label",
+    ]
+    fields += ["--num_train_epochs", "200", "--eval_strategy", "no", "--load_best_model_at_end", "false"]
+    fields += ["--save_strategy", "steps", "--save_steps", "20"]
+    command = ["python", "scripts/experiments.py", "--config", path, "--jobs", "2", *fields]
+    runs = [tmp_path / "out" / "plain" / f"seed-{seed}" for seed in (1, 2)]
+    stopped = subprocess.Popen([sys.executable, *map(str, command[1:])], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    while not all([*run.glob("checkpoint-*/complete.json")] for run in runs):
+        assert stopped.poll() is None, stopped.stderr.read()
+        time.sleep(0.1)
+    stopped.terminate()
+    assert stopped.wait(60) == 143, stopped.stderr.read()
+    assert not any((run / "model.safetensors").exists() for run in runs)
+    assert not (tmp_path / "out" / "experiments.csv").exists()
+    result = run(*command)
+    assert result.returncode == 0, result.stderr
+    assert all("which resumes from" in run.with_name(f"{run.name}.log").read_text() for run in runs)
+    assert json.loads((tmp_path / "out" / "experiments.json").read_text())["rows"][0]["seeds"] == 2
