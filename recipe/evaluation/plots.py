@@ -96,7 +96,7 @@ def draw_reliability(axes: "Axes", measured: Measurement) -> None:
     low = 1 / len(measured.label_names)  # no top probability is under it
     axes.set(xlim=(low - 0.03, 1.03), ylim=(-0.03, 1.03), xlabel="confidence (top probability)", ylabel="accuracy")
     axes.set_title("Reliability")
-    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3, columnspacing=1, frameon=False)
+    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2, columnspacing=1, frameon=False)
 
 
 def draw_curve(axes: "Axes", curve: "pd.DataFrame", name: str, color: str) -> None:

@@ -57,7 +57,7 @@ def test_counts_curves_and_accuracies_are_drawn():
     assert sum(counts) == 200
     assert [label.get_text() for label in axes[0].get_yticklabels()] == ["a long name t...igns 漢"] * 3
     draw_reliability(axes[1], scores)
-    shown = [text.get_text() for text in axes[1].get_legend().get_texts()]
+    shown = [text.get_text() for text in axes[1].get_legend().get_texts()][1:]  # after the diagonal's
     assert shown[0] == f"before calibration, ECE {scores.scores['ece_uncalibrated']:.3f}"
     assert shown[1] == f"after, ECE {scores.scores['ece']:.3f}"
     draw_accuracies(axes[2], scores)
