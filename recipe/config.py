@@ -49,13 +49,13 @@ def parse_arguments(argv: list[str]) -> Arguments:
     Raises:
         RecipeError: unreadable YAML, unknown field (with the nearest known name), wrong type, impossible combination.
     """
-    parser = FieldParser((ModelArguments, DataArguments, RecipeTrainingArguments), allow_abbrev=False)
+    parser = make_parser()
     parser.add_argument("--config", metavar="FILE.yaml", help="A recipe; the command line overrides its fields.")
     config = FieldParser(allow_abbrev=False, add_help=False)
     config.add_argument("--config")
     path = shipped(config.parse_known_args(argv)[0].config)
     # YAML's values become command-line words, so that one parser checks the types of both.
-    namespace, unknown = parser.parse_known_args((yaml_to_argv(parser, path) if path else []) + argv)
+    namespace, unknown = parser.parse_known_args((fields_to_argv(read_yaml_mapping(path), path) if path else []) + argv)
     if unknown:
         raise unknown_field(parser, unknown[0].removeprefix("--").partition("=")[0], "the command line")
     del namespace.config
@@ -70,22 +70,28 @@ def parse_arguments(argv: list[str]) -> Arguments:
     return arguments
 
 
-def yaml_to_argv(parser: FieldParser, path: str) -> list[str]:
-    """Return a YAML mapping as command-line words. `null` leaves the default.
+def make_parser() -> FieldParser:
+    """Return a parser of all fields."""
+    return FieldParser((ModelArguments, DataArguments, RecipeTrainingArguments), allow_abbrev=False)
+
+
+def fields_to_argv(fields: dict[str, Any], where: str) -> list[str]:
+    """Return a mapping out of YAML as command-line words. `null` leaves the default.
 
     Raises:
-        RecipeError: an unknown field or a value of the wrong type, with the file's name.
+        RecipeError: an unknown field or a value of the wrong type, with `where` before it.
     """
+    parser = make_parser()
     known = {action.dest: action for action in parser._actions if action.dest not in ("help", "config")}
     argv: list[str] = []
-    for name, value in read_yaml_mapping(path).items():
+    for name, value in fields.items():
         if name not in known:
-            raise unknown_field(parser, str(name), path)
+            raise unknown_field(parser, str(name), where)
         takes_many = known[name].nargs == "+"
         if isinstance(value, list) and not takes_many:
-            raise RecipeError(f"{path}: {name} takes one value, not a list")
+            raise RecipeError(f"{where}: {name} takes one value, not a list")
         if isinstance(value, list) and any(isinstance(word, (list, dict)) for word in value):
-            raise RecipeError(f"{path}: {name} takes a list of values, not of lists")
+            raise RecipeError(f"{where}: {name} takes a list of values, not of lists")
         if value is None or value == []:
             continue
         if value is False and name.endswith("_strategy"):
@@ -96,7 +102,7 @@ def yaml_to_argv(parser: FieldParser, path: str) -> list[str]:
     try:
         parser.parse_known_args(argv)
     except RecipeError as error:
-        raise RecipeError(f"{path}: {error}") from error
+        raise RecipeError(f"{where}: {error}") from error
     return argv
 
 

@@ -9,8 +9,12 @@ train.py's, for all rows; what a row sets itself wins.
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from recipe.errors import OneLineParser, RecipeError, printable, run_script
+
+if TYPE_CHECKING:
+    from recipe.experiments.rows import Row
 
 
 def main() -> None:
@@ -26,40 +30,47 @@ def main() -> None:
     from tqdm import tqdm
 
     from recipe.atomic import write_json, write_text
+    from recipe.evaluation.plots import can_draw
     from recipe.experiments.drawing import draw_experiments
     from recipe.experiments.row_runs import run_rows
     from recipe.experiments.rows import check_rows, describe, load_experiments, summarize
 
     experiments = load_experiments(args.config)
-    experiments.seeds = args.seeds or experiments.seeds
-    if args.rows:
-        names = [row.name for row in experiments.rows]
-        if unknown := [name for name in args.rows if name not in names]:
-            raise RecipeError(f"no row is called {unknown[0]!r}: take of {', '.join(names)}")
-        experiments.rows = [row for row in experiments.rows if row.name in (names[0], *args.rows)]
+    experiments.seeds = [*dict.fromkeys(args.seeds)] if args.seeds else experiments.seeds
+    leave_out(experiments.rows, args.rows)
     check_rows(experiments, overrides, args.output_dir)
+    draws = can_draw()
     problems: dict[str, str] = {}
     runs = sum(not row.skip for row in experiments.rows) * len(experiments.seeds)
     with tqdm(run_rows(experiments, overrides, args.output_dir, args.jobs), total=runs, unit=" runs") as bar:
         for row, seed, problem in bar:
             bar.set_description(f"{printable(row.name)}, seed {seed}")
             if problem:
-                problems[row.name] = problem
-                bar.write(f"row {row.name!r}, seed {seed}: {printable(problem)}", file=sys.stderr)
+                problems[row.name] = f"seed {seed}: {printable(problem)}"
+                bar.write(f"row {row.name!r}, {problems[row.name]}", file=sys.stderr)
 
     table = summarize(experiments, args.output_dir, problems)
     write_text(args.output_dir / "experiments.csv", table.to_csv())
     records = table.reset_index().astype(object).where(table.reset_index().notna(), None).to_dict("records")
-    write_json(args.output_dir / "experiments.json", {"base": experiments.base, "rows": records})
+    about = {"base": experiments.base, "options": overrides, "seeds": experiments.seeds}
+    write_json(args.output_dir / "experiments.json", {**about, "rows": records})
     print(printable(describe(table)))
-    try:
+    if draws and table["seeds"].any():
         draw_experiments(args.output_dir / "experiments.png", table)
-    except ImportError:
-        print("no picture: it needs matplotlib: pip install 'gpt2-classifier-recipe[plots]'", file=sys.stderr)
     if problems:
         raise RecipeError(
             f"{len(problems)} rows failed ({', '.join(problems)}): see the .log files in {args.output_dir}"
         )
+
+
+def leave_out(rows: "list[Row]", chosen: list[str] | None) -> None:
+    """Skip the rows that are not chosen, but the first, which all are compared with."""
+    names = [row.name for row in rows]
+    if unknown := [name for name in chosen or () if name not in names]:
+        raise RecipeError(f"no row is called {unknown[0]!r}: take of {', '.join(names)}")
+    for row in rows[1:]:
+        if chosen and row.name not in chosen:
+            row.skip = row.skip or "not among --rows"
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Plots (optional): confusion matrix, reliability, and the model's accuracy beside its baselines', in one picture."""
 
+import logging
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+logger = logging.getLogger(__name__)
+
 PLOT_FORMATS = (".png", ".svg", ".pdf")
 NAME = 22  # characters of a label's name
 COUNTED = 30  # labels: the cells of a larger matrix are too small for their counts
@@ -29,6 +32,16 @@ def require_matplotlib() -> None:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise RecipeError("plot_file needs matplotlib: pip install 'gpt2-classifier-recipe[plots]'") from error
+
+
+def can_draw() -> bool:
+    """Return whether matplotlib is installed; log a warning if not."""
+    try:
+        require_matplotlib()
+    except RecipeError:
+        logger.warning("no pictures: they need matplotlib: pip install 'gpt2-classifier-recipe[plots]'")
+        return False
+    return True
 
 
 def save_plot(path: Path, measured: Measurement, title: str) -> None:

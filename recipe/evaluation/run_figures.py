@@ -1,6 +1,5 @@
 """Pictures of a run (optional): how its training went and what its test shows, a .png file each."""
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,14 +9,12 @@ import pandas as pd
 
 from recipe.atomic import write_files
 from recipe.evaluation.intervals import wilson_interval
-from recipe.evaluation.plots import BLUE, GREY, draw_confusion, draw_reliability, matrix_side, save_figure
+from recipe.evaluation.plots import BLUE, GREY, can_draw, draw_confusion, draw_reliability, matrix_side, save_figure
 from recipe.evaluation.report import Measurement
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-logger = logging.getLogger(__name__)
 
 FOLDER = "figures"  # in a run's output_dir
 NAMES = ("training", "confusion_matrix", "reliability", "precision_recall", "length")
@@ -39,12 +36,7 @@ def save_run_figures(
     folder = Path(run_dir) / FOLDER
     for name in NAMES:
         (folder / f"{name}.png").unlink(missing_ok=True)
-    if not draw:
-        return
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        logger.warning("no pictures: they need matplotlib: pip install 'gpt2-classifier-recipe[plots]'")
+    if not draw or not can_draw():
         return
     figures = draw_run(measured, log_history)
     write_files(folder, lambda to: [save_figure(figure, to / f"{name}.png") for name, figure in figures.items()])

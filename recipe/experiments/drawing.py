@@ -23,7 +23,8 @@ def draw_experiments(path: Path, table: pd.DataFrame) -> None:
     errors = [rows["accuracy"] - rows["low"], rows["high"] - rows["accuracy"]]
     axes.errorbar(rows["accuracy"], heights, xerr=errors, fmt="o", color=BLUE, capsize=3, label="mean, 95 % interval")
     axes.plot(rows["published"], heights, "D", color=GREY, markersize=5, label="published, of another model")
-    axes.axvline(rows["accuracy"].iloc[-1], color=BLUE, linewidth=0.8, linestyle=":")
+    if rows.index[-1] == table.index[0]:
+        axes.axvline(rows["accuracy"].iloc[-1], color=BLUE, linewidth=0.8, linestyle=":")
     axes.set_yticks(
         heights, labels=[cut_middle(name) if len(name) > 40 else name for name in rows.index], parse_math=False
     )

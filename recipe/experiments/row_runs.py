@@ -10,11 +10,14 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, GPT2Model
 
-from recipe.config import parse_arguments
+from recipe.arguments import DataArguments
+from recipe.config import parse_arguments, resolved_config
+from recipe.data.readers import expand_paths
+from recipe.errors import RecipeError
 from recipe.experiments.rows import Experiments, Row, arguments_of
 from recipe.model.loading import load_config
 from recipe.shipped import find_script
-from recipe.training.run_folder import read_state
+from recipe.training.run_folder import STATE_FILE, differences, read_state
 
 
 def run_rows(
@@ -26,16 +29,22 @@ def run_rows(
 
     Args:
         jobs: how many run at a time, each with its share of the cores.
+
+    Raises:
+        RecipeError: before the first run, for a finished run of other options or data.
     """
-    runs = [(row, seed) for row in experiments.rows if not row.skip for seed in experiments.seeds]
+    commands = {}
+    for row in (row for row in experiments.rows if not row.skip):
+        for seed in experiments.seeds:
+            folder = output_dir / row.folder / f"seed-{seed}"
+            commands[folder] = row, seed, command_of(experiments, row, overrides, seed, folder)
     threads, children = max(1, torch.get_num_threads() // jobs), set()
     with ThreadPoolExecutor(jobs) as pool:
         try:
-            futures = {}
-            for row, seed in runs:
-                folder = output_dir / row.folder / f"seed-{seed}"
-                command = command_of(experiments, row, overrides, seed, folder)
-                futures[pool.submit(run_train, command, folder, threads, children)] = row, seed
+            futures = {
+                pool.submit(run_train, command, folder, threads, children): (row, seed)
+                for folder, (row, seed, command) in commands.items()
+            }
             for future in as_completed(futures):
                 yield *futures[future], future.result()
         finally:
@@ -45,23 +54,47 @@ def run_rows(
 
 
 def command_of(experiments: Experiments, row: Row, overrides: Sequence[str], seed: int, folder: Path) -> list[str]:
-    """Return the command of a row and a seed, once its random weights are there; none for a finished run."""
-    if (state := read_state(folder)) and state["finished"]:
-        return []
-    words = arguments_of(experiments, row, overrides)
+    """Return the command of a row and a seed, once its random weights are there; none for a finished run.
+
+    Raises:
+        RecipeError: a finished run of other options, or of files that have changed since, unless they may be overwritten.
+    """
+    words = [*arguments_of(experiments, row, overrides), "--seed", str(seed), "--output_dir", str(folder)]
+    base = folder.parent / "random_weights" / folder.name
     if row.random_weights:
-        words += ["--model_name_or_path", str(random_base(words, folder.parent / "random_weights", seed))]
-    return [sys.executable, str(find_script("train")), *words, "--seed", str(seed), "--output_dir", str(folder)]
+        name, revision = (options := parse_arguments(words)[0]).model_name_or_path, options.model_revision
+        words += ["--model_name_or_path", str(base), "--model_revision", "main"]
+    arguments = parse_arguments(words)
+    state = read_state(folder)
+    if state and state["finished"] and not arguments[2].overwrite_output_dir:
+        changed = differences(state, resolved_config(*arguments), state["processes"]) or newer_file(
+            arguments[1], folder
+        )
+        if changed:
+            raise RecipeError(
+                f"{folder} holds a finished run of other options or data ({changed}): give another output_dir, or pass"
+                " --overwrite_output_dir true to run all rows again"
+            )
+        return []
+    if row.random_weights:
+        save_random(name, revision, base, seed)
+    return [sys.executable, str(find_script("train")), *words]
 
 
-def random_base(words: Sequence[str], folder: Path, seed: int) -> Path:
-    """Return a folder with random weights of the base model's shape, as GPT-2 starts, and its tokenizer."""
-    name = parse_arguments([*words, "--output_dir", str(folder)])[0].model_name_or_path
-    target = folder / f"seed-{seed}"
+def newer_file(data_args: DataArguments, run: Path) -> str:
+    """Return a data file that has changed since a run finished, as `NAME has changed since`; "" if none has."""
+    fields = ("train_file", "validation_file", "test_file")
+    paths = [Path(path) for field in fields for path in expand_paths(getattr(data_args, field) or [], field)]
+    finished = (run / STATE_FILE).stat().st_mtime
+    newer = [path for path in paths if path.exists() and path.stat().st_mtime > finished]
+    return f"{newer[0]} has changed since" if newer else ""
+
+
+def save_random(name: str, revision: str, folder: Path, seed: int) -> None:
+    """Save random weights of a base model's shape, as GPT-2 starts, and its tokenizer."""
     torch.manual_seed(seed)
-    GPT2Model(load_config(name)).save_pretrained(target)
-    AutoTokenizer.from_pretrained(name).save_pretrained(target)
-    return target
+    GPT2Model(load_config(name, revision)).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(name, revision=revision).save_pretrained(folder)
 
 
 def run_train(command: Sequence[str], folder: Path, threads: int, children: set[subprocess.Popen]) -> str | None:
@@ -71,11 +104,12 @@ def run_train(command: Sequence[str], folder: Path, threads: int, children: set[
     folder.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "TQDM_DISABLE": "1", "OMP_NUM_THREADS": str(threads)}
     with folder.with_name(f"{folder.name}.log").open("w", encoding="utf-8") as log:
-        child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        # A session of its own: Ctrl-C then reaches this process alone, which lets the run save first.
+        child = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
         children.add(child)
         code = child.wait()
         children.remove(child)
     if code == 0:
         return None
     lines = Path(log.name).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1] if lines else f"it ended with exit code {code}"
+    return lines[-1].removeprefix("error: ") if lines else f"it ended with exit code {code}"

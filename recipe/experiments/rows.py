@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recipe.config import parse_arguments, read_yaml_mapping
+from recipe.config import fields_to_argv, parse_arguments, read_yaml_mapping
+from recipe.data.dataset import SPLITS_FOLDER
 from recipe.errors import RecipeError
 from recipe.evaluation.intervals import compare_paired, wilson_interval
 from recipe.shipped import shipped
 from recipe.training.run_folder import read_state
 
 OWN_FIELDS = ("published", "skip", "random_weights")  # of a row, beside those of train.py
+OF_EACH_RUN = {"seed", "output_dir", "resume_from_checkpoint", "push_to_hub", "hub_model_id"}  # no option of a table
 SHOWN = {
     "accuracy": "accuracy %",
     "sd": "sd",
@@ -95,7 +97,7 @@ def row_of(path: str, name: str, options: Any) -> Row:
     if not isinstance(options, dict | None):
         raise RecipeError(f"{path}: row {name!r} is no mapping: write `field: value` lines under it, or nothing")
     fields = {key: value for key, value in (options or {}).items() if key not in OWN_FIELDS}
-    if forbidden := {"seed", "output_dir", "overwrite_output_dir", "config"} & fields.keys():
+    if forbidden := OF_EACH_RUN & fields.keys() | {"overwrite_output_dir", "config"} & fields.keys():
         raise RecipeError(f"{path}: row {name!r} sets {forbidden.pop()}, which the experiments set themselves: drop it")
     row = Row(name, fields, **{key: options[key] for key in OWN_FIELDS if options and key in options})
     if row.published is not None and not isinstance(row.published, int | float):
@@ -105,30 +107,32 @@ def row_of(path: str, name: str, options: Any) -> Row:
 
 def arguments_of(experiments: Experiments, row: Row, overrides: Sequence[str]) -> list[str]:
     """Return train.py's command line for a row; what the row sets wins over the overrides, and these over the base."""
-    words = ["--config", experiments.base, *overrides]
-    for name, value in row.fields.items():
-        values = value if isinstance(value, list) else [value]
-        words += [f"--{name}", *(str(item).lower() if isinstance(item, bool) else str(item) for item in values)]
-    return words
+    return ["--config", experiments.base, *overrides, *fields_to_argv(row.fields, f"row {row.name!r}")]
 
 
 def check_rows(experiments: Experiments, overrides: Sequence[str], output_dir: Path) -> None:
     """Check the options of every row before any is run, and note in `skip` those whose base model is not there.
 
+    Rows with a base model of their own are left out too, where the command line names one.
+
     Raises:
-        RecipeError: options that train.py refuses, with the row's name.
+        RecipeError: options that train.py refuses, with the row's name, or that are set for each run here.
     """
     from recipe.model.loading import load_config
 
-    for row in experiments.rows:
-        if row.skip:
-            continue
+    given = {word.removeprefix("--").partition("=")[0] for word in overrides if word.startswith("--")}
+    for name in OF_EACH_RUN & given:
+        raise RecipeError(f"{name} is set for each run here: leave it out{' and give --seeds' * (name == 'seed')}")
+    for row in (row for row in experiments.rows if not row.skip):
+        words = [*arguments_of(experiments, row, overrides), "--output_dir", str(output_dir)]
         try:
-            model_args, _, _ = parse_arguments(
-                [*arguments_of(experiments, row, overrides), "--output_dir", str(output_dir)]
-            )
+            model_args, _, _ = parse_arguments(words)
         except RecipeError as error:
             raise RecipeError(f"row {row.name!r}: {error}") from error
+        if "model_name_or_path" in row.fields.keys() & given:
+            name = row.fields["model_name_or_path"]
+            row.skip = f"its base model is {name}: it runs where the command line names no model_name_or_path"
+            continue
         try:
             load_config(model_args.model_name_or_path, model_args.model_revision)
         except RecipeError as error:
@@ -141,45 +145,61 @@ def summarize(experiments: Experiments, folder: Path, problems: Mapping[str, str
     """Return a line a row: accuracy over its seeds, and the comparison with the first row.
 
     Columns: `accuracy` (mean over seeds), `sd`, `low` and `high` (Wilson's 95 % interval of the right answers of all seeds
-    together: the texts are the same, so it says little about other texts if there are few), `macro_f1`, `mcnemar_p`
-    (exact, of the first seed's answers against the first row's), `seconds` of training (mean), `trainable_parameters`,
-    `seeds` (finished), `published`, `note`.
+    together: the texts are the same, so for other texts it is too narrow), `macro_f1`, `mcnemar_p` (exact, of the
+    answers of the first seed that both have, where the test texts are the first row's), `seconds` of training (mean),
+    `trainable_parameters`, `seeds` (finished), `test_texts`, `published`, `note`.
+
+    Args:
+        problems: errors' lines by row.
     """
-    lines, reference = {}, None
+    lines, of_first = {}, {}
     for row in experiments.rows:
-        runs = [folder / row.folder / f"seed-{seed}" for seed in experiments.seeds]
-        runs = [run for run in runs if (state := read_state(run)) and state["finished"]]
-        note = row.skip or problems.get(row.name) or ""
+        runs = {seed: folder / row.folder / f"seed-{seed}" for seed in experiments.seeds}
+        runs = {seed: run for seed, run in runs.items() if (state := read_state(run)) and state["finished"]}
+        note = problems.get(row.name) or (row.skip if not runs else "") or ""
         line = {"published": row.published, "seeds": len(runs), "note": note}
         if runs:
-            tests = [json.loads((run / "test_results.json").read_text(encoding="utf-8")) for run in runs]
-            trains = [json.loads((run / "train_results.json").read_text(encoding="utf-8")) for run in runs]
-            right = [correct(run) for run in runs]
-            reference = right[0] if row is experiments.rows[0] else reference
-            accuracies = [100 * answers.mean() for answers in right]
-            low, high = wilson_interval(int(sum(map(np.sum, right))), sum(map(len, right)))
-            line |= {
-                "accuracy": np.mean(accuracies),
-                "sd": np.std(accuracies, ddof=1) if len(runs) > 1 else None,
-                "low": 100 * low,
-                "high": 100 * high,
-                "macro_f1": np.mean([test["test_macro_f1"] for test in tests]),
-                "seconds": np.mean([train["train_runtime"] for train in trains]),
-                "trainable_parameters": trains[0]["trainable_parameters"],
-            }
-            if reference is not None and row is not experiments.rows[0] and len(reference) == len(right[0]):
-                line["mcnemar_p"] = compare_paired(right[0], reference).p_value
+            of_first = runs if row is experiments.rows[0] else of_first
+            line |= measure_row([*runs.values()])
+            if row is not experiments.rows[0] and (shared := [seed for seed in runs if seed in of_first]):
+                line["mcnemar_p"] = compare_runs(runs[shared[0]], of_first[shared[0]])
         lines[row.name] = line
-    columns = ["accuracy", "sd", "low", "high", "macro_f1", "mcnemar_p", "seconds", "trainable_parameters", "seeds"]
-    return (
-        pd.DataFrame.from_dict(lines, orient="index")
-        .reindex(columns=[*columns, "published", "note"])
-        .rename_axis("row")
-    )
+    columns = ["accuracy", "sd", "low", "high", "macro_f1", "mcnemar_p", "seconds", "trainable_parameters"]
+    table = pd.DataFrame.from_dict(lines, orient="index")
+    return table.reindex(columns=[*columns, "seeds", "test_texts", "published", "note"]).rename_axis("row")
+
+
+def measure_row(runs: Sequence[Path]) -> dict[str, float | None]:
+    """Return the figures of a row that do not depend on another (see summarize)."""
+    tests = [json.loads((run / "test_results.json").read_text(encoding="utf-8")) for run in runs]
+    trains = [json.loads((run / "train_results.json").read_text(encoding="utf-8")) for run in runs]
+    right = [correct(run) for run in runs]
+    accuracies = [100 * answers.mean() for answers in right]
+    low, high = wilson_interval(int(sum(map(np.sum, right))), sum(map(len, right)))
+    return {
+        "accuracy": np.mean(accuracies),
+        "sd": np.std(accuracies, ddof=1) if len(runs) > 1 else None,
+        "low": 100 * low,
+        "high": 100 * high,
+        "macro_f1": np.mean([test["test_macro_f1"] for test in tests]),
+        "seconds": np.mean([train["train_runtime"] for train in trains]),
+        "trainable_parameters": trains[0]["trainable_parameters"],
+        "test_texts": len(right[0]),
+    }
+
+
+def compare_runs(run: Path, other: Path) -> float | None:
+    """Return McNemar's p for the answers of two runs; None if they were tested on different texts."""
+    texts, theirs = (pd.read_parquet(path / SPLITS_FOLDER / "test.parquet", columns=["text"]) for path in (run, other))
+    return compare_paired(correct(run), correct(other)).p_value if texts.equals(theirs) else None
 
 
 def describe(table: pd.DataFrame) -> str:
     """Return the table as people read it, and under it why rows were not run."""
+    notes = table["note"][table["note"] != ""]
+    notes = [f"{name}: {note}" if table["seeds"][name] else f"not run: {name}: {note}" for name, note in notes.items()]
+    if not table["seeds"].any():
+        return "\n".join(notes)
     run = table[table["accuracy"].notna()].astype({"sd": float, "mcnemar_p": float, "published": float})
     interval = run["low"].map("{:.1f}".format) + " - " + run["high"].map("{:.1f}".format)
     shown = run.assign(interval=interval)[[*SHOWN]].rename(columns=SHOWN).rename_axis(None)
@@ -187,7 +207,6 @@ def describe(table: pd.DataFrame) -> str:
     formatters = {name: f"{{:.{digits}f}}".format for name, digits in formats.items()}
     formatters["McNemar's p"] = lambda p: "< 0.0001" if p < 1e-4 else f"{p:.4f}"
     text = shown.to_string(formatters={**formatters, "parameters": "{:,.0f}".format}, na_rep="")
-    notes = [f"not run: {name}: {note}" for name, note in table["note"][table["note"] != ""].items()]
     return "\n".join([text, "", *notes])
 
 

@@ -19,7 +19,7 @@ def add_adapters(model: GPT2LastTokenClassifier, r: int, alpha: float) -> tuple[
     `alpha / r` times a product [in, r] [r, out] is added, which starts at 0. Norms and biases stay frozen too.
 
     Raises:
-        RecipeError: no matrix of a block is trainable, or peft is not installed.
+        RecipeError: no matrix of a block is trainable, or no head, or peft is not installed.
     """
     with explain(ImportError, "lora_r needs peft", "pip install 'gpt2-classifier-recipe[lora]'"):
         from peft import LoraConfig, get_peft_model
@@ -28,6 +28,8 @@ def add_adapters(model: GPT2LastTokenClassifier, r: int, alpha: float) -> tuple[
     targets = [name for name in matrices if model.get_submodule(name).weight.requires_grad]
     if not targets:
         raise RecipeError("lora_r: trainable names no block's matrices to adapt: give last_blocks:K, or all")
+    if not any(parameter.requires_grad for parameter in model.score.parameters()):
+        raise RecipeError("lora_r: trainable leaves the head out, which trains with adapters: add 'score.*'")
     config = LoraConfig(
         task_type="SEQ_CLS",  # the head `score` trains as it is
         r=r,

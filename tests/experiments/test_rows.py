@@ -1,4 +1,8 @@
+"""Tables of experiments: their files, their runs through the shell, and figures by SciPy."""
+
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -6,13 +10,19 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import FAST, ROOT, assert_refused, fields_of, make_texts, run, tiny_folder
+import torch
+import yaml
+from conftest import NANO, ROOT, assert_refused, make_texts, run, tiny_folder
+from safetensors.torch import load_file
 from scipy.stats import binomtest
+from transformers import GPT2Config, GPT2Model
 
+from recipe.config import parse_arguments
 from recipe.errors import RecipeError
-from recipe.experiments.rows import arguments_of, describe, load_experiments, summarize
+from recipe.experiments.rows import arguments_of, check_rows, describe, load_experiments, summarize
 
 BASE = "base: recipe/configs/quickstart.yaml\n"
+ODD = "max_length: null, eval_strategy: no, load_best_model_at_end: false, use_cpu: true, lr_scheduler_kwargs: {num_cycles: 2}"
 
 
 def write(tmp_path, text):
@@ -23,12 +33,15 @@ def write(tmp_path, text):
 
 def test_a_row_wins_over_the_command_line_and_this_over_the_base(tmp_path):
     table = load_experiments(
-        write(tmp_path, f"{BASE}rows:\n  plain:\n  two: {{trainable: [head, 'x.*'], bf16: true}}\n")
+        write(tmp_path, f"{BASE}rows:\n  plain:\n  two: {{{ODD}, trainable: [head, 'x.*'], max_steps: 3}}\n")
     )
     assert table.seeds == [42]
-    words = arguments_of(table, table.rows[1], ["--learning_rate", "1", "--bf16", "false"])
-    assert words[:4] == ["--config", "recipe/configs/quickstart.yaml", "--learning_rate", "1"]
-    assert words[-5:] == ["--trainable", "head", "x.*", "--bf16", "true"]
+    words = arguments_of(table, table.rows[1], ["--learning_rate", "1", "--max_steps", "7", "--max_length", "9"])
+    model_args, data_args, training_args = parse_arguments([*words, "--output_dir", str(tmp_path)])
+    assert model_args.trainable == ["head", "x.*"]
+    assert (training_args.learning_rate, training_args.num_train_epochs, training_args.max_steps) == (1, 3, 3)
+    assert (data_args.max_length, training_args.eval_strategy, training_args.use_cpu) == (9, "no", True)
+    assert training_args.lr_scheduler_kwargs == {"num_cycles": 2}
 
 
 @pytest.mark.parametrize(
@@ -52,8 +65,9 @@ def test_bad_files_are_one_line(tmp_path, text, message):
         load_experiments(write(tmp_path, text))
 
 
-def leave_run(folder, right, f1=0.5, seconds=2.0):
-    folder.mkdir(parents=True)
+def leave_run(folder, right, f1=0.5, seconds=2.0, texts="text"):
+    (folder / "splits").mkdir(parents=True)
+    pd.DataFrame({"text": [f"{texts} {i}" for i in range(len(right))]}).to_parquet(folder / "splits" / "test.parquet")
     answers = pd.DataFrame({"label": ["a"] * len(right), "prediction": np.where(right, "a", "NA")})
     answers.to_csv(folder / "test_predictions.csv", index=False)
     (folder / "run_state.json").write_text(
@@ -83,73 +97,137 @@ def test_rows_are_summed_up_over_their_seeds(tmp_path):
     assert found.loc["b", "mcnemar_p"] == pytest.approx(binomtest(int(gains), int(gains + losses)).pvalue)
     assert found["macro_f1"].iloc[0] == pytest.approx(0.15)
     assert found["seeds"].tolist() == [2, 2, 0, 0]
+    assert found["test_texts"].iloc[:2].tolist() == [50, 50]
     shown = describe(found)
     assert "not run: c: why" in shown
     assert "not run: d: it broke" in shown
     assert "nan" not in shown.lower()
 
 
-@pytest.mark.launch
-def test_a_table_runs_goes_on_and_names_what_is_wrong(tmp_path):
-    """Two rows and one that has no weights here; then a third one, for which the others are not run again."""
-    make_texts(80, ["sport", "medicine"]).to_csv(tmp_path / "my.csv", index=False)
-    rows = "  plain:\n  first token: {pooling: first}\n  larger: {model_name_or_path: nowhere/gpt2-large}\n"
-    path = write(tmp_path, f"base: {ROOT}/recipe/configs/quickstart.yaml\nseeds: [1]\nrows:\n{rows}")
-    fields = [
-        "--model_name_or_path",
-        tiny_folder(),
-        "--train_file",
-        tmp_path / "my.csv",
-        "--column_names",
-        "text",
-        "label",
-    ]
-    command = ["python", "scripts/experiments.py", "--config", path, "--output_dir", tmp_path / "out", *fields, *FAST]
-    assert_refused(run(*command, "--learning_rat", "1"), "row 'plain': the command line: unknown field 'learning_rat'")
+def test_rows_are_compared_on_the_same_texts_and_seed(tmp_path):
+    """The first row lacks seed 1, `other` was tested on other texts; a row with a run is no row that was not run."""
+    table = load_experiments(write(tmp_path, f"{BASE}seeds: [1, 2]\nrows: {{a: , b: {{skip: gone}}, other: }}\n"))
+    rng = np.random.default_rng(1)
+    first, *mine = (rng.random(40) < share for share in (0.9, 0.2, 0.5))
+    leave_run(tmp_path / "a" / "seed-2", first)
+    for seed, right in enumerate(mine, start=1):
+        leave_run(tmp_path / "b" / f"seed-{seed}", right)
+        leave_run(tmp_path / "other" / f"seed-{seed}", right, texts="another")
+    found = summarize(table, tmp_path, {"a": "seed 1: it broke"})
+    gains, losses = int((mine[1] & ~first).sum()), int((~mine[1] & first).sum())
+    assert found.loc["b", "mcnemar_p"] == pytest.approx(binomtest(gains, gains + losses).pvalue)
+    assert np.isnan(found.loc["other", "mcnemar_p"])
+    assert found["note"].tolist() == ["seed 1: it broke", "", ""]
+    assert describe(found).splitlines()[-1] == "a: seed 1: it broke"
+
+
+def test_rows_with_a_base_of_their_own_are_left_out_where_the_command_line_names_one(tmp_path):
+    """The complete file of the book's experiments, so that its options are checked too."""
+    table = load_experiments("recipe/configs/experiments_book.yaml")
+    fields = ["--model_name_or_path", str(NANO), "--train_file", "SMSSpamCollection", "--learning_rate=1e-3"]
+    check_rows(table, fields, tmp_path / "out")
+    assert len(table.rows) == 19
+    left_out = [row.name for row in table.rows if row.skip and "its base model is openai-community/" in row.skip]
+    assert left_out == ["gpt2-medium", "gpt2-large", "gpt2-xl", "gpt2-xl, all blocks", "gpt2-xl, LoRA"]
+    assert sum(not row.skip for row in table.rows) == 10
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("field", ["seed", "push_to_hub", "resume_from_checkpoint"])
+def test_options_of_each_run_are_refused(tmp_path, field):
+    table = load_experiments(write(tmp_path, f"{BASE}rows: {{a: }}\n"))
+    with pytest.raises(RecipeError, match=f"{field} is set for each run here: leave it out"):
+        check_rows(table, ["--learning_rate", "1", f"--{field}", "1"], tmp_path)
+
+
+@pytest.fixture
+def base(tmp_path):
+    """The first lines of a file of experiments, over a recipe of the tiny model."""
+    make_texts(80, ["sport", "medicine"]).to_csv(tmp_path / "my.csv", index=False)
+    recipe = {"model_name_or_path": str(tiny_folder()), "train_file": str(tmp_path / "my.csv"), "learning_rate": 1e-3}
+    recipe |= {"num_train_epochs": 1, "baselines": False, "plots": False}
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(recipe))
+    return f"base: {tmp_path / 'base.yaml'}\n"
+
+
+@pytest.mark.launch
+def test_a_table_runs_goes_on_and_names_what_is_wrong(base, tmp_path, run_here):
+    """Two rows and one that has no weights here; then a third one, for which the others are not run again."""
+    rows = "seeds: [1]\nrows:\n  plain:\n  random: {random_weights: true, trainable: [all]}\n"
+    rows += "  larger: {model_name_or_path: nowhere/gpt2-large}\n"
+    path, out = write(tmp_path, base + rows), tmp_path / "out"
+    command = ["python", "scripts/experiments.py", "--config", path, "--output_dir", out]
+    assert_refused(run_here([*command, "--learning_rat", "1"]), "row 'plain': the command line: unknown field")
+    assert not out.exists()
     result = run(*command)
     assert result.returncode == 0, result.stderr
     assert "not run: larger: model 'nowhere/gpt2-large'" in result.stdout
-    state = tmp_path / "out" / "plain" / "seed-1" / "run_state.json"
-    before, figures = state.stat().st_mtime_ns, json.loads((tmp_path / "out" / "experiments.json").read_text())
+    state = out / "plain" / "seed-1" / "run_state.json"
+    before, figures = state.stat().st_mtime_ns, json.loads((out / "experiments.json").read_text())
     accuracy = json.loads((state.parent / "test_results.json").read_text())["test_accuracy"]
     assert figures["rows"][0]["accuracy"] == pytest.approx(100 * accuracy)
-    assert (tmp_path / "out" / "experiments.png").stat().st_size > 5000
-    assert_refused(run(*command, "--jobs", "0"), "jobs is 0: take a whole number from 1 up to 64")
-    write(
-        tmp_path,
-        f"base: {ROOT}/recipe/configs/quickstart.yaml\nseeds: [1]\nrows:\n{rows}  broken: {{split_seed: 7, max_train_samples: 1}}\n",
-    )
-    assert_refused(run(*command), "1 rows failed (broken)")
+    assert (out / "experiments.png").stat().st_size > 5000
+    torch.manual_seed(1)
+    started, pretrained = GPT2Model(GPT2Config.from_pretrained(tiny_folder())), tiny_folder() / "model.safetensors"
+    saved = load_file(out / "random" / "random_weights" / "seed-1" / "model.safetensors")
+    assert all(torch.equal(saved[name], tensor) for name, tensor in started.state_dict().items() if name in saved)
+    assert not torch.equal(saved["wte.weight"], load_file(pretrained)["wte.weight"])
+
+    write(tmp_path, base + rows + "  broken: {max_train_samples: 1}\n")
+    assert_refused(run_here(command), "1 rows failed (broken)")
     assert state.stat().st_mtime_ns == before
-    assert len((tmp_path / "out" / "experiments.csv").read_text().splitlines()) == 5
+    table = pd.read_csv(out / "experiments.csv", index_col="row")
+    assert table.loc["broken", "note"].startswith("seed 1: ")
+    assert table["seeds"].tolist() == [1, 1, 0, 0]
+    result = run_here([*command, "--rows", "random", "--seeds", "1", "1"])
+    assert result.returncode == 0, result.stderr
+    assert "not run: broken: not among --rows" in result.stdout
+    assert [row["seeds"] for row in json.loads((out / "experiments.json").read_text())["rows"]] == [1, 1, 0, 0]
+    other = "seed-1 holds a finished run of other options or data (learning_rate 0.001 there, 0.5 here)"
+    assert_refused(run_here([*command, "--learning_rate", "0.5"]), other)
+    os.utime(tmp_path / "my.csv")
+    assert_refused(run_here(command), f"({tmp_path / 'my.csv'} has changed since)")
+    assert_refused(run_here([*command, "--jobs", "0"]), "jobs is 0: take a whole number from 1 up to 64")
 
 
 @pytest.mark.launch
-def test_stopped_rows_save_first_and_go_on_later(tmp_path):
-    """Two at a time: SIGTERM reaches both, which leave checkpoints; the same command then ends as one that went through."""
-    make_texts(80, ["sport", "medicine"]).to_csv(tmp_path / "my.csv", index=False)
-    path = write(tmp_path, f"base: {ROOT}/recipe/configs/quickstart.yaml\nseeds: [1, 2]\nrows: {{plain: }}\n")
-    fields = [
-        *fields_of(tiny_folder(), tmp_path / "my.csv", tmp_path / "out"),
-        *FAST,
-        "--column_names",
-        "text",
-        "label",
-    ]
-    fields += ["--num_train_epochs", "200", "--eval_strategy", "no", "--load_best_model_at_end", "false"]
+def test_a_table_whose_rows_all_fail_is_one_line(base, tmp_path, run_here):
+    path = write(tmp_path, f"{base}rows: {{plain: }}\n")
+    command = ["python", "scripts/experiments.py", "--config", path, "--output_dir", tmp_path / "out"]
+    result = run_here([*command, "--train_file", tmp_path / "missing.csv"])
+    assert (
+        result.stdout
+        == f"not run: plain: seed 42: {tmp_path / 'missing.csv'}: cannot be read (No such file or directory): check the path\n"
+    )
+    assert_refused(result, "1 rows failed (plain)")
+
+
+@pytest.mark.launch
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_stopped_rows_save_first_and_go_on_later(base, tmp_path, number, code):
+    """Two at a time; Ctrl-C goes to all processes of a terminal. The same command then ends as one that went through."""
+    path = write(tmp_path, f"{base}seeds: [1, 2]\nrows: {{plain: }}\n")
+    fields = ["--num_train_epochs", "200", "--eval_strategy", "no", "--load_best_model_at_end", "false"]
     fields += ["--save_strategy", "steps", "--save_steps", "20"]
-    command = ["python", "scripts/experiments.py", "--config", path, "--jobs", "2", *fields]
+    command = ["python", "scripts/experiments.py", "--config", path, "--jobs", "2", "--output_dir", tmp_path / "out"]
     runs = [tmp_path / "out" / "plain" / f"seed-{seed}" for seed in (1, 2)]
-    stopped = subprocess.Popen([sys.executable, *map(str, command[1:])], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    stopped = subprocess.Popen(
+        [sys.executable, *map(str, command[1:]), *fields],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test under nohup ignores it
+    )
     while not all([*run.glob("checkpoint-*/complete.json")] for run in runs):
         assert stopped.poll() is None, stopped.stderr.read()
         time.sleep(0.1)
-    stopped.terminate()
-    assert stopped.wait(60) == 143, stopped.stderr.read()
-    assert not any((run / "model.safetensors").exists() for run in runs)
+    os.killpg(stopped.pid, number)
+    assert stopped.wait(60) == code, stopped.stderr.read()
+    logs = [run.with_name(f"{run.name}.log") for run in runs]
+    assert all("SIGTERM: stopping" in log.read_text() and "Traceback" not in log.read_text() for log in logs)
     assert not (tmp_path / "out" / "experiments.csv").exists()
-    result = run(*command)
+    result = run(*command, *fields)
     assert result.returncode == 0, result.stderr
-    assert all("which resumes from" in run.with_name(f"{run.name}.log").read_text() for run in runs)
+    assert all("which resumes from" in log.read_text() for log in logs)
     assert json.loads((tmp_path / "out" / "experiments.json").read_text())["rows"][0]["seeds"] == 2

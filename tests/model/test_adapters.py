@@ -54,6 +54,11 @@ def test_a_filter_without_matrices_is_refused(patterns):
         adapted(patterns)
 
 
+def test_a_filter_without_the_head_is_refused():
+    with pytest.raises(RecipeError, match=r"lora_r: trainable leaves the head out.*add 'score"):
+        adapted(["transformer.h.3.*"])
+
+
 def test_without_peft_the_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(RecipeError, match=r"lora_r needs peft.*gpt2-classifier-recipe\[lora\]"):
