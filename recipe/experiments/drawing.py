@@ -69,7 +69,7 @@ def draw_folds(path: Path, figures: Mapping[str, dict[str, Any]], titles: Mappin
     """
     from matplotlib.figure import Figure  # not pyplot, which would look for a screen
 
-    names = list(figures)[::-1]
+    names = [name for name in figures if name != "majority"][::-1]  # which is far off, and would squeeze the others
     figure = Figure(figsize=(10, 1.4 + 0.6 * len(names)), dpi=120, layout="constrained")
     for axes, (score, name_of_score) in zip(
         figure.subplots(1, 2, sharey=True), {"accuracy": "accuracy", "macro_f1": "macro F1"}.items(), strict=True
