@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import xxhash
 
@@ -16,6 +18,8 @@ def test_write_files_leaves_nothing_half_written(tmp_path):
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("old.json", "old")]
     write_json(tmp_path / "old.json", {"é": 1})
     assert (tmp_path / "old.json").read_text() == '{\n  "é": 1\n}\n'
+    write_json(tmp_path / "old.json", {"a": [float("nan"), (1.5, float("inf"))]})
+    assert json.loads((tmp_path / "old.json").read_text()) == {"a": [None, [1.5, None]]}
 
 
 def test_file_hash_is_xxh3_of_the_bytes(tmp_path):

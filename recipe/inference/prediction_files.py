@@ -5,7 +5,6 @@ import csv
 import glob
 import json
 import logging
-import math
 import os
 import re
 import sys
@@ -15,7 +14,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from recipe.atomic import open_text
+from recipe.atomic import finite, open_text
 from recipe.data.texts import escape
 from recipe.errors import RecipeError, explain
 
@@ -107,15 +106,6 @@ class PredictionWriter:
         for row in rows:
             line = json.dumps(finite(dict(zip(names, row, strict=True))), ensure_ascii=False, default=str)
             print(UNPRINTABLE.sub(lambda mark: f"\\u{ord(mark[0]):04x}", line), file=self.file)
-
-
-def finite(value: Any) -> Any:
-    """Return a value with null in place of NaN and infinities, which Python reads from JSON, though it has none."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextlib.contextmanager
