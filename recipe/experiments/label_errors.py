@@ -52,7 +52,8 @@ def read_predictions(path: Path, label_column: str | None = None) -> LabelledPre
         what = "has no column predicted_label, so it is not known which labels were given"
         raise RecipeError(f"{path}: {what}: name their column with --label_column")
     wanted = {"text": "text", "label": label_column or "label", **{PREFIX + name: PREFIX + name for name in names}}
-    wanted |= {f"training_{name}": name for name in ("row", "source") if name in columns}
+    if {"predicted_label", "fold"} <= {*columns}:  # else these are columns of the user's own
+        wanted |= {f"training_{name}": name for name in ("row", "source") if name in columns}
     rows = check_rows(make_table(str(path), batches, wanted).frame, str(path))
     unknown = ~rows["label"].isin(names)
     refuse_rows(rows, unknown, f"a label without a column {PREFIX}LABEL", f"known are {', '.join(names)}")

@@ -75,8 +75,11 @@ def test_predictions_are_read(tmp_path):
     assert found.probabilities.tolist() == [[0.25, 0.75]] * 2
     assert found.frame.to_dict("list") == {"row": [1, 2], "text": ["t", "t"], "label": ["1", "1"]}
     more = {"row": 17, "source": "train.csv", "input_label": "x y"}
-    found = read_predictions(write(tmp_path / "b.jsonl", [row | more]), "input_label")
+    found = read_predictions(write(tmp_path / "b.jsonl", [row | more | {"fold": 1}]), "input_label")
     assert found.frame.to_dict("records") == [{"row": 17, "source": "train.csv", "text": "t", "label": "x y"}]
+    del row["predicted_label"]  # as predict.py writes a file with columns of these names
+    found = read_predictions(write(tmp_path / "c.jsonl", [row | more]), "input_label")
+    assert found.frame.to_dict("records") == [{"row": 1, "text": "t", "label": "x y"}]
 
 
 @pytest.mark.parametrize(
