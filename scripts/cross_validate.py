@@ -2,14 +2,14 @@
 
     python scripts/cross_validate.py --config recipe/configs/quickstart.yaml --output_file runs/out_of_sample.csv --plot_file runs/folds.png
 
-All rows of the training files are divided into folds, label shares kept; copies of a text, and texts of one --group_column,
-stand in one fold. For each fold a model is trained on all others and classifies it; given validation and test files stay
-out. The other options are those of train.py (see its --help): the recipe, and any field of it.
+All rows of the training files (or --max_train_samples of them) are divided into folds, label shares kept; copies of a text,
+and texts of one --group_column, stand in one fold. For each fold a model is trained on all others and classifies it; given
+validation and test files stay out. The other options are those of train.py (see its --help): the recipe, and any field of it.
 
 Output is CSV or JSON lines by its ending: text, label, the probability of every label, predicted_label, fold, and the
-row of the training file (with its name, where there are several). Beside it, as .json, are the figures: over all texts, and mean, standard deviation and 95 %
-interval over folds, with TF-IDF + logistic regression on the same folds. Interrupted, the same command goes on with the
-folds that are missing. find_label_errors.py finds mislabelled texts in the output.
+row of the training file (with its name, where there are several). Beside it, as .json, are the figures: over all texts, and
+mean, standard deviation and 95 % interval over folds, with TF-IDF + logistic regression on the same folds. Interrupted, the
+same command goes on with the folds that are missing. find_label_errors.py finds mislabelled texts in the output.
 """
 
 import argparse
@@ -18,53 +18,44 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recipe.errors import OneLineParser, RecipeError, printable, run_script
+from recipe.experiments.options import add_output_options, kept_files, parse_options
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-TITLES = {"gpt2": "GPT-2", "tfidf": "TF-IDF + logistic regression", "majority": "majority class"}
+    from recipe.config import Arguments
+
 FIGURES = {"accuracy": "accuracy", "macro_f1": "macro F1", "loss": "loss"}
 
 
-def parse_args() -> tuple[argparse.Namespace, list[str]]:
-    """Return the options of this script, and the words of the others."""
+def parse_args() -> "tuple[argparse.Namespace, Arguments]":
+    """Return the options of this script, and those of a run."""
     parser = OneLineParser(__doc__)
-    parser.add_argument("--output_file", type=Path, required=True, help="A .csv or .jsonl file for the probabilities.")
+    parser.add_argument("--folds", type=int, default=5, help="Number of folds, and of trainings (default: 5).")
     parser.add_argument(
         "--figures_file", type=Path, help="For the figures; by default the output file's name with .json."
     )
-    parser.add_argument("--plot_file", type=Path, help="A .png, .svg or .pdf file to draw the figures into.")
-    parser.add_argument("--folds", type=int, default=5, help="Number of folds, and of trainings (default: 5).")
-    parser.add_argument("--overwrite_output_file", action="store_true", help="Allow output files that exist.")
-    args, fields = parser.parse_known_args()
+    add_output_options(parser, required=True, output="A .csv or .jsonl file for the probabilities.")
+    args, run = parse_options(parser, (".csv", ".jsonl"))
+    from recipe.inference.prediction_files import check_output_file
+
+    args.figures_file = args.figures_file or args.output_file.with_suffix(".json")
+    check_output_file(args.figures_file, args.overwrite_output_file, (".json",), "figures_file", **kept_files(run))
     if not 2 <= args.folds <= 100:
         raise RecipeError(f"folds is {args.folds}: take a whole number from 2 up to 100")
-    args.figures_file = args.figures_file or args.output_file.with_suffix(".json")
-    return args, fields
+    if run[2].world_size > 1:
+        raise RecipeError("cross-validation runs in one process: start it with python")
+    return args, run
 
 
 def main() -> None:
-    args, fields = parse_args()
-    from recipe.config import parse_arguments
-
-    arguments = parse_arguments(["--output_dir", "none", *fields])  # which is not written to
-    model_args, data_args, training_args = arguments
-    from recipe.experiments.options import check_plot_file
-    from recipe.inference.prediction_files import check_output_file
-
-    inputs = [path for name in ("train", "validation", "test") for path in getattr(data_args, f"{name}_file") or []]
-    kept = {"inputs": inputs, "model_dir": model_args.model_name_or_path}
-    check_output_file(args.output_file, args.overwrite_output_file, (".csv", ".jsonl"), **kept)
-    check_output_file(args.figures_file, args.overwrite_output_file, (".json",), "figures_file", **kept)
-    check_plot_file(args, **kept)
-    if training_args.world_size > 1:
-        raise RecipeError("cross-validation runs in one process: start it with python")
+    args, arguments = parse_args()
+    _, data_args, training_args = arguments
     import datasets
     import numpy as np
     from scipy.special import softmax
 
-    from recipe.atomic import write_json
     from recipe.distributed import setup_logging
     from recipe.experiments.folds import load_training_rows, make_folds, out_of_fold_logits, remove_parts
 
@@ -77,23 +68,26 @@ def main() -> None:
     parts = args.output_file.with_name(f"{args.output_file.name}.folds")
     logits = out_of_fold_logits(arguments, rows, names, fold_of, parts)
     labels = rows["label"].map({name: i for i, name in enumerate(names)}).to_numpy(dtype=np.int64)
-    write_predictions(args.output_file, rows, names, softmax(logits.astype(np.float64), axis=-1), fold_of)
     figures = compare(rows, labels, fold_of, logits, data_args.class_weight, training_args.baselines)
-    write_json(args.figures_file, {"texts": len(rows), "label_names": names, "folds": args.folds, **figures})
-    print_figures(figures, len(rows), args.folds)
-    if args.plot_file:
-        from recipe.experiments.drawing import draw_folds
-
-        draw_folds(args.plot_file, figures, TITLES)
+    write_results(args, rows, names, softmax(logits.astype(np.float64), axis=-1), fold_of, figures)
     remove_parts(parts)
+    print_figures(figures, len(rows), args.folds)
     written = [args.output_file, args.figures_file, *([args.plot_file] if args.plot_file else [])]
     print(f"\nSaved to {printable(', '.join(map(str, written)))}")
 
 
-def write_predictions(
-    path: Path, rows: "pd.DataFrame", names: list[str], probabilities: "np.ndarray", fold_of: "np.ndarray"
+def write_results(
+    args: argparse.Namespace,
+    rows: "pd.DataFrame",
+    names: list[str],
+    probabilities: "np.ndarray",
+    fold_of: "np.ndarray",
+    figures: dict[str, Any],
 ) -> None:
-    """Write a row for each text; `label` is the given one."""
+    """Write a row for each text, of which `label` is the given one, the figures, and the picture where one is asked for."""
+    from recipe.atomic import write_json
+    from recipe.experiments.drawing import draw_folds
+    from recipe.experiments.folds import TITLES
     from recipe.inference.prediction_files import open_predictions
 
     others = {
@@ -103,8 +97,12 @@ def write_predictions(
     }
     if rows["source"].nunique() > 1:
         others["source"] = rows["source"].tolist()
-    with open_predictions(path, names) as writer:
+    # All three are in their place at the end of the block or shortly before: an output that exists is refused next time.
+    with open_predictions(args.output_file, names) as writer:
         writer.write(rows["text"].tolist(), rows["label"].tolist(), probabilities, others)
+        if args.plot_file:
+            draw_folds(args.plot_file, figures, TITLES)
+        write_json(args.figures_file, {"texts": len(rows), "label_names": names, "folds": args.folds, **figures})
 
 
 def compare(
@@ -132,6 +130,8 @@ def compare(
 def print_figures(figures: dict[str, Any], texts: int, folds: int) -> None:
     """Print the figures over all texts and over folds, the model beside its baselines."""
     import pandas as pd
+
+    from recipe.experiments.folds import TITLES
 
     print(f"{texts:,} texts, each classified by a model that was trained on the other {folds - 1} of {folds} folds:\n")
     table = []

@@ -80,8 +80,8 @@ def load_splits(args: DataArguments, label_names: list[str] | None = None) -> Te
     return TextSplits({split: to_dataset(rows[rows["split"] == split], names) for split in SPLITS}, summary)
 
 
-def load_rows(args: DataArguments, label_names: list[str] | None = None) -> SplitRows:
-    """Load the rows of load_splits, of which it makes its datasets."""
+def load_rows(args: DataArguments, label_names: list[str] | None = None, make_splits: bool = True) -> SplitRows:
+    """Load the rows of load_splits, of which it makes its datasets; without `make_splits`, those of the splits given."""
     # 1. The checked rows of every split that is given (files, or a dataset of the hub or the disk).
     rows, declared = read_splits(args)
     sources = rows.groupby("split", sort=False)["source"]
@@ -116,9 +116,11 @@ def load_rows(args: DataArguments, label_names: list[str] | None = None) -> Spli
         keep("duplicates_removed", remove_duplicates(rows))
 
     # 4. The validation and test sets that were not given are split off the training rows; samples, where asked for.
-    say_if_many("splits are made", rows)
     if args.undersample == "all":
         keep("undersampled", undersample(rows, names, args.split_seed))
+    if not make_splits:
+        return SplitRows(rows, names, summary)
+    say_if_many("splits are made", rows)
     rows = make_missing_splits(rows, args)
     if args.group_column:  # a split by time cuts through groups
         keep("group_rows_given_up", give_up_groups(rows))

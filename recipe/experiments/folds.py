@@ -19,48 +19,57 @@ from transformers import EvalPrediction
 
 from recipe.arguments import DataArguments
 from recipe.atomic import write_files
-from recipe.config import Arguments, resolved_config
+from recipe.config import Arguments
 from recipe.data.dataset import load_rows, to_dataset
-from recipe.data.rows import source_of
+from recipe.data.rows import check_label_coverage, source_of
+from recipe.data.splits import draw
 from recipe.data.trained_on import count_trained_on
 from recipe.errors import RecipeError, explain
 from recipe.evaluation.baselines import baseline_predictions
 from recipe.evaluation.metrics import compute_metrics, label_metrics
+from recipe.evaluation.report import TITLES as BASELINES
 from recipe.experiments.fitting import predict_after_training
+from recipe.experiments.options import settings_of
 from recipe.model.loading import labels_of_head, load_config
 
 logger = logging.getLogger(__name__)
 
+TITLES = {"gpt2": "GPT-2", **{name: BASELINES[name] for name in reversed(BASELINES)}}  # the strongest first
 SHARES = ("accuracy", "macro_f1")  # figures that lie between 0 and 1
 
 
 def load_training_rows(arguments: Arguments) -> tuple[pd.DataFrame, list[str]]:
     """Return all rows of the training files, in their order, with the labels by id: what load_splits would split.
 
-    Rows of a validation or test file that is given stay out, and so do training rows whose text or group these hold.
+    With `max_train_samples`, so many of them. Rows of a validation or test file that is given stay out, and so do training
+    rows whose text or group these hold.
 
     Raises:
         RecipeError: whatever is wrong with the data, or texts that the model was trained on before.
     """
     model_args, data_args, _ = arguments
+    check_options(data_args)
     name = model_args.model_name_or_path
-    rows, names, summary = load_rows(data_args, labels_of_head(load_config(name, model_args.model_revision)))
-    rows = rows[~rows["split"].isin(summary["rows_read"].keys() - {"train"})].sort_index()
+    labels = labels_of_head(load_config(name, model_args.model_revision))
+    rows, names, _ = load_rows(data_args, labels, make_splits=False)
+    rows = draw(rows[rows["split"] == "train"], data_args.max_train_samples, data_args.split_seed).sort_index()
+    check_label_coverage(rows.value_counts(["split", "label"]).unstack().reindex(columns=names).fillna(0).astype(int))
     if count := count_trained_on(rows["text"], name):
         known = f"{name} was trained on {count} of the {len(rows)} texts"
         raise RecipeError(
             f"{known}, so no fold of them would be new to it: give the model that its training began with"
         )
-    warn_of_ignored(data_args)
     return rows, names
 
 
-def warn_of_ignored(data_args: DataArguments) -> None:
-    """Warn of options that folds do without."""
+def check_options(data_args: DataArguments) -> None:
+    """Refuse `undersample train`, and warn of `split_method time`, which folds do without."""
+    if data_args.undersample == "train":
+        raise RecipeError(
+            "undersample is train: each text is both trained on and classified here, so take all, or none"
+        )
     if data_args.split_method == "time":
         logger.warning("split_method time: folds are drawn at random, so a fold is not later than what it is judged by")
-    if data_args.window:
-        logger.warning("window: texts are truncated here, and not read in windows")
 
 
 def make_folds(rows: pd.DataFrame, folds: int, seed: int) -> np.ndarray:
@@ -110,8 +119,7 @@ def out_of_fold_logits(
     """
     dataset = to_dataset(rows, names)
     logits = np.empty((len(rows), len(names)), dtype=np.float32)
-    config = {name: value for name, value in resolved_config(*arguments).items() if name != "output_dir"}
-    content = [config, rows["text"].tolist(), rows["label"].tolist(), fold_of.tolist()]
+    content = [settings_of(arguments), names, rows["text"].tolist(), rows["label"].tolist(), fold_of.tolist()]
     key = xxhash.xxh3_64_hexdigest(json.dumps(content, sort_keys=True).encode())
     paths = [parts / f"{key}-{fold}.npy" for fold in range(fold_of.max() + 1)]
     if finished := sum(path.is_file() for path in paths):

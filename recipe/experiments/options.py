@@ -1,4 +1,4 @@
-"""Options of the experiments' scripts: where the results go, beside every option of train.py."""
+"""Options of the experiments' scripts: where the results go, beside every option of train.py; and what results depend on."""
 
 import argparse
 from pathlib import Path
@@ -10,19 +10,34 @@ if TYPE_CHECKING:
     from recipe.config import Arguments
 
 UNUSED = ["--output_dir", "unused"]  # an option that runs require, and experiments have no use for
+# Options of train.py that change nothing here, and why.
+REFUSED = {
+    "window": "experiments truncate long texts",
+    "push_to_hub": "experiments save no model",
+    "decision_threshold": "experiments give each text its likeliest label",
+    "calibrate": "experiments leave probabilities as they are",
+    "resume_from_checkpoint": "experiments save no checkpoints",
+}
 
 
-def add_output_options(parser: OneLineParser, required: bool = False) -> None:
-    """Add the options that say where the results go."""
+def add_output_options(
+    parser: OneLineParser, required: bool = False, output: str = "A .json file for the figures."
+) -> None:
+    """Add the options that say where the results go; `output` is the help on --output_file."""
     add = parser.add_argument
-    add("--output_file", type=Path, required=required, help="A .json file for the figures.")
+    add("--output_file", type=Path, required=required, help=output)
     add("--plot_file", type=Path, help="A .png, .svg or .pdf file to draw the figures into.")
     add("--overwrite_output_file", action="store_true", help="Allow output files that exist.")
     parser.epilog = "Every other option is one of train.py, as --config or --train_file: see its --help."
 
 
-def parse_options(parser: OneLineParser) -> "tuple[argparse.Namespace, Arguments]":
+def parse_options(
+    parser: OneLineParser, formats: tuple[str, ...] = (".json",)
+) -> "tuple[argparse.Namespace, Arguments]":
     """Parse the command line: the parser's options, whose output files are checked, and those of a run.
+
+    Args:
+        formats: endings of --output_file.
 
     Raises:
         RecipeError: an output file that cannot be written, or that exists; whatever is wrong with the run's options.
@@ -32,27 +47,44 @@ def parse_options(parser: OneLineParser) -> "tuple[argparse.Namespace, Arguments
     from recipe.config import parse_arguments
 
     run = parse_arguments([*UNUSED, *rest])
-    inputs = [file for name in ("train_file", "validation_file", "test_file") for file in getattr(run[1], name) or []]
-    if run[1].window:
-        raise RecipeError("window is for train.py: experiments truncate long texts, so leave it out")
-    check_outputs(args, inputs=inputs)
+    given = {name: value for arguments in run for name, value in vars(arguments).items()}
+    for name, reason in REFUSED.items():
+        if given[name]:
+            raise RecipeError(f"{name} is for train.py: {reason}, so leave it out")
+    check_outputs(args, formats, **kept_files(run))
     return args, run
 
 
-def check_outputs(args: argparse.Namespace, **kept: Any) -> None:
-    """Raise RecipeError, before any work, for output files that cannot be written; `kept` is as in check_output_file."""
+def kept_files(run: "Arguments") -> dict[str, Any]:
+    """Return what no output may overwrite, as check_output_file takes it: the run's inputs, and its base model's folder."""
+    model_args, data_args, _ = run
+    splits = ("train_file", "validation_file", "test_file")
+    inputs = [file for name in splits for file in getattr(data_args, name) or []]
+    return {"inputs": inputs, "model_dir": model_args.model_name_or_path}
+
+
+def check_outputs(args: argparse.Namespace, formats: tuple[str, ...] = (".json",), **kept: Any) -> None:
+    """Raise RecipeError, before any work, for output files that cannot be written, or a picture without matplotlib.
+
+    `kept` is as in check_output_file.
+    """
     from recipe.inference.prediction_files import check_output_file
 
     if args.output_file:
-        check_output_file(args.output_file, args.overwrite_output_file, (".json",), **kept)
-    check_plot_file(args, **kept)
-
-
-def check_plot_file(args: argparse.Namespace, **kept: Any) -> None:
-    """Do the same for the picture alone, where one is asked for, and raise RecipeError without matplotlib."""
+        check_output_file(args.output_file, args.overwrite_output_file, formats, **kept)
     if args.plot_file:
         from recipe.evaluation.plots import PLOT_FORMATS, require_matplotlib
-        from recipe.inference.prediction_files import check_output_file
 
         check_output_file(args.plot_file, args.overwrite_output_file, PLOT_FORMATS, "plot_file", **kept)
         require_matplotlib()
+
+
+def settings_of(run: "Arguments") -> dict[str, Any]:
+    """Return what the results of a run depend on, beside its texts: its options, and a local base model's files by hash."""
+    from recipe.atomic import file_hash
+    from recipe.config import resolved_config
+
+    folder = Path(run[0].model_name_or_path).expanduser()
+    paths = [path for name in ("*.safetensors", "config.json", "tokenizer*.json") for path in folder.glob(name)]
+    options = {name: value for name, value in resolved_config(*run).items() if name != "output_dir"}
+    return options | {"base_model": {path.name: file_hash(path) for path in sorted(paths)}}

@@ -1,6 +1,7 @@
 """Folds: a partition of all rows, stratified and grouped; figures against scikit-learn; what an interruption leaves."""
 
 import logging
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -103,6 +104,25 @@ def test_all_training_rows_and_no_given_ones(rows, tmp_path):
     assert found["text"].tolist() == rows["text"][:110].tolist()
 
 
+def test_rows_are_not_split_or_limited_first(rows, tmp_path):
+    """A label of two rows could not be split in three; a split by time would give up rows of groups."""
+    rows.to_csv(tmp_path / "a.csv", index=False)
+    given = ["--split_method", "time", "--time_column", "row", "--group_column", "group", "--max_eval_samples", "5"]
+    found, _ = load_training_rows(arguments(tmp_path / "a.csv", *given))
+    assert found["text"].tolist() == rows["text"].tolist()
+    found, _ = load_training_rows(arguments(tmp_path / "a.csv", "--max_train_samples", "50"))
+    assert len(found) == 50
+    assert found["row"].is_monotonic_increasing
+    found, _ = load_training_rows(arguments(tmp_path / "a.csv", "--undersample", "all"))
+    assert found["label"].value_counts().tolist() == [15, 15, 15]
+    with pytest.raises(RecipeError, match=r"undersample is train: .* take all, or none"):
+        load_training_rows(arguments(tmp_path / "a.csv", "--undersample", "train"))
+    rows.sort_values("label").groupby("label").head(2).to_csv(tmp_path / "few.csv", index=False)
+    assert len(load_training_rows(arguments(tmp_path / "few.csv"))[0]) == 6
+    with pytest.raises(RecipeError, match="single label"):
+        load_training_rows(arguments(tmp_path / "a.csv", "--max_train_samples", "1"))
+
+
 def test_a_model_that_knows_the_texts_is_refused(rows, tmp_path):
     rows.to_csv(tmp_path / "a.csv", index=False)
     model = tmp_path / "model"
@@ -116,9 +136,9 @@ def test_a_model_that_knows_the_texts_is_refused(rows, tmp_path):
 
 def test_ignored_options_are_told(rows, tmp_path, caplog):
     rows.to_csv(tmp_path / "a.csv", index=False)
-    load_training_rows(arguments(tmp_path / "a.csv", "--split_method", "time", "--time_column", "row", "--window", 32))
+    load_training_rows(arguments(tmp_path / "a.csv", "--split_method", "time", "--time_column", "row"))
     told = [record.message for record in caplog.records if record.levelno == logging.WARNING]
-    assert [message.partition(":")[0] for message in told[-2:]] == ["split_method time", "window"]
+    assert told[-1].startswith("split_method time: folds are drawn at random")
 
 
 def test_each_text_is_predicted_without_it_and_interruptions_lose_nothing(rows, tmp_path, monkeypatch):
@@ -138,19 +158,24 @@ def test_each_text_is_predicted_without_it_and_interruptions_lose_nothing(rows, 
     monkeypatch.setattr(module, "predict_after_training", predict)
     fold_of, parts = make_folds(rows, 4, 0), tmp_path / "parts"
     given = (rows, NAMES, fold_of, parts)
+    model = shutil.copytree(tiny_folder(), tmp_path / "model")
+    given_model = arguments("a.csv", "--model_name_or_path", model)
     with pytest.raises(KeyboardInterrupt):
-        out_of_fold_logits(arguments("a.csv"), *given)
+        out_of_fold_logits(given_model, *given)
     stop_at = None
-    logits = out_of_fold_logits(arguments("a.csv", "--output_dir", "another"), *given)
+    logits = out_of_fold_logits(given_model[:-1] + arguments("a.csv", "--output_dir", "another")[-1:], *given)
     assert len(trained) == 4
     assert logits.dtype == np.float32
     assert logits[:, 0].tolist() == rows["text"].str.len().tolist()
     assert [NAMES[int(i)] for i in logits[:, 1]] == rows["label"].tolist()
     assert np.array_equal(logits[:, 2], fold_of + 1)
-    out_of_fold_logits(arguments("a.csv", "--learning_rate", "0.1"), *given)
+    out_of_fold_logits(arguments("a.csv", "--model_name_or_path", model, "--learning_rate", "0.1"), *given)
     assert len(trained) == 8
-    out_of_fold_logits(arguments("a.csv"), rows.assign(label=rows["label"][::-1].tolist()), *given[1:])
+    out_of_fold_logits(given_model, rows.assign(label=rows["label"][::-1].tolist()), *given[1:])
     assert len(trained) == 12  # a label that was corrected
+    (model / "model.safetensors").write_bytes(b"saved again")
+    out_of_fold_logits(given_model, *given)
+    assert len(trained) == 16
     remove_parts(parts)
     assert not parts.exists()
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import NANO, assert_one_line, make_texts, run
+from conftest import NANO, assert_one_line, make_texts, run, tiny_folder
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 
 SCRIPT = ["python", "scripts/cross_validate.py"]
@@ -68,6 +68,27 @@ def test_figures_follow_from_the_file(validated):
     printed = (validated / "stdout.txt").read_text()
     assert f"{pooled['accuracy']:.4f}" in next(x for x in printed.splitlines() if x.startswith("accuracy, GPT-2"))
     assert test["verdict"] in printed
+
+
+@pytest.mark.parametrize("step", ["folds.out_of_fold_baselines", "drawing.draw_folds"])
+def test_an_interrupted_command_goes_on(validated, tmp_path, run_here, monkeypatch, step):
+    trained = []
+
+    def predict(*given):
+        trained.append(given)
+        return np.eye(3)[given[-1]["test"]["label"]]
+
+    monkeypatch.setattr("recipe.experiments.folds.predict_after_training", predict)
+    data = validated / "data.csv"
+    command = [*SCRIPT, "--model_name_or_path", tiny_folder(), "--train_file", data, "--folds", "2"]
+    command += ["--output_file", tmp_path / "out.csv", "--plot_file", tmp_path / "folds.png"]
+    with monkeypatch.context() as patch:
+        patch.setattr(f"recipe.experiments.{step}", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert run_here(command).returncode == 130
+    assert [path.name for path in tmp_path.iterdir()] == ["out.csv.folds"]
+    result = run_here(command)
+    assert (result.returncode, len(trained)) == (0, 2), result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folds.png", "out.csv", "out.json"]
 
 
 def test_outputs_that_exist_are_refused_before_any_work(validated, run_here):
