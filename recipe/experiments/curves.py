@@ -16,6 +16,7 @@ from recipe.atomic import write_json
 from recipe.errors import RecipeError, explain, shorten
 from recipe.evaluation.metrics import label_metrics
 from recipe.evaluation.plots import BLUE, GREY
+from recipe.evaluation.report import TITLES as BASELINES
 from recipe.experiments.power_law import PowerLaw
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 # Trains on `train` with a seed, and returns the label ids of `test`: int [N]; None where that cannot be done.
 Fit = Callable[[Mapping[str, Dataset], int], np.ndarray | None]
-TITLES = {"gpt2": "GPT-2", "tfidf": "TF-IDF + logistic regression"}
+TITLES = {"gpt2": "GPT-2", "tfidf": BASELINES["tfidf"]}
 COLORS = {"gpt2": BLUE, "tfidf": GREY}
 MISFIT = 0.01  # of accuracy: a law that misses what was measured by more says little of what was not
 SCORES = {"accuracy": "accuracy", "macro_f1": "macro F1"}
@@ -109,7 +110,7 @@ def measure_curve(
                 if lacks := [names[label] for label in np.setdiff1d(labels, labels[rows])]:
                     skipped.append({**about, "lacks": lacks})
                 elif point := points.find(size, seed):
-                    measured.append(point)
+                    measured.append({**point, **about})  # the same number of texts may be asked for as another part
                 else:
                     subset, point = {"train": train.select(rows), "test": splits["test"]}, about
                     for name, fit in fits.items():
@@ -128,9 +129,9 @@ def summarize(points: Sequence[dict[str, Any]]) -> pd.DataFrame:
     The sd is over seeds (n - 1), and missing for one seed.
     """
     rows = [{**point, **point[name], "name": name} for point in points for name in TITLES if name in point]
-    groups = pd.DataFrame(rows).groupby(["name", "texts", "fraction"])
+    groups = pd.DataFrame(rows).groupby(["name", "texts"])
     scores = {f"{score}_{kind}": (score, kind.replace("sd", "std")) for score in SCORES for kind in ("mean", "sd")}
-    return groups.agg(seeds=("seed", "size"), **scores).reset_index()
+    return groups.agg(fraction=("fraction", "first"), seeds=("seed", "size"), **scores).reset_index()
 
 
 def curve_table(summary: pd.DataFrame) -> str:

@@ -98,6 +98,16 @@ def test_an_interrupted_run_measures_only_what_is_missing(splits, tmp_path):
     assert measured == measure(splits, once, FakeFit())[0]
 
 
+def test_a_part_of_the_same_size_may_be_given_otherwise(splits, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        measure(splits, tmp_path, FakeFit(stop_at=4))
+    measured, _ = measure(splits, tmp_path, FakeFit(), fractions=[0.1, 0.501, 1.0])
+    assert [point["fraction"] for point in measured] == [0.1, 0.501, 1.0] * 2
+    summary = summarize(measured)
+    assert summary[["texts", "fraction", "seeds"]].to_numpy().tolist() == [[9, 0.1, 2], [45, 0.501, 2], [90, 1, 2]]
+    assert "45 (50.1 %)" in curve_table(summary)
+
+
 def test_points_of_another_run_are_refused(splits, tmp_path):
     measure(splits, tmp_path, FakeFit())
     others = {"train": splits["test"], "test": splits["train"]}

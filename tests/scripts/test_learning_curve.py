@@ -1,7 +1,9 @@
 """scripts/learning_curve.py as a user runs it."""
 
 import json
+import shutil
 
+import numpy as np
 import pytest
 from conftest import assert_one_line, assert_refused, fields_of, run, tiny_folder
 
@@ -33,6 +35,30 @@ def test_curve_is_measured_and_written(tmp_path, fields):
     assert "Tokenizing" not in result.stderr
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["curve.json", "curve.png"]
+
+
+def test_an_interrupted_curve_goes_on_with_the_same_model_alone(tmp_path, run_here, texts_file, monkeypatch):
+    calls, stop_at = [], 2
+
+    def predict(*given):
+        if len(calls) == stop_at:
+            raise KeyboardInterrupt
+        calls.append(given)
+        return np.eye(3)[given[-2]["test"]["label"]]
+
+    monkeypatch.setattr("recipe.experiments.fitting.predict_after_training", predict)
+    model = shutil.copytree(tiny_folder(), tmp_path / "model")
+    command = [*CURVE, *fields_of(model, texts_file, tmp_path)[:4], "--seeds", "1"]
+    command += ["--output_file", tmp_path / "x.json"]
+    assert run_here(command).returncode == 130
+    stop_at, weights = None, (model / "model.safetensors").read_bytes()
+    (model / "model.safetensors").write_bytes(b"saved again")
+    assert_refused(run_here(command), "holds the points of other options or texts")
+    (model / "model.safetensors").write_bytes(weights)
+    assert run_here(command).returncode == 0
+    assert len(calls) == 5
+    summary = json.loads((tmp_path / "x.json").read_text(), parse_constant=pytest.fail)["summary"]  # of NaN
+    assert {row["accuracy_sd"] for row in summary} == {None}
 
 
 def test_mistakes_are_one_line(tmp_path, run_here, fields):
