@@ -22,6 +22,7 @@ from recipe.data.tokenization import batch_tokens, batches_by_length
 from recipe.errors import RecipeError
 from recipe.evaluation.intervals import wilson_interval
 from recipe.evaluation.plots import BLUE, GREY
+from recipe.evaluation.report import TITLES
 from recipe.model.classifier import GPT2LastTokenClassifier
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def draw_probes(scores: Sequence[dict[str, float]], tfidf: dict[str, float] | No
     top = accuracy[advice.best]
     axes.axhspan(top - advice.standard_error, top, color=BLUE, alpha=0.12, label="one standard error under the best")
     if tfidf:
-        axes.axhline(tfidf["accuracy"], color=GREY, label="TF-IDF + logistic regression")
+        axes.axhline(tfidf["accuracy"], color=GREY, label=TITLES["tfidf"])
         axes.axhspan(tfidf["accuracy_low"], tfidf["accuracy_high"], color=GREY, alpha=0.12)
     axes.errorbar(depths, accuracy, [accuracy - low, high - accuracy], fmt="o-", color=BLUE, capsize=3, label="probe")
     axes.axvline(advice.depth, color="black", linewidth=0.8, linestyle=":", label="shallowest within it")

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_model
+from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 from transformers import GPT2Config, GPT2Model
 
 from recipe.errors import RecipeError
-from recipe.evaluation.intervals import wilson_interval
 from recipe.experiments.probing import (
     advise,
     check_memory,
@@ -95,7 +95,7 @@ def test_standard_error_is_the_binomial_one_where_texts_are_many():
 def test_scores_have_wilson_intervals():
     (figures,) = scores_of(7, texts=10)
     assert figures["accuracy"] == 0.7
-    assert (figures["accuracy_low"], figures["accuracy_high"]) == wilson_interval(7, 10)
+    assert (figures["accuracy_low"], figures["accuracy_high"]) == binomtest(7, 10).proportion_ci(method="wilson")
 
 
 def test_more_texts_than_fit_are_refused():
