@@ -51,9 +51,8 @@ def main() -> None:
 
     table = summarize(experiments, args.output_dir, problems)
     write_text(args.output_dir / "experiments.csv", table.to_csv())
-    records = table.reset_index().astype(object).where(table.reset_index().notna(), None).to_dict("records")
     about = {"base": experiments.base, "options": overrides, "seeds": experiments.seeds}
-    write_json(args.output_dir / "experiments.json", {**about, "rows": records})
+    write_json(args.output_dir / "experiments.json", {**about, "rows": table.reset_index().to_dict("records")})
     print(printable(describe(table)))
     if draws and table["seeds"].any():
         draw_experiments(args.output_dir / "experiments.png", table)
