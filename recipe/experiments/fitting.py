@@ -3,12 +3,14 @@
 import copy
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import numpy as np
+import torch
 from datasets import Dataset, DatasetDict
 from transformers import PrinterCallback, set_seed
 
@@ -18,8 +20,27 @@ from recipe.model.adapters import add_adapters
 from recipe.model.classifier import GPT2LastTokenClassifier
 from recipe.model.freezing import freeze_except, trainable_patterns
 from recipe.model.loading import load_config
+from recipe.training.cache_policy import CachePolicy
 from recipe.training.class_weights import balanced_loss
+from recipe.training.feature_cache import TrunkFeatures
 from recipe.training.trainer import RecipeTrainer
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+
+class SharedCache(CachePolicy):
+    """The policy of many trainings on the same texts: even where each lasts one epoch, a text is read more than once."""
+
+    def compute(
+        self, model: GPT2LastTokenClassifier, cacheable: Sequence[Any], device: torch.device, reads: float
+    ) -> TrunkFeatures | None:
+        return super().compute(model, cacheable, device, max(reads, 2))
+
+
+def share_cache(trainer: RecipeTrainer) -> None:
+    """Have a trainer, which is one of many on its texts, decide on the feature cache for all of them."""
+    trainer.cache_policy = SharedCache(**vars(trainer.cache_policy))
 
 
 @contextmanager
@@ -35,6 +56,31 @@ def quietly() -> Iterator[None]:
         datasets.enable_progress_bars()
 
 
+def make_model(
+    model_args: ModelArguments, label_names: Sequence[str], seed: int, fresh_head: bool = False
+) -> "GPT2LastTokenClassifier | PeftModel":
+    """Load a model as train.py does: what trains, and adapters where lora_r asks for them.
+
+    Args:
+        label_names: by id.
+        seed: of the head, where it is fresh, and of the adapters.
+        fresh_head: also where the base is a classifier of these labels, whose head train.py keeps.
+    """
+    set_seed(seed)
+    model = GPT2LastTokenClassifier.from_pretrained(
+        model_args.model_name_or_path,
+        revision=model_args.model_revision,
+        id2label=dict(enumerate(label_names)),
+        pooling=model_args.pooling,
+        dropout=model_args.dropout,
+        ignore_mismatched_sizes=fresh_head or model_args.ignore_mismatched_sizes,
+    )
+    if fresh_head and not model.head_is_fresh:
+        model.reset_head()
+    freeze_except(model, trainable_patterns(model.config, model_args.trainable))
+    return add_adapters(model, model_args.lora_r, model_args.lora_alpha)[0] if model_args.lora_r else model
+
+
 @contextmanager
 def make_trainer(
     model_args: ModelArguments,
@@ -44,7 +90,7 @@ def make_trainer(
     seed: int | None = None,
     progress: bool = False,
 ) -> Iterator[RecipeTrainer]:
-    """Make the trainer of a fresh head and tail on `train`, whose folder is removed afterwards; texts are truncated.
+    """Make the trainer of a fresh head, and of the base's tail, on `train`, whose folder is removed afterwards; texts are truncated.
 
     Nothing is chosen by validation and no checkpoint is saved. Where there is a `test`, it is the trainer's eval_dataset, so
     that its features are cached with those of `train`, though no epoch ends in an evaluation.
@@ -65,18 +111,8 @@ def make_trainer(
     args.disable_tqdm, args.logging_strategy = not progress, "no"
     args.seed = args.seed if seed is None else seed
     tokenizer = load_tokenizer(name, config, data_args.max_length, data_args.truncation_side, revision)
-    set_seed(args.seed)
-    model = GPT2LastTokenClassifier.from_pretrained(
-        name,
-        revision=revision,
-        id2label=dict(enumerate(splits["train"].features["label"].names)),
-        pooling=model_args.pooling,
-        dropout=model_args.dropout,
-        ignore_mismatched_sizes=True,
-    )
-    freeze_except(model, trainable_patterns(model.config, model_args.trainable))
-    if model_args.lora_r:
-        model, _ = add_adapters(model, model_args.lora_r, model_args.lora_alpha)
+    label_names = splits["train"].features["label"].names
+    model = make_model(model_args, label_names, args.seed, fresh_head=True)
     tokenized = tokenize(splits, tokenizer)
     balanced = data_args.class_weight == "balanced"
     with TemporaryDirectory(prefix="recipe-experiment-") as folder:
@@ -87,7 +123,7 @@ def make_trainer(
             train_dataset=tokenized["train"],
             eval_dataset=tokenized.get("test"),
             processing_class=tokenizer,
-            compute_loss_func=balanced_loss(tokenized["train"]["labels"], model.num_labels) if balanced else None,
+            compute_loss_func=balanced_loss(tokenized["train"]["labels"], len(label_names)) if balanced else None,
             feature_cache=model_args.feature_cache,
             feature_cache_dir=model_args.feature_cache_dir,
             feature_cache_max_gb=model_args.feature_cache_max_gb,
@@ -104,10 +140,11 @@ def predict_after_training(
     splits: Mapping[str, Dataset],
     seed: int | None = None,
 ) -> np.ndarray:
-    """Train a fresh head and tail on `train` for all epochs, and return its logits on `test`: float32 [N, num_labels].
+    """Train a fresh head and the base's tail on `train` for all epochs, and return the logits on `test`: float32 [N, num_labels].
 
     The features of all texts come from one cache, so that a training costs its tail alone. Arguments as in make_trainer.
     """
     with make_trainer(model_args, data_args, training_args, splits, seed) as trainer:
+        share_cache(trainer)
         trainer.train()
         return trainer.predict(trainer.eval_dataset).predictions

@@ -142,14 +142,20 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
             raise RecipeError(f"{name}: no weights that load: {describe_weights(name) or one_line(error)}") from error
         check_loaded_weights(name, model, info, ignore_mismatched_sizes)
         if has_other_labels(base_config, id2label) and not info["mismatched_keys"]:  # right size, wrong labels
+            model.reset_head()
             for key, parameter in model.score.named_parameters():
-                nn.init.normal_(parameter, std=model.config.initializer_range if parameter.dim() > 1 else 0)
                 info["mismatched_keys"] = {(f"score.{key}", parameter.shape, parameter.shape)}
         model.head_is_fresh = bool(info["mismatched_keys"]) or any(k != "score.bias" for k in info["missing_keys"])
         if model.config.pad_token_id is None:
             model.config.pad_token_id = model.config.eos_token_id
         model.about_head = describe_head(name, base_config, model.config, info)
         return (model, info) if want_info else model
+
+    def reset_head(self) -> None:
+        """Put a fresh head in the place of the checkpoint's."""
+        for parameter in self.score.parameters():
+            nn.init.normal_(parameter, std=self.config.initializer_range if parameter.dim() > 1 else 0)
+        self.head_is_fresh = True
 
     @property
     def embeddings_frozen(self) -> bool:

@@ -1,21 +1,53 @@
 import numpy as np
+import pytest
+import torch
 from conftest import make_texts, tiny_folder
-from saved_models import LABELS, to_dataset
+from saved_models import LABELS, three_label_run, to_dataset
 
 from recipe import GPT2LastTokenClassifier
 from recipe.config import parse_arguments
-from recipe.experiments.fitting import predict_after_training
+from recipe.experiments.fitting import make_model, make_trainer, predict_after_training
 
 
-def test_texts_of_both_splits_come_from_the_cache(tmp_path, monkeypatch):
+def arguments_for(model, *fields):
+    return parse_arguments(["--model_name_or_path", str(model), "--train_file", "x", "--output_dir", "x", *fields])
+
+
+def test_each_training_has_a_fresh_head_though_the_base_is_a_classifier_of_the_labels():
+    """By GPT-2's rule: weights from a normal distribution with the config's deviation, biases 0."""
+    arguments, base = arguments_for(three_label_run()), GPT2LastTokenClassifier.from_pretrained(three_label_run())
+    heads = []
+    for seed in (1, 1, 2):
+        with make_trainer(*arguments, {"train": to_dataset(make_texts(20, LABELS), LABELS)}, seed) as trainer:
+            heads.append(trainer.model.score.weight.detach().clone())
+            assert not trainer.model.score.bias.any()
+            assert torch.equal(trainer.model.transformer.h[-1].ln_1.weight, base.transformer.h[-1].ln_1.weight)
+    assert torch.equal(heads[0], heads[1])
+    for other in (heads[2], base.score.weight):
+        assert (heads[0] != other).all()
+    assert heads[0].std().item() == pytest.approx(base.config.initializer_range, rel=0.15)
+
+
+def test_a_model_is_train_pys():
+    """The head of a classifier of these labels is kept, and lora_r puts adapters onto the blocks that train."""
+    base = GPT2LastTokenClassifier.from_pretrained(three_label_run())
+    model = make_model(arguments_for(three_label_run())[0], LABELS, 0)
+    assert torch.equal(model.score.weight, base.score.weight)
+    assert model.split_depth == base.config.n_layer - 1
+    pytest.importorskip("peft")
+    adapted = make_model(arguments_for(three_label_run(), "--lora_r", "2")[0], LABELS, 0)
+    assert {parameter.shape[0] for name, parameter in adapted.named_parameters() if "lora_A" in name} == {2}
+
+
+@pytest.mark.parametrize("epochs", ["1", "2"])
+def test_texts_of_both_splits_come_from_the_cache(tmp_path, monkeypatch, epochs):
     """The second training runs no trunk, and has the logits of one without a cache."""
     splits = {
         "train": to_dataset(make_texts(40, LABELS), LABELS),
         "test": to_dataset(make_texts(20, LABELS, 1), LABELS),
     }
-    fields = ["--model_name_or_path", str(tiny_folder()), "--train_file", "unused", "--output_dir", "unused"]
-    fields += ["--num_train_epochs", "2", "--learning_rate", "1e-3", "--feature_cache_dir", str(tmp_path)]
-    model_args, data_args, training_args = parse_arguments(fields)
+    fields = ["--num_train_epochs", epochs, "--learning_rate", "1e-3", "--feature_cache_dir", str(tmp_path)]
+    model_args, data_args, training_args = arguments_for(tiny_folder(), *fields)
     runs, trunk = [], GPT2LastTokenClassifier.trunk
 
     def counted(self, input_ids, depth=None):
