@@ -7,21 +7,32 @@ A grid, and a search between two rates:
     python scripts/sweep.py --config recipe/configs/quickstart.yaml --output_dir runs/grid --learning_rates 3e-4 1e-3 3e-3 --depths 0 1 2
     python scripts/sweep.py --config recipe/configs/quickstart.yaml --output_dir runs/range --learning_rates 1e-4:1e-2 --dropouts 0 0.1 --trials 12
 
-Other options are train.py's. A trial is measured by the validation loss of its best epoch; after 1, 2, 4 ... epochs it goes on
-if it is in the better half so far. An interrupted sweep goes on. The output folder gets sweep.json and sweep.png.
+Other options are train.py's. A trial is measured by the validation loss of the model that train.py would keep; after 1, 2, 4 ...
+epochs it goes on if it is in the better half so far. An interrupted sweep goes on. The output folder gets sweep.json and sweep.png.
 """
 
 import argparse
 import dataclasses
+import importlib.util
+import json
 import logging
-import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from recipe.arguments import check_fields
 from recipe.config import parse_arguments, resolved_config
 from recipe.errors import OneLineParser, RecipeError, explain, run_script
 
+if TYPE_CHECKING:
+    import optuna
+    import pandas as pd
+
+    from recipe.config import Arguments
+    from recipe.data.dataset import TextSplits
+    from recipe.experiments.sweep import Sweep
+
+logger = logging.getLogger("recipe.sweep")
 JOURNAL, RESULTS, PICTURE = "sweep.journal", "sweep.json", "sweep.png"
 
 
@@ -56,28 +67,102 @@ def parse_options() -> tuple[argparse.Namespace, list[str], tuple, dict]:
         dataclasses.replace(model_args, dropout=dropout)  # checks it
     for seed in args.trial_seeds or ():
         check_fields(argparse.Namespace(trial_seeds=seed), "trial_seeds", lambda seed: 0 <= seed < 2**32, "0 or more")
-    rate = training_args.learning_rate
-    space = {"learning_rate": parse_rates(args.learning_rates) if args.learning_rates else (rate / 10, rate * 10)}
+    space = {"learning_rate": parse_rates(args.learning_rates, training_args.learning_rate)}
     others = {"depth": args.depths, "dropout": args.dropouts, "seed": args.trial_seeds}
     space |= {name: list(dict.fromkeys(values)) for name, values in others.items() if values}
-    if (args.output_dir / RESULTS).exists() and not training_args.overwrite_output_dir:
+    if is_finished(args.output_dir) and not training_args.overwrite_output_dir:
         raise RecipeError(
             f"{args.output_dir / RESULTS} exists: give another output_dir, or pass --overwrite_output_dir"
         )
     return args, words, arguments, space
 
 
-def parse_rates(words: list[str]) -> list[float] | tuple[float, float]:
-    """Return a list of learning rates, or the range LOW:HIGH."""
-    low, colon, high = words[0].partition(":")
+def parse_rates(words: list[str] | None, middle: float) -> list[float] | tuple[float, float]:
+    """Return a list of learning rates, or the range LOW:HIGH, which is by default a tenth to ten times `middle`."""
+    given = words or [f"{middle / 10:g}:{middle * 10:g}"]
+    low, colon, high = given[0].partition(":")
     try:
-        rates = (float(low), float(high)) if colon and len(words) == 1 else [*dict.fromkeys(map(float, words))]
+        rates = (float(low), float(high)) if colon and len(given) == 1 else [*dict.fromkeys(map(float, given))]
     except ValueError:
         rates = []
     if not rates or not all(0 < rate < 10 for rate in rates) or (isinstance(rates, tuple) and rates[0] >= rates[1]):
-        given = " ".join(words)
-        raise RecipeError(f"learning_rates is {given}: give numbers between 0 and 10, or a range such as 1e-5:1e-3")
+        name = "learning_rates is" if words else f"learning_rate is {middle:g}, so learning_rates is"
+        raise RecipeError(
+            f"{name} {' '.join(given)}: give numbers between 0 and 10, or a range, as --learning_rates 1e-5:1e-3"
+        )
     return rates
+
+
+def is_finished(folder: Path) -> bool:
+    """Return whether the folder holds results that are complete, or not ours; those of a search alone are neither."""
+    try:
+        return json.loads((folder / RESULTS).read_text(encoding="utf-8"))["other_seeds"] is not None
+    except FileNotFoundError:
+        return False
+    except (ValueError, KeyError, TypeError):
+        return True
+
+
+def load(args: argparse.Namespace, arguments: "Arguments", splits: "TextSplits", space: dict, scratch: str) -> tuple:
+    """Return the sweep, its study, which may have trials of an interrupted one, and how many trials there will be."""
+    from recipe.experiments.sweep import Sweep
+    from recipe.experiments.sweep_study import hash_content, open_study, plan_trials
+
+    # Before a trainer is made, whose state another TrainingArguments would reset.
+    about = {**resolved_config(*arguments), "space": space, "halving": args.halving, "output_dir": None}
+    trials, plan = plan_trials(space, args.trials, arguments[2].seed)
+    sweep = Sweep(arguments, splits, space, scratch)
+    about |= hash_content(splits, sweep.trainer.classifier)
+    journal, overwrite = args.output_dir / JOURNAL, arguments[2].overwrite_output_dir
+    if not is_finished(args.output_dir):
+        try:
+            return sweep, open_study(journal, plan, about), trials
+        except RecipeError:  # of another sweep
+            if not overwrite:
+                raise
+    for name in (JOURNAL, RESULTS, PICTURE):
+        (args.output_dir / name).unlink(missing_ok=True)
+    return sweep, open_study(journal, plan, about), trials
+
+
+def search(sweep: "Sweep", study: "optuna.Study", trials: int, factor: int) -> "pd.DataFrame":
+    """Run the trials that are missing, print the table of all, and return it."""
+    from tqdm import tqdm
+
+    from recipe.experiments.sweep_results import tabulate
+    from recipe.experiments.sweep_study import DONE
+
+    sweep.fill_cache()
+    logging.getLogger("recipe").setLevel(logging.WARNING)  # each trial would say the same
+    with tqdm(total=trials, initial=len(study.get_trials(states=DONE)), unit=" trials") as sweep.trainer.bar:
+        sweep.search(study, trials, factor)
+    table = tabulate(study.trials, sweep.steps_per_epoch)
+    print(f"\n{table.to_string(index=False, float_format='{:.4g}'.format, na_rep='-')}\n")
+    print(f"{table['epochs'].sum():g} epochs of {trials * sweep.max_steps / sweep.steps_per_epoch:g} were run.")
+    return table
+
+
+def report(
+    args: argparse.Namespace, words: list[str], sweep: "Sweep", study: "optuna.Study", table: "pd.DataFrame"
+) -> dict[str, float]:
+    """Print and write what was found, first without the best setting's other seeds, then with them; return their figures."""
+    from tqdm import tqdm
+
+    from recipe.atomic import write_json
+    from recipe.experiments.sweep import compare_best
+    from recipe.experiments.sweep_results import describe_spread, setting_of, train_command
+
+    command = train_command(words, setting_of(table.iloc[0], sweep.space), args.output_dir / "best")
+    print(f"To train the best: {command}", flush=True)
+    records = table.astype(object).where(table.notna(), None).to_dict("records")
+    found = {"space": sweep.space, "best": records[0], "other_seeds": None, "runner_up": None, "command": command}
+    write_json(args.output_dir / RESULTS, {**found, "trials": records})
+    with tqdm(total=args.seeds, unit=" seeds", disable=not args.seeds) as sweep.trainer.bar:
+        figures, runner_up = compare_best(sweep, study, table, args.seeds)
+    if figures:
+        print(describe_spread(figures, runner_up))
+    write_json(args.output_dir / RESULTS, {**found, "other_seeds": figures, "runner_up": runner_up, "trials": records})
+    return figures
 
 
 def main() -> None:
@@ -85,53 +170,26 @@ def main() -> None:
     with explain(ImportError, "a sweep needs optuna", "pip install 'gpt2-classifier-recipe[search]'"):
         import optuna  # noqa: F401
     from filelock import FileLock, Timeout
-    from tqdm import tqdm
 
-    from recipe.atomic import write_json
     from recipe.data.dataset import load_splits
     from recipe.distributed import setup_logging
-    from recipe.experiments.sweep import DONE, Sweep, compare_best, open_study, plan_trials
-    from recipe.experiments.sweep_results import describe_spread, draw_sweep, setting_of, tabulate, train_command
+    from recipe.experiments.sweep_results import draw_sweep
     from recipe.model.loading import labels_of_head, load_config
 
     setup_logging(True)
-    (model_args, data_args, training_args), folder = arguments, args.output_dir
-    trials, plan = plan_trials(space, args.trials, training_args.seed)
-    # Before a trainer is made, whose state another TrainingArguments would reset.
-    about = {**resolved_config(*arguments), "space": space, "halving": args.halving, "output_dir": None}
-    config = load_config(model_args.model_name_or_path, model_args.model_revision)
-    splits = load_splits(data_args, labels_of_head(config))
+    if not (draws := importlib.util.find_spec("matplotlib") is not None):
+        logger.warning("there will be no picture: it needs matplotlib: pip install 'gpt2-classifier-recipe[plots]'")
+    config = load_config(arguments[0].model_name_or_path, arguments[0].model_revision)
+    splits, folder = load_splits(arguments[1], labels_of_head(config)), args.output_dir
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".sweep.lock", timeout=0)
     with explain(Timeout, f"{folder} is in use by another sweep", "wait for it, or give another output_dir"):
-        lock.acquire()
+        lock = FileLock(folder / ".sweep.lock", timeout=0).acquire()
     with lock, tempfile.TemporaryDirectory(prefix="recipe-sweep-") as scratch:
-        sweep = Sweep(arguments, splits, space, scratch)
-        if training_args.overwrite_output_dir:
-            for name in (JOURNAL, RESULTS, PICTURE):
-                (folder / name).unlink(missing_ok=True)
-        study = open_study(folder / JOURNAL, plan, about)
-        sweep.fill_cache()
-        logging.getLogger("recipe").setLevel(logging.WARNING)  # each trial would say the same
-        done = len(study.get_trials(states=DONE))
-        with tqdm(total=trials + args.seeds, initial=done, unit=" runs") as sweep.trainer.bar:
-            sweep.search(study, trials, args.halving)
-            table = tabulate(study.trials, sweep.steps_per_epoch)
-            figures, runner_up = compare_best(sweep, study, table, args.seeds)
-
-    command = train_command(words, setting_of(table.iloc[0], space), folder / "best")
-    print(f"\n{table.to_string(index=False, float_format='{:.4g}'.format, na_rep='-')}\n")
-    print(f"{table['epochs'].sum():g} epochs of {trials * sweep.max_steps / sweep.steps_per_epoch:g} were run.")
-    if figures:
-        print(describe_spread(figures, runner_up))
-    print(f"To train it: {command}")
-    records = table.astype(object).where(table.notna(), None).to_dict("records")
-    found = {"best": records[0], "other_seeds": figures, "runner_up": runner_up, "command": command}
-    write_json(folder / RESULTS, {"space": space, **found, "trials": records})
-    try:
-        draw_sweep(folder / PICTURE, table, figures)
-    except ImportError:
-        print("no picture: it needs matplotlib: pip install 'gpt2-classifier-recipe[plots]'", file=sys.stderr)
+        sweep, study, trials = load(args, arguments, splits, space, scratch)
+        table = search(sweep, study, trials, args.halving)
+        figures = report(args, words, sweep, study, table)
+        if draws:
+            draw_sweep(folder / PICTURE, table, figures)
 
 
 if __name__ == "__main__":

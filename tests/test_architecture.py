@@ -48,6 +48,7 @@ OPTIONAL = {
     "experiments.sentence_models",
     "experiments.sweep",
     "experiments.sweep_results",
+    "experiments.sweep_study",
 }
 MAX_LINES, MAX_TOP = 300, 8
 

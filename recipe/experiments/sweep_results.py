@@ -21,7 +21,7 @@ OPTIONS = {"learning_rate": "learning_rate", "depth": "trainable", "dropout": "d
 def tabulate(trials: Sequence[FrozenTrial], steps_per_epoch: int) -> pd.DataFrame:
     """Return a row a trial, the best first: its values, `loss` and `accuracy` on validation, `epochs`, `state`, `seconds`.
 
-    `loss` is that of the best epoch run; a trial that was pruned might have gone lower.
+    `loss` is that of the epoch whose model is kept; a trial that was pruned might have gone lower.
     """
     rows = []
     for trial in (trial for trial in trials if trial.state in STATES):
@@ -53,14 +53,18 @@ def setting_of(row: pd.Series, names: Sequence[str]) -> dict[str, Any]:
     return {name: row[name].item() if isinstance(row[name], np.generic) else row[name] for name in names}
 
 
-def spread(losses: Sequence[float], accuracies: Sequence[float]) -> dict[str, float]:
+def spread(runs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Return mean and standard deviation of runs that differ by their seed alone, and where another run's loss would lie.
 
     `low` and `high` bound the 95 % prediction interval of one more run, if losses are normal: mean -+ t sd sqrt(1 + 1/n),
-    and not below 0.
+    and not below 0. Runs without a `loss` have diverged: they are counted, and what can be told of the others is.
     """
-    figures = {"loss": float(np.mean(losses)), "accuracy": float(np.mean(accuracies)), "runs": len(losses)}
-    if len(losses) > 1:
+    ended = [run for run in runs if "loss" in run]
+    figures: dict[str, float] = {"runs": len(ended), "diverged": len(runs) - len(ended)}
+    losses, accuracies = [run["loss"] for run in ended], [run["accuracy"] for run in ended]
+    if ended:
+        figures |= {"loss": float(np.mean(losses)), "accuracy": float(np.mean(accuracies))}
+    if len(ended) > 1:
         sd = float(np.std(losses, ddof=1))
         reach = float(t.ppf(0.975, len(losses) - 1)) * sd * (1 + 1 / len(losses)) ** 0.5
         figures |= {"loss_sd": sd, "accuracy_sd": float(np.std(accuracies, ddof=1))}
@@ -68,16 +72,25 @@ def spread(losses: Sequence[float], accuracies: Sequence[float]) -> dict[str, fl
     return figures
 
 
-def describe_spread(figures: Mapping[str, float], runner_up: Mapping[str, float] | None) -> str:
+def describe_spread(figures: Mapping[str, float], runner_up: Mapping[str, Any] | None) -> str:
     """Return the sentences on the best setting's seeds, and on whether the runner-up is any different."""
+    text = ""
+    if figures["diverged"]:
+        count = figures["diverged"] + figures["runs"]
+        text = f"Of {count} other seeds, {figures['diverged']} diverged with the best setting: take a lower rate.\n"
+    if "loss" not in figures:
+        return text.strip()
     if "low" not in figures:
-        return f"One more seed of the best setting: validation loss {figures['loss']:.4f}; two or more have a spread."
-    text = (
+        text += f"One more seed of the best setting: validation loss {figures['loss']:.4f}"
+        return text + "; two or more have a spread."
+    text += (
         f"The best setting with {figures['runs']} other seeds: validation loss {figures['loss']:.4f}"
         f" (sd {figures['loss_sd']:.4f}), accuracy {figures['accuracy']:.4f} (sd {figures['accuracy_sd']:.4f}).\n"
     )
     if runner_up is None:
         return text + "There is no other setting to compare it with."
+    if "loss" not in runner_up:
+        return text + f"The runner-up diverged: {runner_up['diverged']}."
     loss = runner_up["loss"]
     inside = figures["low"] <= loss <= figures["high"]
     verdict = "it may differ by its seed alone" if inside else "a better one" if loss < figures["low"] else "worse"
@@ -100,8 +113,8 @@ def train_command(overrides: Sequence[str], setting: Mapping[str, Any], output_d
     return shlex.join([*words, "--output_dir", str(output_dir)])
 
 
-def draw_sweep(path: Path, table: pd.DataFrame, figures: Mapping[str, float] | None) -> None:
-    """Draw validation loss by learning rate, a line a depth, and the best setting's mean over its seeds.
+def draw_sweep(path: Path, table: pd.DataFrame, figures: Mapping[str, float]) -> None:
+    """Draw validation loss by learning rate, a line a depth, and the best setting's mean over its seeds, if it has one.
 
     Trials that were pruned are hollow, with the epochs that their loss comes from. Crosses at the top have diverged.
     """
@@ -126,10 +139,10 @@ def draw_sweep(path: Path, table: pd.DataFrame, figures: Mapping[str, float] | N
             axes.annotate(f"{row['epochs']:g}", place, (5, 3), textcoords="offset points", fontsize=7, color=color)
         lost = rows.loc[rows["state"] == "diverged", "learning_rate"]
         axes.plot(lost, [0.97] * len(lost), "x", color=color, transform=axes.get_xaxis_transform())
-    if figures is not None:
+    if "loss" in figures:
         error, place = figures.get("loss_sd", 0), table["learning_rate"].iloc[0]
         axes.errorbar(place, figures["loss"], error, fmt="_", color="black", capsize=4, label="best, other seeds (sd)")
-    axes.set(xscale="log", yscale="log", xlabel="learning rate", ylabel="validation loss, best epoch")
+    axes.set(xscale="log", yscale="log", xlabel="learning rate", ylabel="validation loss")
     ratio = table["loss"].max() / table["loss"].min()
     subs = (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9) if ratio < 10 else (1, 2, 5) if ratio < 1000 else (1,)
     axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=subs, numticks=20))

@@ -1,6 +1,7 @@
 """The sweep: its trials are train.py's runs, halving's decisions, what it makes of an interruption, its script."""
 
 import json
+import math
 import shlex
 import sys
 
@@ -13,8 +14,9 @@ from optuna.trial import TrialState
 from recipe.config import parse_arguments
 from recipe.data.dataset import load_splits
 from recipe.errors import RecipeError
-from recipe.experiments.sweep import Halving, Sweep, open_study, plan_trials
+from recipe.experiments.sweep import Halving, Sweep, compare_best
 from recipe.experiments.sweep_results import best_and_runner_up, tabulate
+from recipe.experiments.sweep_study import open_study, plan_trials
 
 
 @pytest.fixture(scope="module")
@@ -31,26 +33,18 @@ def make_sweep(data, tmp_path, space, *fields):
     return Sweep(arguments, load_splits(arguments[1]), space, str(tmp_path / "scratch"))
 
 
+def orders(values, space):
+    return [space[name].index(value) for name, value in values.items()]
+
+
 def searched(data, tmp_path, space, *fields):
+    """A sweep of all combinations in their order, and its study."""
     sweep = make_sweep(data, tmp_path, space, *fields)
     trials, plan = plan_trials(space, None, 0)
-    study = open_study(tmp_path / "journal", plan, {})
+    study = open_study(tmp_path / "journal", sorted(plan, key=lambda values: orders(values, space)), {})
     sweep.fill_cache()
     sweep.search(study, trials)
     return sweep, study
-
-
-def test_lists_are_combined_and_ranges_divided_evenly():
-    count, plan = plan_trials({"learning_rate": [1e-3, 1e-2], "depth": [0, 1, 2]}, None, 0)
-    assert count == 6
-    assert {(values["learning_rate"], values["depth"]) for values in plan} == {
-        (rate, depth) for rate in (1e-3, 1e-2) for depth in (0, 1, 2)
-    }
-    count, plan = plan_trials({"learning_rate": (1e-4, 1e-2), "depth": [1, 2]}, 12, 0)
-    rates = sorted(values["learning_rate"] for values in plan)
-    assert (count, len(rates), rates[0], rates[-1]) == (12, 10, 1e-4, 1e-2)
-    np.testing.assert_allclose(np.diff(np.log(rates)), np.log(100) / 9, rtol=0.02)
-    assert rates != [values["learning_rate"] for values in plan]
 
 
 def test_halving_keeps_the_better_half_and_spares_the_last_step():
@@ -80,13 +74,13 @@ def test_halving_keeps_the_better_half_and_spares_the_last_step():
 
 
 def test_trials_of_all_depths_share_one_cache_and_weak_ones_stop(data, tmp_path):
-    space = {"learning_rate": [1e-6, 1e-2, 3e-2], "depth": [0, 2]}
+    space = {"learning_rate": [1e-2, 3e-2, 5.0], "depth": [0, 2]}
     sweep, study = searched(data, tmp_path, space)
     table = tabulate(study.trials, sweep.steps_per_epoch)
     assert len(list((tmp_path / "cache").rglob("*.arrow"))) == 2
     assert table["epochs"].sum() < 4 * len(table)
     assert table.iloc[0]["loss"] == study.best_value == table.loc[table["state"] == "complete", "loss"].min()
-    assert set(table.loc[table["learning_rate"] == 1e-6, "state"]) <= {"pruned", "complete"}
+    assert set(table.loc[table["learning_rate"] == 5.0, ["state", "epochs"]].itertuples(index=False)) == {("pruned", 1)}
     best, runner_up = best_and_runner_up(table, space)
     assert (best["learning_rate"], best["depth"]) != (runner_up["learning_rate"], runner_up["depth"])
 
@@ -96,6 +90,76 @@ def test_a_rate_that_diverges_ends_its_trial_alone(data, tmp_path):
     table = tabulate(study.trials, sweep.steps_per_epoch)
     assert table["state"].tolist() == ["complete", "diverged"]
     assert best_and_runner_up(table, ["learning_rate"])[1] is None
+
+
+def test_where_all_diverge_a_second_search_says_so_too(data, tmp_path):
+    sweep = make_sweep(data, tmp_path, {"learning_rate": [1e38]}, "--max_grad_norm", "0")
+    study = open_study(tmp_path / "journal", [{"learning_rate": 1e38}], {})
+    for _ in range(2):
+        with pytest.raises(RecipeError, match=r"no trial ran to its end .*: give lower learning_rates"):
+            sweep.search(study, 1)
+    assert len(study.trials) == 1
+
+
+def test_a_seed_that_diverges_is_a_result(data, tmp_path):
+    space = {"learning_rate": [1e-2, 2e-2]}
+    sweep, study = searched(data, tmp_path, space, "--max_grad_norm", "0", "--num_train_epochs", "1")
+    table = tabulate(study.trials, sweep.steps_per_epoch)
+    table["learning_rate"] = table["learning_rate"].astype(float)
+    table.iloc[0, table.columns.get_loc("learning_rate")] = 1e38  # as if this trial alone had not diverged
+    figures, runner_up = compare_best(sweep, study, table, 2)
+    assert figures == {"runs": 0, "diverged": 2}
+    assert math.isfinite(runner_up["loss"])
+    kept = study.user_attrs['{"learning_rate": 1e+38, "seed": 43}']
+    assert kept.keys() == {"diverged"}
+
+
+def test_a_validation_loss_that_is_no_number_is_a_divergence(data, tmp_path):
+    sweep = make_sweep(data, tmp_path, {"learning_rate": [1e-2]})
+    study = optuna.create_study()
+    sweep.trial = sweep.trainer._trial = study.ask()
+    with pytest.raises(optuna.TrialPruned):
+        sweep.objective({"eval_loss": math.nan})
+    assert sweep.trial.user_attrs == {"diverged": "the validation loss is nan"}
+
+
+@pytest.mark.parametrize("keeps_best", [True, False])
+def test_a_trial_is_measured_on_the_model_that_is_kept(data, tmp_path, keeps_best):
+    space = {"learning_rate": [0.3]}
+    sweep, study = searched(data, tmp_path, space, "--load_best_model_at_end", str(keeps_best).lower())
+    losses = [row["eval_loss"] for row in sweep.trainer.state.log_history if "eval_loss" in row]
+    assert len(losses) == 4
+    assert min(losses) < losses[-1]
+    assert study.best_value == (min(losses) if keeps_best else losses[-1])
+    assert sweep.kept_epoch()["loss"] == study.best_value
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (["--metric_for_best_model", "accuracy"], "metric_for_best_model is accuracy: take loss"),
+        (["--greater_is_better", "true"], "greater_is_better is True: take false"),
+        (["--eval_strategy", "steps", "--save_strategy", "steps"], "eval_strategy is steps: take epoch"),
+    ],
+)
+def test_another_choice_of_the_best_model_is_refused(data, tmp_path, fields, message):
+    with pytest.raises(RecipeError, match=message):
+        make_sweep(data, tmp_path, {"learning_rate": [1e-3]}, *fields)
+    make_sweep(data, tmp_path, {"learning_rate": [1e-3]}, *fields, "--load_best_model_at_end", "false")
+
+
+def test_trials_of_one_epoch_share_the_cache_where_a_trunk_is_left(data, tmp_path):
+    """Depth 4 trains every block, so its trials run the complete model."""
+    space = {"learning_rate": [1e-3], "depth": [1, 4]}
+    _, study = searched(data, tmp_path, space, "--num_train_epochs", "1", "--trainable", "all")
+    assert len(study.get_trials(states=[TrialState.COMPLETE, TrialState.PRUNED])) == 2
+    assert len(list((tmp_path / "cache").rglob("*.arrow"))) == 1
+
+
+def test_adapters_without_a_block_are_refused_before_the_trunk_runs(data, tmp_path):
+    pytest.importorskip("peft")
+    with pytest.raises(RecipeError, match="lora_r: trainable names no block's matrices"):
+        make_sweep(data, tmp_path, {"learning_rate": [1e-3], "depth": [2, 0]}, "--lora_r", "2")
 
 
 def test_an_interrupted_sweep_runs_what_is_missing(data, tmp_path, monkeypatch):
@@ -136,9 +200,12 @@ def test_a_range_that_goes_on_draws_no_rate_twice(data, tmp_path):
     assert len({trial.params["learning_rate"] for trial in study.trials}) == 3
 
 
-def test_the_script_finds_a_setting_that_train_py_confirms(data, tmp_path, run_here):
+@pytest.mark.parametrize("more", [[], ["--lora_r", "4", "--load_best_model_at_end", "false"]])
+def test_the_script_finds_a_setting_that_train_py_confirms(data, tmp_path, run_here, more):
     """Its command, as printed, ends with the best trial's validation loss."""
-    fields = ["--model_name_or_path", tiny_folder(), "--train_file", data, *FAST, "--num_train_epochs", "3"]
+    if more:
+        pytest.importorskip("peft")
+    fields = ["--model_name_or_path", tiny_folder(), "--train_file", data, *FAST, "--num_train_epochs", "3", *more]
     command = ["python", ROOT / "scripts" / "sweep.py", "--output_dir", tmp_path / "a sweep", *fields]
     grid = ["--learning_rates", "1e-3", "1e-2", "--depths", "1", "2", "--dropouts", "0.1", "--seeds", "2"]
     result = run_here([*command, *grid], cwd=ROOT)
@@ -148,7 +215,7 @@ def test_the_script_finds_a_setting_that_train_py_confirms(data, tmp_path, run_h
     assert found["other_seeds"]["runs"] == 2
     assert "The best setting with 2 other seeds" in result.stdout
     assert (tmp_path / "a sweep" / "sweep.png").stat().st_size > 5000
-    assert f"To train it: {found['command']}" in result.stdout
+    assert f"To train the best: {found['command']}" in result.stdout
     python, *words = shlex.split(found["command"])
     assert python == "python"
     assert run_here([sys.executable, *words], cwd=ROOT).returncode == 0
@@ -158,9 +225,62 @@ def test_the_script_finds_a_setting_that_train_py_confirms(data, tmp_path, run_h
     assert_refused(run_here([*command, *grid], cwd=ROOT), "exists: give another output_dir")
 
 
+@pytest.fixture
+def one_rate(data, tmp_path):
+    """The script's shortest sweep, on a file of its own."""
+    texts = tmp_path / "texts.csv"
+    texts.write_text(data.read_text())
+    command = ["python", ROOT / "scripts" / "sweep.py", "--output_dir", tmp_path / "out", "--train_file", texts]
+    return [*command, "--model_name_or_path", tiny_folder(), *FAST, "--learning_rates", "1e-3"]
+
+
+def test_without_other_seeds_there_is_a_picture_all_the_same(tmp_path, run_here, one_rate):
+    result = run_here([*one_rate, "--seeds", "0"])
+    assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / "out" / "sweep.json").read_text())["other_seeds"] == {}
+    assert (tmp_path / "out" / "sweep.png").stat().st_size > 5000
+
+
+def test_the_lack_of_matplotlib_is_told_before_the_trials(tmp_path, run_here, one_rate, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    result = run_here([*one_rate, "--seeds", "0"])
+    assert result.returncode == 0, result.stderr
+    assert "there will be no picture" in result.stderr.partition("trials")[0]
+    assert {path.name for path in (tmp_path / "out").glob("sweep.*")} == {"sweep.journal", "sweep.json"}
+
+
+def test_what_was_found_is_kept_when_the_other_seeds_are_interrupted(tmp_path, run_here, one_rate, monkeypatch):
+    """The same command goes on, with or without leave to overwrite, unless the texts are others."""
+    command, found = [*one_rate, "--seeds", "1"], tmp_path / "out" / "sweep.json"
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("recipe.experiments.sweep.compare_best", interrupted)
+        result = run_here(command)
+    assert result.returncode == 130
+    assert "To train the best" in result.stdout
+    first = json.loads(found.read_text())
+    assert first["other_seeds"] is None
+    texts, before = tmp_path / "texts.csv", (tmp_path / "texts.csv").read_text()
+    texts.write_text(before.replace("match", "goal"))
+    assert_refused(run_here(command), "an unfinished sweep with another hash of texts and labels")
+    texts.write_text(before)
+    assert run_here([*command, "--overwrite_output_dir", "true"]).returncode == 0
+    second = json.loads(found.read_text())
+    assert second["trials"] == first["trials"]  # their seconds too: none was run again
+    assert second["other_seeds"]["runs"] == 1
+    assert_refused(run_here(command), "exists: give another output_dir")
+    assert run_here([*command, "--overwrite_output_dir", "true"]).returncode == 0
+    assert json.loads(found.read_text())["trials"] != first["trials"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--learning_rate", "0"], "learning_rate is 0, so learning_rates is 0:0: give numbers between 0 and 10"),
+        (["--learning_rate", "1.5"], "learning_rate is 1.5, so learning_rates is 0.15:15: give numbers"),
         (["--learning_rates", "1e-2:1e-3"], "learning_rates is 1e-2:1e-3: give numbers"),
         (["--learning_rates", "x"], "learning_rates is x"),
         (["--learning_rates", "0", "1e-3"], "learning_rates is 0 1e-3"),

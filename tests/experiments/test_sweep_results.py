@@ -27,13 +27,18 @@ def test_the_runner_up_is_another_setting_not_another_seed():
     assert best_and_runner_up(TABLE.iloc[[0, 4]], NAMES)[1] is None
 
 
+def as_runs(losses, accuracies=None):
+    pairs = zip(losses, losses if accuracies is None else accuracies, strict=True)
+    return [{"loss": loss, "accuracy": accuracy} for loss, accuracy in pairs]
+
+
 def test_the_interval_holds_one_more_run_in_95_of_100():
     rng = np.random.default_rng(0)
     draws = rng.normal(10, 2, size=(3000, 4))
-    bounds = [spread(losses[:3], losses[:3]) for losses in draws]
+    bounds = [spread(as_runs(losses[:3])) for losses in draws]
     inside = [found["low"] <= losses[3] <= found["high"] for found, losses in zip(bounds, draws, strict=True)]
     assert np.mean(inside) == pytest.approx(0.95, abs=0.02)
-    found = spread([1.0, 2.0, 4.0], [0.5, 0.5, 0.8])
+    found = spread(as_runs([1.0, 2.0, 4.0], [0.5, 0.5, 0.8]))
     assert found["loss"] == pytest.approx(7 / 3)
     assert found["loss_sd"] == pytest.approx(np.std([1, 2, 4], ddof=1))
     assert found["accuracy_sd"] == pytest.approx(np.std([0.5, 0.5, 0.8], ddof=1))
@@ -51,7 +56,21 @@ def test_the_interval_holds_one_more_run_in_95_of_100():
 )
 def test_noise_is_told_from_a_difference(losses, runner_up, told):
     other = None if runner_up is None else {"loss": runner_up}
-    assert told in describe_spread(spread(losses, losses), other)
+    assert told in describe_spread(spread(as_runs(losses)), other)
+
+
+def test_seeds_that_diverged_are_told_beside_the_others():
+    lost = {"diverged": "the loss is nan at step 3"}
+    figures = spread([*as_runs([0.1, 0.2]), lost])
+    assert figures == {**spread(as_runs([0.1, 0.2])), "diverged": 1}
+    told = describe_spread(figures, lost)
+    assert told.startswith("Of 3 other seeds, 1 diverged with the best setting: take a lower rate.\n")
+    assert "with 2 other seeds: validation loss 0.1500" in told
+    assert told.endswith("The runner-up diverged: the loss is nan at step 3.")
+    assert (
+        describe_spread(spread([lost]), None)
+        == "Of 1 other seeds, 1 diverged with the best setting: take a lower rate."
+    )
 
 
 def test_the_command_replaces_what_was_swept():
@@ -78,10 +97,18 @@ def test_the_command_replaces_what_was_swept():
     assert given.count("--learning_rate") == given.count("--trainable") == 1
 
 
+@pytest.mark.parametrize("figures", [{}, {"runs": 0, "diverged": 2}])
+def test_a_picture_without_other_seeds_has_no_mean(tmp_path, monkeypatch, figures):
+    drawn = []
+    monkeypatch.setattr("recipe.experiments.sweep_results.save_figure", lambda figure, path: drawn.append(figure))
+    draw_sweep(tmp_path / "sweep.png", TABLE, figures)
+    assert not drawn[0].axes[0].containers
+
+
 def test_pruned_trials_are_hollow(tmp_path, monkeypatch):
     figures = []
     monkeypatch.setattr("recipe.experiments.sweep_results.save_figure", lambda figure, path: figures.append(figure))
-    draw_sweep(tmp_path / "sweep.png", TABLE, spread([0.2, 0.3], [0.9, 0.9]))
+    draw_sweep(tmp_path / "sweep.png", TABLE, spread(as_runs([0.2, 0.3], [0.9, 0.9])))
     (axes,) = figures[0].axes
     dots = [dot for dot in axes.collections if dot.get_label() != "_nolegend_" and hasattr(dot, "get_sizes")]
     hollow = sum(len(dot.get_offsets()) for dot in dots if len(dot.get_facecolors()) == 0)
