@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recipe.arguments import check_fields
-from recipe.config import parse_arguments, resolved_config
+from recipe.config import parse_arguments
 from recipe.errors import OneLineParser, RecipeError, explain, run_script
 
 if TYPE_CHECKING:
@@ -105,14 +105,16 @@ def is_finished(folder: Path) -> bool:
 
 def load(args: argparse.Namespace, arguments: "Arguments", splits: "TextSplits", space: dict, scratch: str) -> tuple:
     """Return the sweep, its study, which may have trials of an interrupted one, and how many trials there will be."""
+    from recipe.experiments.options import settings_of
     from recipe.experiments.sweep import Sweep
-    from recipe.experiments.sweep_study import hash_content, open_study, plan_trials
+    from recipe.experiments.sweep_study import hash_texts, open_study, plan_trials
 
     # Before a trainer is made, whose state another TrainingArguments would reset.
-    about = {**resolved_config(*arguments), "space": space, "halving": args.halving, "output_dir": None}
+    about = {**settings_of(arguments), "space": space, "halving": args.halving}
+    about |= {f"hash of {file}": digest for file, digest in about.pop("base_model").items()}
+    about["hash of texts and labels"] = hash_texts(splits)
     trials, plan = plan_trials(space, args.trials, arguments[2].seed)
     sweep = Sweep(arguments, splits, space, scratch)
-    about |= hash_content(splits, sweep.trainer.classifier)
     journal, overwrite = args.output_dir / JOURNAL, arguments[2].overwrite_output_dir
     if not is_finished(args.output_dir):
         try:

@@ -12,11 +12,9 @@ import optuna
 import xxhash
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
-from transformers import PreTrainedModel
 
 from recipe.data.dataset import TextSplits
 from recipe.errors import RecipeError, explain
-from recipe.training.trunk_pass import hash_parameters
 
 FIRST = 10  # trials of a range that stand at equal ratios; as many as Optuna's TPE draws at random
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -44,13 +42,10 @@ def plan_trials(space: Space, trials: int | None, seed: int) -> tuple[int, list[
     return trials, plan[:trials]
 
 
-def hash_content(splits: TextSplits, model: PreTrainedModel) -> dict[str, str]:
-    """Return hashes of what a sweep's options only name: the texts that it reads, and the weights that it starts from."""
+def hash_texts(splits: TextSplits) -> str:
+    """Return a hash of the texts and labels that a sweep reads."""
     rows = [splits[part][column][:] for part in ("train", "validation") for column in ("text", "label")]
-    weights = xxhash.xxh3_128()
-    hash_parameters(weights, model.named_parameters())
-    texts = xxhash.xxh3_128_hexdigest(repr((splits.label_names, rows)).encode())
-    return {"hash of texts and labels": texts, "hash of the base model": weights.hexdigest()}
+    return xxhash.xxh3_128_hexdigest(repr((splits.label_names, rows)).encode())
 
 
 def open_study(path: Path, plan: Sequence[dict[str, Any]], about: Mapping[str, Any]) -> optuna.Study:

@@ -3,12 +3,13 @@
 import json
 import math
 import shlex
+import shutil
 import sys
 
 import numpy as np
 import optuna
 import pytest
-from conftest import FAST, ROOT, assert_one_line, assert_refused, make_texts, tiny_folder
+from conftest import FAST, ROOT, assert_one_line, assert_refused, make_texts, tiny_folder, tiny_model
 from optuna.trial import TrialState
 
 from recipe.config import parse_arguments
@@ -230,8 +231,9 @@ def one_rate(data, tmp_path):
     """The script's shortest sweep, on a file of its own."""
     texts = tmp_path / "texts.csv"
     texts.write_text(data.read_text())
+    model = shutil.copytree(tiny_folder(), tmp_path / "model")
     command = ["python", ROOT / "scripts" / "sweep.py", "--output_dir", tmp_path / "out", "--train_file", texts]
-    return [*command, "--model_name_or_path", tiny_folder(), *FAST, "--learning_rates", "1e-3"]
+    return [*command, "--model_name_or_path", model, *FAST, "--learning_rates", "1e-3"]
 
 
 def test_without_other_seeds_there_is_a_picture_all_the_same(tmp_path, run_here, one_rate):
@@ -250,7 +252,7 @@ def test_the_lack_of_matplotlib_is_told_before_the_trials(tmp_path, run_here, on
 
 
 def test_what_was_found_is_kept_when_the_other_seeds_are_interrupted(tmp_path, run_here, one_rate, monkeypatch):
-    """The same command goes on, with or without leave to overwrite, unless the texts are others."""
+    """The same command goes on, with or without leave to overwrite, unless the texts or the base model are others."""
     command, found = [*one_rate, "--seeds", "1"], tmp_path / "out" / "sweep.json"
 
     def interrupted(*arguments):
@@ -267,6 +269,11 @@ def test_what_was_found_is_kept_when_the_other_seeds_are_interrupted(tmp_path, r
     texts.write_text(before.replace("match", "goal"))
     assert_refused(run_here(command), "an unfinished sweep with another hash of texts and labels")
     texts.write_text(before)
+    weights = (tmp_path / "model" / "model.safetensors").read_bytes()
+    tiny_model(vocab_size=8192, n_positions=512, initializer_range=0.1).transformer.save_pretrained(tmp_path / "other")
+    shutil.copy(tmp_path / "other" / "model.safetensors", tmp_path / "model")
+    assert_refused(run_here(command), "an unfinished sweep with another hash of model.safetensors")
+    (tmp_path / "model" / "model.safetensors").write_bytes(weights)
     assert run_here([*command, "--overwrite_output_dir", "true"]).returncode == 0
     second = json.loads(found.read_text())
     assert second["trials"] == first["trials"]  # their seconds too: none was run again
