@@ -32,7 +32,8 @@ from recipe.config import parse_arguments
 from recipe.data.dataset import TextSplits, load_splits
 from recipe.data.tokenization import load_tokenizer, tokenize
 from recipe.evaluation.metrics import compute_metrics
-from recipe.experiments.sweep import Sweep, open_study, plan_trials
+from recipe.experiments.sweep import Sweep
+from recipe.experiments.sweep_study import open_study, plan_trials
 from recipe.inference.text_classifier import TextClassifier
 from recipe.model.classifier import GPT2LastTokenClassifier
 from recipe.model.export import to_stock
