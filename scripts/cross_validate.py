@@ -131,6 +131,7 @@ def print_figures(figures: dict[str, Any], texts: int, folds: int) -> None:
     """Print the figures over all texts and over folds, the model beside its baselines."""
     import pandas as pd
 
+    from recipe.evaluation.intervals import format_p
     from recipe.experiments.folds import TITLES
 
     print(f"{texts:,} texts, each classified by a model that was trained on the other {folds - 1} of {folds} folds:\n")
@@ -145,7 +146,7 @@ def print_figures(figures: dict[str, Any], texts: int, folds: int) -> None:
     for who in (who for who in TITLES if "mcnemar" in figures.get(who, {})):
         test = figures[who]["mcnemar"]
         right = f"GPT-2 alone is right on {test['gains']} texts, {TITLES[who]} alone on {test['losses']}"
-        print(f"\n{right} (McNemar's p {test['p_value']:.2g}): {test['verdict']}")
+        print(f"\n{right} (McNemar's p {format_p(test['p_value'])}): {test['verdict']}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ epochs it goes on if it is in the better half so far. An interrupted sweep goes 
 
 import argparse
 import dataclasses
-import importlib.util
 import json
 import logging
 import tempfile
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from recipe.data.dataset import TextSplits
     from recipe.experiments.sweep import Sweep
 
-logger = logging.getLogger("recipe.sweep")
 JOURNAL, RESULTS, PICTURE = "sweep.journal", "sweep.json", "sweep.png"
 
 
@@ -156,7 +154,7 @@ def report(
 
     command = train_command(words, setting_of(table.iloc[0], sweep.space), args.output_dir / "best")
     print(f"To train the best: {command}", flush=True)
-    records = table.astype(object).where(table.notna(), None).to_dict("records")
+    records = table.to_dict("records")
     found = {"space": sweep.space, "best": records[0], "other_seeds": None, "runner_up": None, "command": command}
     write_json(args.output_dir / RESULTS, {**found, "trials": records})
     with tqdm(total=args.seeds, unit=" seeds", disable=not args.seeds) as sweep.trainer.bar:
@@ -175,12 +173,12 @@ def main() -> None:
 
     from recipe.data.dataset import load_splits
     from recipe.distributed import setup_logging
+    from recipe.evaluation.plots import can_draw
     from recipe.experiments.sweep_results import draw_sweep
     from recipe.model.loading import labels_of_head, load_config
 
     setup_logging(True)
-    if not (draws := importlib.util.find_spec("matplotlib") is not None):
-        logger.warning("there will be no picture: it needs matplotlib: pip install 'gpt2-classifier-recipe[plots]'")
+    draws = can_draw()  # said before the trials
     config = load_config(arguments[0].model_name_or_path, arguments[0].model_revision)
     splits, folder = load_splits(arguments[1], labels_of_head(config)), args.output_dir
     folder.mkdir(parents=True, exist_ok=True)

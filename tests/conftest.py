@@ -4,6 +4,7 @@ import atexit
 import functools
 import importlib.util
 import json
+import logging
 import os
 import random
 import runpy
@@ -11,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -121,6 +123,16 @@ def assert_one_line(result, message):
     assert len(errors) == 1, result.stderr
     assert errors[0].startswith("error: ")
     assert message in errors[0]
+
+
+@pytest.fixture(autouse=True)
+def fresh_loggers() -> Iterator[None]:
+    """Undo what a script that ran in this process has set, or a later test's caplog would miss messages."""
+    yield
+    for name in ("recipe", *(name for name in logging.root.manager.loggerDict if name.startswith("recipe."))):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [], True
+        logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture

@@ -43,6 +43,11 @@ def compare_paired(model_right: np.ndarray, baseline_right: np.ndarray) -> Paire
     return PairedComparison(gains, losses, float(binomtest(gains, gains + losses).pvalue) if gains + losses else 1.0)
 
 
+def format_p(p: float) -> str:
+    """Return a p value with four digits, or as under the smallest of these."""
+    return "< 0.0001" if p < 1e-4 else f"{p:.4f}"
+
+
 def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> pd.DataFrame:
     """Sort texts by top probability into bins of equal width, (0, 1/15], (1/15, 2/15] ... as Guo et al. (2017) do.
 

@@ -18,7 +18,7 @@ from recipe.data.texts import escape
 from recipe.data.tokenization import Coverage
 from recipe.distributed import wait_for_everyone
 from recipe.errors import shorten
-from recipe.evaluation.intervals import PairedComparison, compare_paired
+from recipe.evaluation.intervals import PairedComparison, compare_paired, format_p
 from recipe.evaluation.metrics import classification_metrics, label_metrics
 from recipe.inference.text_classifier import TextClassifier, decide, is_unsure, text_logits
 
@@ -223,7 +223,7 @@ def comparison_table(measured: Measurement) -> pd.DataFrame:
     table = pd.DataFrame({"accuracy": figures["accuracy"], "95 % interval": intervals, "macro F1": figures["macro_f1"]})
     if names:
         tests = [measured.baselines[name][1] for name in names]
-        table["McNemar's p"] = ["", *(p_value(test).removeprefix("= ") for test in tests)]
+        table["McNemar's p"] = ["", *(format_p(test.p_value) for test in tests)]
     return table
 
 
@@ -236,12 +236,9 @@ def comparison_verdict(measured: Measurement) -> str:
     if not test.gains and not test.losses:
         return f"GPT-2 and {TITLES[name]} are right on the same texts"
     gains, losses = (f"{texts} text{'' if texts == 1 else 's'}" for texts in (test.gains, test.losses))
-    against = f"wrong on {losses} that it gets right (p {p_value(test)}): {test.verdict}"
+    p = format_p(test.p_value)
+    against = f"wrong on {losses} that it gets right (p {p if p[0] == '<' else f'= {p}'}): {test.verdict}"
     return f"GPT-2 is right on {gains} that {TITLES[name]} gets wrong, and {against}"
-
-
-def p_value(comparison: PairedComparison) -> str:
-    return "< 0.0001" if comparison.p_value < 1e-4 else f"= {comparison.p_value:.4f}"
 
 
 def print_confusion(measured: Measurement) -> None:

@@ -13,7 +13,7 @@ import pandas as pd
 from recipe.config import fields_to_argv, parse_arguments, read_yaml_mapping
 from recipe.data.dataset import SPLITS_FOLDER
 from recipe.errors import RecipeError
-from recipe.evaluation.intervals import compare_paired, wilson_interval
+from recipe.evaluation.intervals import compare_paired, format_p, wilson_interval
 from recipe.shipped import shipped
 from recipe.training.run_folder import read_state
 
@@ -205,7 +205,7 @@ def describe(table: pd.DataFrame) -> str:
     shown = run.assign(interval=interval)[[*SHOWN]].rename(columns=SHOWN).rename_axis(None)
     formats = {"accuracy %": 1, "sd": 1, "seconds": 0, "published %": 1}
     formatters = {name: f"{{:.{digits}f}}".format for name, digits in formats.items()}
-    formatters["McNemar's p"] = lambda p: "< 0.0001" if p < 1e-4 else f"{p:.4f}"
+    formatters["McNemar's p"] = format_p
     text = shown.to_string(formatters={**formatters, "parameters": "{:,.0f}".format}, na_rep="")
     return "\n".join([text, "", *notes])
 

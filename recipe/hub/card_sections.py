@@ -115,7 +115,7 @@ def describe_training(run: dict[str, Any], base: str | None) -> str:
     if "trainable_parameters" in train:
         patterns = ", ".join(f"`{pattern}`" for pattern in options.get("trainable", []))
         counts = f"{train['trainable_parameters']:,} of {train['total_parameters']:,} parameters"
-        adapted = ", as LoRA adapters of the blocks' matrices and the head" if options.get("lora_r") else ""
+        adapted = "; LoRA adapters in place of matrices, and the head" if options.get("lora_r") else ""
         lines.append(f"{counts} were trained ({patterns}{adapted}).")
         mean = train["train_tokens"] / train["train_samples"]
         lines.append(f"The training texts have {mean:.0f} tokens on average.")
