@@ -32,7 +32,7 @@ def main() -> None:
     from recipe.atomic import write_json, write_text
     from recipe.evaluation.plots import can_draw
     from recipe.experiments.drawing import draw_experiments
-    from recipe.experiments.row_runs import run_rows
+    from recipe.experiments.row_runs import finished_runs, run_rows
     from recipe.experiments.rows import check_rows, describe, load_experiments, summarize
 
     experiments = load_experiments(args.config)
@@ -40,26 +40,25 @@ def main() -> None:
     leave_out(experiments.rows, args.rows)
     check_rows(experiments, overrides, args.output_dir)
     draws = can_draw()
-    problems: dict[str, str] = {}
+    problems: dict[tuple[str, int], str] = {}
     runs = sum(not row.skip for row in experiments.rows) * len(experiments.seeds)
     with tqdm(run_rows(experiments, overrides, args.output_dir, args.jobs), total=runs, unit=" runs") as bar:
         for row, seed, problem in bar:
             bar.set_description(f"{printable(row.name)}, seed {seed}")
             if problem:
-                problems[row.name] = f"seed {seed}: {printable(problem)}"
-                bar.write(f"row {row.name!r}, {problems[row.name]}", file=sys.stderr)
+                problems[row.name, seed] = f"seed {seed}: {printable(problem)}"
+                bar.write(f"row {row.name!r}, {problems[row.name, seed]}", file=sys.stderr)
 
-    table = summarize(experiments, args.output_dir, problems)
+    failed = {name: line for (name, _), line in problems.items()}
+    table = summarize(experiments, finished_runs(experiments, overrides, args.output_dir, problems), failed)
     write_text(args.output_dir / "experiments.csv", table.to_csv())
     about = {"base": experiments.base, "options": overrides, "seeds": experiments.seeds}
     write_json(args.output_dir / "experiments.json", {**about, "rows": table.reset_index().to_dict("records")})
     print(printable(describe(table)))
     if draws and table["seeds"].any():
         draw_experiments(args.output_dir / "experiments.png", table)
-    if problems:
-        raise RecipeError(
-            f"{len(problems)} rows failed ({', '.join(problems)}): see the .log files in {args.output_dir}"
-        )
+    if failed:
+        raise RecipeError(f"{len(failed)} rows failed ({', '.join(failed)}): see the .log files in {args.output_dir}")
 
 
 def leave_out(rows: "list[Row]", chosen: list[str] | None) -> None:

@@ -109,13 +109,15 @@ def report(
     """Print the table and the guesses, and write the files that are asked for."""
     from recipe.atomic import write_files, write_json
     from recipe.evaluation.plots import save_figure
-    from recipe.experiments.curves import curve_table, draw_curves, summarize
+    from recipe.experiments.curves import TITLES, curve_table, draw_curves, summarize
 
     for part in skipped:
         print(f"Skipped: {part['texts']} texts of seed {part['seed']} hold no text of {', '.join(part['lacks'])}")
     if not measured:
         raise RecipeError("every part lacks a label: take larger fractions")
     summary = summarize(measured)
+    for name in (name for name in TITLES if name not in set(summary["name"])):
+        print(f"{TITLES[name]} could not be fitted: its texts hold no words, or too many labels and words")
     print(f"Test split of {test_texts:,} texts; mean ± sd over {args.seeds} seeds:\n\n{curve_table(summary)}\n")
     guesses = guess_more(measured, test_texts, args.seeds)
     results = {"model": model, "test_texts": test_texts, "points": measured, "skipped": skipped}

@@ -129,6 +129,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         save_trained_on(training_args.output_dir, splits["train"]["text"], name)
     counts = {"trainable_parameters": report.trainable, "total_parameters": report.total}
     counts |= {f"train_{name}": value for name, value in tokenized.coverage["train"].figures().items()}
+    counts |= {"train_resumed": True} if run.checkpoint else {}  # then train_runtime is of the rest alone
     trainer.save_metrics("train", {**trained.metrics, "train_samples": len(splits["train"]), **counts}, combined=False)
     if trainer.is_world_process_zero():
         write_json(Path(training_args.output_dir, "eval_results.json"), figures)

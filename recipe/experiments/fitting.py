@@ -12,10 +12,12 @@ import datasets
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
-from transformers import PrinterCallback, set_seed
+from transformers import GPT2Config, PrinterCallback, set_seed
 
 from recipe.arguments import DataArguments, ModelArguments, RecipeTrainingArguments
 from recipe.data.tokenization import load_tokenizer, tokenize
+from recipe.data.windows import choose_windows, remember_windows
+from recipe.errors import RecipeError
 from recipe.model.adapters import add_adapters
 from recipe.model.classifier import GPT2LastTokenClassifier
 from recipe.model.freezing import freeze_except, trainable_patterns
@@ -77,8 +79,16 @@ def make_model(
     )
     if fresh_head and not model.head_is_fresh:
         model.reset_head()
+    model.config.decision_threshold = None  # of the base's own head
+    remember_windows(model.config, None)
     freeze_except(model, trainable_patterns(model.config, model_args.trainable))
     return add_adapters(model, model_args.lora_r, model_args.lora_alpha)[0] if model_args.lora_r else model
+
+
+def refuse_windows(config: GPT2Config, data_args: DataArguments) -> None:
+    """Raise RecipeError where train.py would read windows: experiments truncate long texts."""
+    if choose_windows(config, data_args.window):
+        raise RecipeError("texts would be read in windows, and experiments truncate them: pass --window 0")
 
 
 @contextmanager
@@ -102,6 +112,7 @@ def make_trainer(
     """
     name, revision = model_args.model_name_or_path, model_args.model_revision
     config = load_config(name, revision)
+    refuse_windows(config, data_args)
     splits = DatasetDict({split: splits[split] for split in ("train", "test") if split in splits})
     args = copy.copy(training_args)
     args.save_strategy = "no"

@@ -17,6 +17,7 @@ REFUSED = {
     "decision_threshold": "experiments give each text its likeliest label",
     "calibrate": "experiments leave probabilities as they are",
     "resume_from_checkpoint": "experiments save no checkpoints",
+    "early_stopping_patience": "experiments train all epochs",
 }
 
 
@@ -50,7 +51,7 @@ def parse_options(
     given = {name: value for arguments in run for name, value in vars(arguments).items()}
     for name, reason in REFUSED.items():
         if given[name]:
-            raise RecipeError(f"{name} is for train.py: {reason}, so leave it out")
+            raise RecipeError(f"{name} is for train.py: {reason}, so leave it out, of the --config file too")
     check_outputs(args, formats, **kept_files(run))
     return args, run
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -62,10 +63,11 @@ def train_gpt2(arguments: Arguments, train: Dataset, task: Task) -> Fitted:
 
 
 def load_run(folder: Path, task: Task) -> Fitted:
-    """Load a finished run; its seconds are those that it noted."""
+    """Load a finished run; its seconds are those that it noted, unless it was interrupted and knows its last part's alone."""
     path = folder / "train_results.json"
     with explain((OSError, ValueError, KeyError), f"{path}: cannot be read", "give the folder of a finished run"):
-        seconds = float(json.loads(path.read_text(encoding="utf-8"))["train_runtime"])
+        noted = json.loads(path.read_text(encoding="utf-8"))
+        seconds = math.nan if noted.get("train_resumed") else float(noted["train_runtime"])
     return load_gpt2(folder, task)._replace(timings={"seconds_to_train": seconds})
 
 

@@ -1,6 +1,7 @@
 """Peers: GPT-2 beside what one would take instead, on the same splits, by accuracy, time and size."""
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import perf_counter
@@ -11,7 +12,7 @@ import pandas as pd
 import torch
 
 from recipe.errors import one_line
-from recipe.evaluation.intervals import SIGNIFICANCE, compare_paired
+from recipe.evaluation.intervals import SIGNIFICANCE, compare_paired, format_p
 from recipe.evaluation.metrics import label_metrics
 
 logger = logging.getLogger(__name__)
@@ -109,7 +110,7 @@ def peers_table(measured: Mapping[str, dict[str, Any]]) -> str:
     ]
     shown["macro F1"] = table["macro_f1"].map("{:.3f}".format)
     if "mcnemar_p" in table:
-        shown["McNemar's p"] = ["" if np.isnan(p) else f"{p:.2g}" for p in table["mcnemar_p"]]
+        shown["McNemar's p"] = ["" if np.isnan(p) else format_p(p) for p in table["mcnemar_p"]]
     titles = {"seconds_to_train": "train, s", "seconds_with_cached_features": "cached, s"}
     titles |= {"seconds_to_classify": "classify, s", "megabytes": "MB"}
     for name in (name for name in titles if name in table):
@@ -131,8 +132,10 @@ def where_gpt2_loses(measured: Mapping[str, dict[str, Any]]) -> list[str]:
                 if name == "accuracy":
                     p_value = figures["mcnemar_p"]
                     verdict = "a clear difference" if p_value < SIGNIFICANCE else "no clear difference"
-                    against += f", p {p_value:.2g}: {verdict}"
+                    against += f", p {format_p(p_value)}: {verdict}"
                 ahead.append(f"{TITLES[peer]} ({against})")
         told = f"GPT-2 loses to {'; '.join(ahead)}" if ahead else "GPT-2 loses to none of these"
+        if math.isnan(gpt2[name]):
+            told = "not known, since the run was interrupted and resumed"
         sentences.append(f"{words[0].upper()}{words[1:]}: {told}.")
     return sentences

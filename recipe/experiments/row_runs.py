@@ -3,14 +3,15 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoTokenizer, GPT2Model
 
-from recipe.arguments import DataArguments
+from recipe.arguments import DataArguments, ModelArguments
 from recipe.config import parse_arguments, resolved_config
 from recipe.data.readers import expand_paths
 from recipe.errors import RecipeError
@@ -53,40 +54,74 @@ def run_rows(
                 child.terminate()
 
 
+def finished_runs(
+    experiments: Experiments, overrides: Sequence[str], output_dir: Path, failed: Container[tuple[str, int]]
+) -> dict[str, dict[int, Path]]:
+    """Return the folders of finished runs by row and seed: those of these options and data, that have not failed just now.
+
+    Rows that are skipped may have some too, of an earlier call.
+    """
+    found: dict[str, dict[int, Path]] = {row.name: {} for row in experiments.rows}
+    for row in experiments.rows:
+        for seed in experiments.seeds:
+            folder = output_dir / row.folder / f"seed-{seed}"
+            state = read_state(folder)
+            if not state or not state["finished"] or (row.name, seed) in failed:
+                continue
+            try:
+                words = words_of(experiments, row, overrides, seed, folder)
+                if not changes(words, state, folder):
+                    found[row.name][seed] = folder
+            except RecipeError:  # a skipped row, whose options nobody has checked
+                continue
+    return found
+
+
+def words_of(experiments: Experiments, row: Row, overrides: Sequence[str], seed: int, folder: Path) -> list[str]:
+    """Return train.py's options of a row and a seed."""
+    words = [*arguments_of(experiments, row, overrides), "--seed", str(seed), "--output_dir", str(folder)]
+    base = folder.parent / "random_weights" / folder.name
+    return [*words, "--model_name_or_path", str(base), "--model_revision", "main"] if row.random_weights else words
+
+
 def command_of(experiments: Experiments, row: Row, overrides: Sequence[str], seed: int, folder: Path) -> list[str]:
     """Return the command of a row and a seed, once its random weights are there; none for a finished run.
 
     Raises:
         RecipeError: a finished run of other options, or of files that have changed since, unless they may be overwritten.
     """
-    words = [*arguments_of(experiments, row, overrides), "--seed", str(seed), "--output_dir", str(folder)]
-    base = folder.parent / "random_weights" / folder.name
-    if row.random_weights:
-        name, revision = (options := parse_arguments(words)[0]).model_name_or_path, options.model_revision
-        words += ["--model_name_or_path", str(base), "--model_revision", "main"]
-    arguments = parse_arguments(words)
-    state = read_state(folder)
-    if state and state["finished"] and not arguments[2].overwrite_output_dir:
-        changed = differences(state, resolved_config(*arguments), state["processes"]) or newer_file(
-            arguments[1], folder
-        )
-        if changed:
+    words, state = words_of(experiments, row, overrides, seed, folder), read_state(folder)
+    model_args, _, training_args = parse_arguments(words)
+    if state and state["finished"] and not training_args.overwrite_output_dir:
+        if changed := changes(words, state, folder):
             raise RecipeError(
                 f"{folder} holds a finished run of other options or data ({changed}): give another output_dir, or pass"
                 " --overwrite_output_dir true to run all rows again"
             )
         return []
     if row.random_weights:
-        save_random(name, revision, base, seed)
+        base = parse_arguments([*arguments_of(experiments, row, overrides), "--output_dir", str(folder)])[0]
+        save_random(base.model_name_or_path, base.model_revision, Path(model_args.model_name_or_path), seed)
     return [sys.executable, str(find_script("train")), *words]
 
 
-def newer_file(data_args: DataArguments, run: Path) -> str:
-    """Return a data file that has changed since a run finished, as `NAME has changed since`; "" if none has."""
+def changes(words: Sequence[str], state: Mapping[str, Any], run: Path) -> str:
+    """Return how a finished run's options or files differ from those of today; "" if they are the same."""
+    arguments = parse_arguments(words)
+    return differences(state, resolved_config(*arguments), state["processes"]) or newer_file(*arguments[:2], run)
+
+
+def newer_file(model_args: ModelArguments, data_args: DataArguments, run: Path) -> str:
+    """Return a file of the data or the base model that has changed since a run finished, as `NAME has changed since`.
+
+    The files' times tell. "" if none has.
+    """
     fields = ("train_file", "validation_file", "test_file")
     paths = [Path(path) for field in fields for path in expand_paths(getattr(data_args, field) or [], field)]
+    folders = [Path(name).expanduser() for name in (model_args.model_name_or_path, data_args.dataset_name) if name]
+    paths += [path for folder in folders if folder.is_dir() for path in folder.iterdir()]
     finished = (run / STATE_FILE).stat().st_mtime
-    newer = [path for path in paths if path.exists() and path.stat().st_mtime > finished]
+    newer = [path for path in paths if path.is_file() and path.stat().st_mtime > finished]
     return f"{newer[0]} has changed since" if newer else ""
 
 

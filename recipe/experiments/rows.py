@@ -15,10 +15,16 @@ from recipe.data.dataset import SPLITS_FOLDER
 from recipe.errors import RecipeError
 from recipe.evaluation.intervals import compare_paired, format_p, wilson_interval
 from recipe.shipped import shipped
-from recipe.training.run_folder import read_state
 
 OWN_FIELDS = ("published", "skip", "random_weights")  # of a row, beside those of train.py
-OF_EACH_RUN = {"seed", "output_dir", "resume_from_checkpoint", "push_to_hub", "hub_model_id"}  # no option of a table
+OF_EACH_RUN = {
+    "seed",
+    "output_dir",
+    "resume_from_checkpoint",
+    "push_to_hub",
+    "hub_model_id",
+    "hub_token",
+}  # not of a table
 SHOWN = {
     "accuracy": "accuracy %",
     "sd": "sd",
@@ -116,7 +122,7 @@ def check_rows(experiments: Experiments, overrides: Sequence[str], output_dir: P
     Rows with a base model of their own are left out too, where the command line names one.
 
     Raises:
-        RecipeError: options that train.py refuses, with the row's name, or that are set for each run here.
+        RecipeError: options that train.py refuses, with the row's name, or that no table can have for all of its runs.
     """
     from recipe.model.loading import load_config
 
@@ -126,9 +132,12 @@ def check_rows(experiments: Experiments, overrides: Sequence[str], output_dir: P
     for row in (row for row in experiments.rows if not row.skip):
         words = [*arguments_of(experiments, row, overrides), "--output_dir", str(output_dir)]
         try:
-            model_args, _, _ = parse_arguments(words)
+            model_args, _, training_args = parse_arguments(words)
         except RecipeError as error:
             raise RecipeError(f"row {row.name!r}: {error}") from error
+        for name in ("push_to_hub", "resume_from_checkpoint"):
+            if getattr(training_args, name):
+                raise RecipeError(f"{experiments.base} sets {name}, which every row would do: drop it there")
         if "model_name_or_path" in row.fields.keys() & given:
             name = row.fields["model_name_or_path"]
             row.skip = f"its base model is {name}: it runs where the command line names no model_name_or_path"
@@ -141,28 +150,30 @@ def check_rows(experiments: Experiments, overrides: Sequence[str], output_dir: P
                 raise
 
 
-def summarize(experiments: Experiments, folder: Path, problems: Mapping[str, str]) -> pd.DataFrame:
+def summarize(
+    experiments: Experiments, runs: Mapping[str, Mapping[int, Path]], problems: Mapping[str, str]
+) -> pd.DataFrame:
     """Return a line a row: accuracy over its seeds, and the comparison with the first row.
 
     Columns: `accuracy` (mean over seeds), `sd`, `low` and `high` (Wilson's 95 % interval of the right answers of all seeds
     together: the texts are the same, so for other texts it is too narrow), `macro_f1`, `mcnemar_p` (exact, of the
-    answers of the first seed that both have, where the test texts are the first row's), `seconds` of training (mean),
+    answers of the first seed that both have, where the test texts are the first row's), `seconds` of training (mean of
+    the runs that were not interrupted),
     `trainable_parameters`, `seeds` (finished), `test_texts`, `published`, `note`.
 
     Args:
+        runs: finished ones' folders, by row and seed (see row_runs.finished_runs).
         problems: errors' lines by row.
     """
-    lines, of_first = {}, {}
+    lines, of_first = {}, runs.get(experiments.rows[0].name, {})
     for row in experiments.rows:
-        runs = {seed: folder / row.folder / f"seed-{seed}" for seed in experiments.seeds}
-        runs = {seed: run for seed, run in runs.items() if (state := read_state(run)) and state["finished"]}
-        note = problems.get(row.name) or (row.skip if not runs else "") or ""
-        line = {"published": row.published, "seeds": len(runs), "note": note}
-        if runs:
-            of_first = runs if row is experiments.rows[0] else of_first
-            line |= measure_row([*runs.values()])
-            if row is not experiments.rows[0] and (shared := [seed for seed in runs if seed in of_first]):
-                line["mcnemar_p"] = compare_runs(runs[shared[0]], of_first[shared[0]])
+        of_row = runs.get(row.name, {})
+        note = problems.get(row.name) or (row.skip if not of_row else "") or ""
+        line = {"published": row.published, "seeds": len(of_row), "note": note}
+        if of_row:
+            line |= measure_row([*of_row.values()])
+            if row is not experiments.rows[0] and (shared := [seed for seed in of_row if seed in of_first]):
+                line["mcnemar_p"] = compare_runs(of_row[shared[0]], of_first[shared[0]])
         lines[row.name] = line
     columns = ["accuracy", "sd", "low", "high", "macro_f1", "mcnemar_p", "seconds", "trainable_parameters"]
     table = pd.DataFrame.from_dict(lines, orient="index")
@@ -173,6 +184,7 @@ def measure_row(runs: Sequence[Path]) -> dict[str, float | None]:
     """Return the figures of a row that do not depend on another (see summarize)."""
     tests = [json.loads((run / "test_results.json").read_text(encoding="utf-8")) for run in runs]
     trains = [json.loads((run / "train_results.json").read_text(encoding="utf-8")) for run in runs]
+    seconds = [train["train_runtime"] for train in trains if not train.get("train_resumed")]
     right = [correct(run) for run in runs]
     accuracies = [100 * answers.mean() for answers in right]
     low, high = wilson_interval(int(sum(map(np.sum, right))), sum(map(len, right)))
@@ -182,7 +194,7 @@ def measure_row(runs: Sequence[Path]) -> dict[str, float | None]:
         "low": 100 * low,
         "high": 100 * high,
         "macro_f1": np.mean([test["test_macro_f1"] for test in tests]),
-        "seconds": np.mean([train["train_runtime"] for train in trains]),
+        "seconds": np.mean(seconds) if seconds else None,
         "trainable_parameters": trains[0]["trainable_parameters"],
         "test_texts": len(right[0]),
     }
@@ -200,13 +212,16 @@ def describe(table: pd.DataFrame) -> str:
     notes = [f"{name}: {note}" if table["seeds"][name] else f"not run: {name}: {note}" for name, note in notes.items()]
     if not table["seeds"].any():
         return "\n".join(notes)
-    run = table[table["accuracy"].notna()].astype({"sd": float, "mcnemar_p": float, "published": float})
+    numbers = dict.fromkeys(("sd", "mcnemar_p", "seconds", "published"), float)
+    run = table[table["accuracy"].notna()].astype(numbers)
     interval = run["low"].map("{:.1f}".format) + " - " + run["high"].map("{:.1f}".format)
     shown = run.assign(interval=interval)[[*SHOWN]].rename(columns=SHOWN).rename_axis(None)
     formats = {"accuracy %": 1, "sd": 1, "seconds": 0, "published %": 1}
     formatters = {name: f"{{:.{digits}f}}".format for name, digits in formats.items()}
     formatters["McNemar's p"] = format_p
     text = shown.to_string(formatters={**formatters, "parameters": "{:,.0f}".format}, na_rep="")
+    if table["seeds"].max() > 1:
+        notes.insert(0, "The interval is of all seeds' answers, whose texts are the same: for other texts it is wider.")
     return "\n".join([text, "", *notes])
 
 

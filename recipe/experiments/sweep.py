@@ -10,16 +10,16 @@ from typing import Any
 
 import optuna
 import pandas as pd
-from optuna.trial import Trial
+from optuna.trial import Trial, TrialState
 from tqdm import tqdm
 from transformers import PreTrainedModel, PrinterCallback, set_seed
 
 from recipe.arguments import DataArguments, ModelArguments, RecipeTrainingArguments, check_fields
 from recipe.data.dataset import TextSplits
 from recipe.data.tokenization import load_tokenizer, tokenize
-from recipe.errors import RecipeError, explain
+from recipe.errors import RecipeError
 from recipe.evaluation.metrics import compute_metrics
-from recipe.experiments.fitting import make_model, share_cache
+from recipe.experiments.fitting import make_model, refuse_windows, share_cache
 from recipe.experiments.sweep_results import best_and_runner_up, setting_of, spread
 from recipe.experiments.sweep_study import DONE, Space
 from recipe.model.freezing import LAST_BLOCKS, trainable_patterns
@@ -83,8 +83,6 @@ class Sweep:
         """Take train.py's options, what varies, and a folder for what Trainer writes."""
         self.model_args, data_args, self.args = arguments[0], arguments[1], copy.copy(arguments[2])
         self.labels, self.space = splits.label_names, space
-        if data_args.window:
-            raise RecipeError("a sweep truncates texts, and window is set: drop it")
         if self.args.world_size > 1:
             raise RecipeError("a sweep is one process: start it without `accelerate launch`")
         self.keeps_best = self.args.load_best_model_at_end
@@ -95,6 +93,7 @@ class Sweep:
                 raise RecipeError(f"eval_strategy is {self.args.eval_strategy.value}: take epoch in a sweep")
         name, revision = self.model_args.model_name_or_path, self.model_args.model_revision
         config, depths = load_config(name, revision), space.get("depth", ())
+        refuse_windows(config, data_args)
         for depth in depths:
             trainable_patterns(config, [f"{LAST_BLOCKS}{depth}"])
         self.args.output_dir, self.args.report_to, self.args.disable_tqdm = scratch, [], True
@@ -178,22 +177,25 @@ class Sweep:
         Raises:
             RecipeError: no trial ran to its end.
         """
-        trials -= len(study.get_trials(states=DONE))
+        missing = trials - len(study.get_trials(states=DONE))
         seed = self.seed + len(study.trials)  # else a sweep that goes on would draw its first rates once more
-        with explain(ValueError, "no trial ran to its end", "give lower learning_rates"):
-            if trials <= 0:
-                study.best_trial  # noqa: B018 - raises, as the search does, where all have diverged
-                return
-            self.trainer.hyperparameter_search(
-                hp_space=lambda trial: {},  # make_model has set them
-                compute_objective=self.objective,
-                n_trials=trials,
-                study_name=study.study_name,
-                storage=study._storage,
-                load_if_exists=True,
-                sampler=optuna.samplers.TPESampler(seed=seed),
-                pruner=Halving(self.steps_per_epoch, self.max_steps, factor),
-            )
+        try:
+            if missing > 0:
+                self.trainer.hyperparameter_search(
+                    hp_space=lambda trial: {},  # make_model has set them
+                    compute_objective=self.objective,
+                    n_trials=missing,
+                    study_name=study.study_name,
+                    storage=study._storage,
+                    load_if_exists=True,
+                    sampler=optuna.samplers.TPESampler(seed=seed),
+                    pruner=Halving(self.steps_per_epoch, self.max_steps, factor),
+                )
+        except ValueError:  # at its end Trainer asks for the best of the complete trials
+            if len(study.get_trials(states=DONE)) < trials:
+                raise
+        if not study.get_trials(states=[TrialState.COMPLETE]):
+            raise RecipeError("no trial ran to its end: give lower learning_rates")
 
     def measure(self, study: optuna.Study, setting: dict[str, Any]) -> dict[str, Any]:
         """Train a setting, `seed` included, to its end; the study remembers what it returns.
@@ -206,7 +208,10 @@ class Sweep:
             self.setting = setting
             try:
                 self.trainer.train()
-                study.set_user_attr(name, self.kept_epoch())
+                kept = self.kept_epoch()
+                if not math.isfinite(kept["loss"]):
+                    raise optuna.TrialPruned(f"the validation loss is {kept['loss']}")
+                study.set_user_attr(name, kept)
             except optuna.TrialPruned as diverged:
                 study.set_user_attr(name, {"diverged": str(diverged)})
         return study.user_attrs[name]

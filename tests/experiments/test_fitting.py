@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -28,11 +30,16 @@ def test_each_training_has_a_fresh_head_though_the_base_is_a_classifier_of_the_l
     assert heads[0].std().item() == pytest.approx(base.config.initializer_range, rel=0.15)
 
 
-def test_a_model_is_train_pys():
-    """The head of a classifier of these labels is kept, and lora_r puts adapters onto the blocks that train."""
+def test_a_model_is_train_pys(tmp_path):
+    """The head of a classifier of these labels is kept, its threshold and windows are not; lora_r puts adapters onto what trains."""
     base = GPT2LastTokenClassifier.from_pretrained(three_label_run())
     model = make_model(arguments_for(three_label_run())[0], LABELS, 0)
     assert torch.equal(model.score.weight, base.score.weight)
+    base.config.update({"decision_threshold": 0.9, "window": 16, "window_overlap": 4})
+    base.save_pretrained(tmp_path)
+    shutil.copy(three_label_run() / "tokenizer.json", tmp_path)
+    config = make_model(arguments_for(tmp_path)[0], LABELS, 0, fresh_head=True).config  # which peers.py saves
+    assert (config.decision_threshold, config.window) == (None, None)
     assert model.split_depth == base.config.n_layer - 1
     pytest.importorskip("peft")
     adapted = make_model(arguments_for(three_label_run(), "--lora_r", "2")[0], LABELS, 0)

@@ -30,7 +30,12 @@ def model(tmp_path):
 def test_refused_options_and_files_that_are_kept(script, tmp_path, texts_file, model, run_here):
     ending = ".csv" if script == "cross_validate" else ".json"
     command = ["python", ROOT / "scripts" / f"{script}.py", *fields_of(model, texts_file, tmp_path)[:4]]
-    values = {"window": "32", "decision_threshold": "tune", "resume_from_checkpoint": "here"}
+    values = {
+        "window": "32",
+        "early_stopping_patience": "2",
+        "decision_threshold": "tune",
+        "resume_from_checkpoint": "here",
+    }
     for name in REFUSED:
         result = run_here([*command, "--output_file", tmp_path / f"x{ending}", f"--{name}", values.get(name, "true")])
         assert_one_line(result, f"{name} is for train.py: experiments ")

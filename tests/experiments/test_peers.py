@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 import time
 
 import numpy as np
@@ -77,7 +78,7 @@ def test_figures_are_those_by_hand():
     assert "mcnemar_p" not in measured["gpt2"]
     gpt2, of_tfidf = peers_table(measured).splitlines()[1:]
     assert gpt2.split()[:6] == ["GPT-2", "0.950", "0.888", "-", "0.978", "0.950"]
-    assert "0.920  0.850 - 0.959    0.920        0.51 " in of_tfidf
+    assert "0.920  0.850 - 0.959    0.920      0.5078 " in of_tfidf
 
 
 def test_what_fails_is_skipped_with_a_line_unless_it_is_gpt2(monkeypatch, caplog):
@@ -108,7 +109,7 @@ def test_sentences_say_where_gpt2_loses(tmp_path):
     accuracy, macro_f1, train, _, size = where_gpt2_loses(measured)
     assert accuracy == (
         "Accuracy: GPT-2 loses to TF-IDF of words + logistic regression (0.990 against 0.900, p 0.0039: a clear"
-        " difference); hashed character n-grams + logistic regression (0.910 against 0.900, p 1: no clear difference)."
+        " difference); hashed character n-grams + logistic regression (0.910 against 0.900, p 1.0000: no clear difference)."
     )
     assert macro_f1.startswith("Macro F1: GPT-2 loses to TF-IDF")
     assert train == "Seconds to train: GPT-2 loses to none of these."
@@ -207,5 +208,11 @@ def test_a_finished_run_has_its_own_answers_and_seconds(finished, tmp_path):
     assert measured["gpt2"]["accuracy"] == 1
     noted = json.loads((finished / "train_results.json").read_text())["train_runtime"]
     assert measured["gpt2"]["seconds_to_train"] == noted
+    resumed = shutil.copytree(finished, tmp_path / "resumed")
+    (resumed / "train_results.json").write_text(json.dumps({"train_runtime": noted, "train_resumed": True}))
+    fits = {"gpt2": lambda task: load_run(resumed, task)}
+    measured, _ = measure_peers(fits, TASK, texts, np.zeros(len(texts), dtype=int))
+    assert where_gpt2_loses(measured)[2] == "Seconds to train: not known, since the run was interrupted and resumed."
+    assert "nan" not in peers_table(measured)
     with pytest.raises(RecipeError, match=r"train_results\.json: cannot be read .*give the folder of a finished run"):
         load_run(tmp_path, TASK)

@@ -17,8 +17,9 @@ from safetensors.torch import load_file
 from scipy.stats import binomtest
 from transformers import GPT2Config, GPT2Model
 
-from recipe.config import parse_arguments
+from recipe.config import parse_arguments, resolved_config
 from recipe.errors import RecipeError
+from recipe.experiments.row_runs import finished_runs
 from recipe.experiments.rows import arguments_of, check_rows, describe, load_experiments, summarize
 
 BASE = "base: recipe/configs/quickstart.yaml\n"
@@ -77,6 +78,14 @@ def leave_run(folder, right, f1=0.5, seconds=2.0, texts="text"):
     (folder / "train_results.json").write_text(json.dumps({"train_runtime": seconds, "trainable_parameters": 7}))
 
 
+def runs_below(folder):
+    """What leave_run has left, by row and seed."""
+    runs = {}
+    for path in folder.glob("*/seed-*"):
+        runs.setdefault(path.parent.name, {})[int(path.name.removeprefix("seed-"))] = path
+    return {row: dict(sorted(of_row.items())) for row, of_row in runs.items()}
+
+
 def test_rows_are_summed_up_over_their_seeds(tmp_path):
     table = load_experiments(
         write(tmp_path, f"{BASE}seeds: [1, 2]\nrows: {{a: {{published: 90}}, b: , c: {{skip: why}}, d: }}\n")
@@ -85,7 +94,7 @@ def test_rows_are_summed_up_over_their_seeds(tmp_path):
     right = {(row, seed): rng.random(50) < share for row, share in (("a", 0.9), ("b", 0.6)) for seed in (1, 2)}
     for (row, seed), answers in right.items():
         leave_run(tmp_path / row / f"seed-{seed}", answers, f1=seed / 10, seconds=seed)
-    found = summarize(table, tmp_path, {"d": "it broke"})
+    found = summarize(table, runs_below(tmp_path), {"d": "it broke"})
     accuracies = [100 * right["b", seed].mean() for seed in (1, 2)]
     assert found.loc["b", "accuracy"] == pytest.approx(np.mean(accuracies))
     assert found.loc["b", "sd"] == pytest.approx(np.std(accuracies, ddof=1))
@@ -101,7 +110,41 @@ def test_rows_are_summed_up_over_their_seeds(tmp_path):
     shown = describe(found)
     assert "not run: c: why" in shown
     assert "not run: d: it broke" in shown
+    assert "for other texts it is wider" in shown
     assert "nan" not in shown.lower()
+
+
+def test_seconds_are_of_runs_that_were_not_interrupted(tmp_path):
+    table = load_experiments(write(tmp_path, f"{BASE}seeds: [1, 2]\nrows: {{a: , b: }}\n"))
+    for row, seed in (("a", 1), ("a", 2), ("b", 1)):
+        leave_run(tmp_path / row / f"seed-{seed}", [True, False], seconds=100 * seed)
+    for run_folder in (tmp_path / "a" / "seed-1", tmp_path / "b" / "seed-1"):
+        figures = json.loads((run_folder / "train_results.json").read_text())
+        (run_folder / "train_results.json").write_text(json.dumps({**figures, "train_resumed": True}))
+    found = summarize(table, runs_below(tmp_path), {})
+    assert found.loc["a", "seconds"] == 200
+    assert np.isnan(found.loc["b", "seconds"])
+    assert "nan" not in describe(found).lower()
+
+
+def test_finished_runs_are_those_of_these_options_and_files(tmp_path):
+    """`c` is left out today; its first seed was trained at another rate, its third before the model changed."""
+    (model := tmp_path / "model").mkdir()
+    (model / "config.json").write_text((tiny_folder() / "config.json").read_text())
+    fields = ["--model_name_or_path", str(model), "--train_file", str(tmp_path / "my.csv")]
+    table = load_experiments(
+        write(tmp_path, f"{BASE}seeds: [1, 2, 3]\nrows: {{a: , c: {{skip: later, max_steps: 3}}}}\n")
+    )
+    for row, seed, rate in (("a", 1, "1e-3"), ("a", 2, "1e-3"), ("c", 1, "1e-2"), ("c", 2, "1e-3"), ("c", 3, "1e-3")):
+        folder = tmp_path / row / f"seed-{seed}"
+        leave_run(folder, [True])
+        steps = ["--max_steps", "3"] if row == "c" else []
+        words = ["--config", table.base, *fields, "--learning_rate", rate, *steps, "--seed", str(seed)]
+        config = resolved_config(*parse_arguments([*words, "--output_dir", str(folder)]))
+        (folder / "run_state.json").write_text(json.dumps({"finished": True, "processes": 1, "config": config}))
+    os.utime(tmp_path / "c" / "seed-3" / "run_state.json", (0, 0))
+    runs = finished_runs(table, [*fields, "--learning_rate", "1e-3"], tmp_path, failed={("a", 2): "seed 2: it broke"})
+    assert {row: [*of_row] for row, of_row in runs.items()} == {"a": [1], "c": [2]}
 
 
 def test_rows_are_compared_on_the_same_texts_and_seed(tmp_path):
@@ -113,7 +156,7 @@ def test_rows_are_compared_on_the_same_texts_and_seed(tmp_path):
     for seed, right in enumerate(mine, start=1):
         leave_run(tmp_path / "b" / f"seed-{seed}", right)
         leave_run(tmp_path / "other" / f"seed-{seed}", right, texts="another")
-    found = summarize(table, tmp_path, {"a": "seed 1: it broke"})
+    found = summarize(table, runs_below(tmp_path), {"a": "seed 1: it broke"})
     gains, losses = int((mine[1] & ~first).sum()), int((~mine[1] & first).sum())
     assert found.loc["b", "mcnemar_p"] == pytest.approx(binomtest(gains, gains + losses).pvalue)
     assert np.isnan(found.loc["other", "mcnemar_p"])
@@ -133,7 +176,14 @@ def test_rows_with_a_base_of_their_own_are_left_out_where_the_command_line_names
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("field", ["seed", "push_to_hub", "resume_from_checkpoint"])
+def test_a_base_that_every_row_would_publish_is_refused(tmp_path):
+    (tmp_path / "base.yaml").write_text("push_to_hub: true\nhub_model_id: me/spam\n")
+    table = load_experiments(write(tmp_path, f"base: {tmp_path / 'base.yaml'}\nrows: {{a: }}\n"))
+    with pytest.raises(RecipeError, match=r"base\.yaml sets push_to_hub, which every row would do: drop it there"):
+        check_rows(table, ["--model_name_or_path", str(tiny_folder()), "--train_file", "my.csv"], tmp_path)
+
+
+@pytest.mark.parametrize("field", ["seed", "push_to_hub", "resume_from_checkpoint", "hub_token"])
 def test_options_of_each_run_are_refused(tmp_path, field):
     table = load_experiments(write(tmp_path, f"{BASE}rows: {{a: }}\n"))
     with pytest.raises(RecipeError, match=f"{field} is set for each run here: leave it out"):

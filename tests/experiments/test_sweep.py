@@ -1,6 +1,8 @@
 """The sweep: its trials, halving's decisions, and what it makes of an interruption."""
 
+import json
 import math
+import shutil
 
 import numpy as np
 import optuna
@@ -93,9 +95,33 @@ def test_where_all_diverge_a_second_search_says_so_too(data, tmp_path):
     sweep = make_sweep(data, tmp_path, {"learning_rate": [1e38]}, "--max_grad_norm", "0")
     study = open_study(tmp_path / "journal", [{"learning_rate": 1e38}], {})
     for _ in range(2):
-        with pytest.raises(RecipeError, match=r"no trial ran to its end .*: give lower learning_rates"):
+        with pytest.raises(RecipeError, match=r"no trial ran to its end: give lower learning_rates"):
             sweep.search(study, 1)
     assert len(study.trials) == 1
+
+
+def test_other_errors_are_not_called_divergence(data, tmp_path, monkeypatch):
+    sweep = make_sweep(data, tmp_path, {"learning_rate": [1e-3]})
+    study = open_study(tmp_path / "journal", [{"learning_rate": 1e-3}], {})
+    monkeypatch.setattr(sweep, "objective", lambda metrics: int("no number"))
+    with pytest.raises(ValueError, match="no number"):
+        sweep.search(study, 1)
+
+
+def test_a_validation_loss_that_is_no_number_is_no_result(data, tmp_path, monkeypatch):
+    sweep, study = searched(data, tmp_path, {"learning_rate": [1e-3]}, "--num_train_epochs", "1")
+    monkeypatch.setattr(sweep, "kept_epoch", lambda: {"loss": math.nan, "accuracy": 0.5})
+    assert sweep.measure(study, {"seed": 7, "learning_rate": 1e-3}) == {"diverged": "the validation loss is nan"}
+
+
+def test_windows_of_the_base_are_refused(data, tmp_path):
+    model = shutil.copytree(tiny_folder(), tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "window": 16, "window_overlap": 4}))
+    fields = ["--model_name_or_path", str(model)]
+    with pytest.raises(RecipeError, match="experiments truncate them: pass --window 0"):
+        make_sweep(data, tmp_path, {"learning_rate": [1e-3]}, *fields)
+    make_sweep(data, tmp_path, {"learning_rate": [1e-3]}, *fields, "--window", "0")
 
 
 def test_a_seed_that_diverges_is_a_result(data, tmp_path):

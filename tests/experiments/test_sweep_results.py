@@ -86,7 +86,10 @@ def test_the_command_replaces_what_was_swept():
         "--bf16",
         "true",
     ]
-    command = train_command([*words, "--overwrite_output_dir"], {"learning_rate": 3e-05, "depth": 2}, "runs/best")
+    command = train_command(
+        [*words, "--hub_token", "hf_x", "--overwrite_output_dir"], {"learning_rate": 3e-05, "depth": 2}, "runs/best"
+    )
+    assert "hf_x" not in command
     python, script, *given = shlex.split(command)
     assert (python, script) == ("python", "scripts/train.py")
     model_args, data_args, training_args = parse_arguments(given)

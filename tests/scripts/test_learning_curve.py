@@ -1,9 +1,11 @@
 """scripts/learning_curve.py as a user runs it."""
 
 import json
+import random
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import assert_one_line, assert_refused, fields_of, run, tiny_folder
 
@@ -35,6 +37,16 @@ def test_curve_is_measured_and_written(tmp_path, fields):
     assert "Tokenizing" not in result.stderr
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["curve.json", "curve.png"]
+
+
+def test_a_curve_without_tf_idf_says_so(tmp_path, run_here):
+    rng = random.Random(0)
+    rows = [{"text": " ".join(rng.choices("abcdefgh", k=12)), "label": "xy"[i % 2]} for i in range(60)]
+    pd.DataFrame(rows).to_csv(tmp_path / "letters.csv", index=False)
+    command = [*CURVE, *fields_of(tiny_folder(), tmp_path / "letters.csv", tmp_path)[:4], *FEW, "--fractions", "1"]
+    result = run_here([*command, "--seeds", "1", "--output_file", tmp_path / "x.json"])
+    assert result.returncode == 0, result.stderr
+    assert "TF-IDF + logistic regression could not be fitted: its texts hold no words" in result.stdout
 
 
 def test_an_interrupted_curve_goes_on_with_the_same_model_alone(tmp_path, run_here, texts_file, monkeypatch):

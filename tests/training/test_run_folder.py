@@ -137,6 +137,8 @@ def test_resuming_from_the_last_complete_checkpoint(three_labels, tmp_path, capl
     (tmp_path / "x" / "checkpoint-12" / "complete.json").unlink()
     assert run_training(three_labels, tmp_path / "x", *fields) == straight
     assert f"resumes from {tmp_path / 'x' / 'checkpoint-6'}" in caplog.text
+    resumed = [json.loads((tmp_path / run / "train_results.json").read_text()) for run in ("straight", "x")]
+    assert [figures.get("train_resumed") for figures in resumed] == [None, True]
     assert same_weights(tmp_path / "straight", tmp_path / "x")
 
 
