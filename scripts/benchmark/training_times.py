@@ -43,7 +43,7 @@ def measure_training(job: dict[str, Any]) -> dict[str, float | None]:
     """Measure one variant: seconds of preparation, of an epoch's steps, of an evaluation, of everything; bytes; accuracy.
 
     Preparation is tokenizing and, where it is cached, the trunk's pass. With `steps` given, only so many are run, and the epoch
-    and the total are scaled from their mean. Of (c) a whole epoch is run: its batches are grouped by
+    and the total are scaled from their mean. Of (c) a whole epoch is run, and all its steps count: its batches are grouped by
     length and begin with the longest, so any part of it would be no fair sample.
     """
     variant, steps = job["variant"], job["steps"]
@@ -65,7 +65,7 @@ def measure_training(job: dict[str, Any]) -> dict[str, float | None]:
         trainer._save_checkpoint(trainer.model, None)
         size = sum(path.stat().st_size for path in Path(f"{folder}/out").rglob("checkpoint-*/*.safetensors"))
         accuracy = measure_accuracy(setup, trainer) if job["accuracy"] and not steps else None
-    counted = clock.seconds[WARMUP_STEPS:]
+    counted = clock.seconds if variant == "c" else clock.seconds[WARMUP_STEPS:]
     epoch = statistics.fmean(counted) * setup.steps_per_epoch
     total = preparation + job["epochs"] * (epoch + evaluation) if steps else training
     return {

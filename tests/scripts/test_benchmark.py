@@ -122,12 +122,13 @@ class KnownTraining:
         pass
 
 
-# Preparation is 1 + 3 s. Scaled: two slow steps are dropped, and 6 of the others make an epoch.
+# Preparation is 1 + 3 s. Scaled: two slow steps are dropped, and 6 of the others make an epoch; of (c) all 6 steps count.
 # (e) runs to its end: what its clock says, nothing scaled.
 @pytest.mark.parametrize(
     ("variant", "steps", "epoch", "total"),
     [
         ("b", 5, 12, 4 + 5 * (12 + 4)),
+        ("c", 5, 9 + 8 + 4 * 2, 4 + 5 * (25 + 4)),
         ("d", 5, 12, 4 + 5 * (12 + 4)),
         ("e", 0, 12, 4 + 100 + 9 + 8 + 3 * 2),
     ],
