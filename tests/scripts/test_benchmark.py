@@ -191,6 +191,29 @@ def test_failed_job_leaves_the_figures_of_the_others(module, messages, tmp_path,
     assert written[-1] == nano  # before the last job: all but its own
 
 
+def test_inference_classifies_a_batch_before_the_clock_runs(module, monkeypatch):
+    """Two engines whose seconds are known."""
+    times, calls = module("inference_times"), []
+
+    def engine(name):
+        return lambda texts: calls.append((name, len(texts), running))
+
+    def seconds_of(work, device):
+        nonlocal running
+        running = True
+        work()
+        running = False
+        return {"engine": 2, "pipeline": 6}[calls[-1][0]]
+
+    running, names = False, ("engine", "pipeline")
+    monkeypatch.setattr(times, "set_up", lambda *given: SimpleNamespace(splits={"train": {"text": ["text"] * 50}}))
+    monkeypatch.setattr(times, "load_engines", lambda *given: {name: engine(name) for name in names})
+    monkeypatch.setattr(times, "seconds_of", seconds_of)
+    figures = times.measure_inference({**JOB, "texts": 40, "batch_size": 16, "repeats": 2})
+    assert calls == [*((name, 16, False) for name in names), *[(name, 40, True) for name in names] * 2]
+    assert figures == {"engine": {"texts_s": 20, "ratio": 3}, "pipeline": {"texts_s": 40 / 6, "ratio": 1}}
+
+
 @pytest.mark.launch
 def test_missing_file_is_one_line():
     result = run("python", BENCHMARK, "--train_file", "nowhere")
