@@ -134,7 +134,7 @@ def machine(use_cpu: bool) -> str:
     """Name what the figures come from."""
     import torch
 
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and not use_cpu:
         return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
     cpu = torch.cpu.get_capabilities().get("cpu_name", platform.processor())
     return f"{os.cpu_count()} cores, {cpu}, torch {torch.__version__}"

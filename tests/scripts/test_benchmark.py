@@ -214,6 +214,14 @@ def test_inference_classifies_a_batch_before_the_clock_runs(module, monkeypatch)
     assert figures == {"engine": {"texts_s": 20, "ratio": 3}, "pipeline": {"texts_s": 40 / 6, "ratio": 1}}
 
 
+@pytest.mark.parametrize(("use_cpu", "device"), [(True, "cpu"), (False, "cuda")])
+def test_gpu_is_used_and_named_unless_left_aside(module, monkeypatch, use_cpu, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    assert ("a GPU" in module("benchmark").machine(use_cpu)) is not use_cpu
+    assert module("protocol").device_of({"use_cpu": use_cpu}).type == device
+
+
 @pytest.mark.launch
 def test_missing_file_is_one_line():
     result = run("python", BENCHMARK, "--train_file", "nowhere")
