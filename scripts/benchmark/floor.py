@@ -19,9 +19,9 @@ def measure_floor(job: dict[str, Any]) -> dict[str, float]:
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     cached = [setup.tokenized["train"], setup.tokenized["validation"]]
     tokens = sum(map(len, {tuple(ids) for split in cached for ids in split["input_ids"]}))
-    a, b = torch.randn(4096, width), torch.randn(width, 4 * width)
+    a, b = torch.randn(4096, width, device=device), torch.randn(width, 4 * width, device=device)
     rate = 2 * 4096 * width * 4 * width / min(seconds_of(lambda: a @ b, device) for _ in range(10))
-    source = torch.randn(trainable * 4)
+    source = torch.randn(trainable * 4, device=device)
     target = torch.empty_like(source)
     bandwidth = 2 * source.nbytes / min(seconds_of(lambda: target.copy_(source), device) for _ in range(10))
     trunk = 24 * width**2 * depth * tokens / rate

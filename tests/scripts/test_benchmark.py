@@ -214,6 +214,22 @@ def test_inference_classifies_a_batch_before_the_clock_runs(module, monkeypatch)
     assert figures == {"engine": {"texts_s": 20, "ratio": 3}, "pipeline": {"texts_s": 40 / 6, "ratio": 1}}
 
 
+def test_floor_is_that_of_the_jobs_device(module, messages, monkeypatch):
+    """Each call takes a second, on a device that computes nothing."""
+    floor, devices = module("floor"), set()
+
+    def seconds_of(work, device):
+        devices.update((device.type, work().device.type))
+        return 1
+
+    monkeypatch.setattr(floor, "device_of", lambda job: torch.device("meta"))
+    monkeypatch.setattr(floor, "seconds_of", seconds_of)
+    figures = floor.measure_floor({**JOB, "train_file": str(messages), "epochs": 5})
+    assert devices == {"meta"}
+    assert figures["epoch_s"] == pytest.approx(35 * 11 / 8)  # steps, passes; the second's copy had 8 passes
+    assert figures["total_s"] == pytest.approx(figures["trunk_s"] + 5 * figures["epoch_s"])
+
+
 @pytest.mark.parametrize(("use_cpu", "device"), [(True, "cpu"), (False, "cuda")])
 def test_gpu_is_used_and_named_unless_left_aside(module, monkeypatch, use_cpu, device):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
