@@ -85,7 +85,13 @@ def settings_of(run: "Arguments") -> dict[str, Any]:
     from recipe.atomic import file_hash
     from recipe.config import resolved_config
 
-    folder = Path(run[0].model_name_or_path).expanduser()
-    paths = [path for name in ("*.safetensors", "config.json", "tokenizer*.json") for path in folder.glob(name)]
     options = {name: value for name, value in resolved_config(*run).items() if name != "output_dir"}
-    return options | {"base_model": {path.name: file_hash(path) for path in sorted(paths)}}
+    return options | {"base_model": {path.name: file_hash(path) for path in model_files(run[0].model_name_or_path)}}
+
+
+def model_files(name: str) -> list[Path]:
+    """Return the files of a local base model that results depend on; of a hub's, none."""
+    folder = Path(name).expanduser()
+    return sorted(
+        path for pattern in ("*.safetensors", "config.json", "tokenizer*.json") for path in folder.glob(pattern)
+    )

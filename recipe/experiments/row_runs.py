@@ -15,6 +15,7 @@ from recipe.arguments import DataArguments, ModelArguments
 from recipe.config import parse_arguments, resolved_config
 from recipe.data.readers import expand_paths
 from recipe.errors import RecipeError
+from recipe.experiments.options import model_files
 from recipe.experiments.rows import Experiments, Row, arguments_of
 from recipe.model.loading import load_config
 from recipe.shipped import find_script
@@ -118,8 +119,8 @@ def newer_file(model_args: ModelArguments, data_args: DataArguments, run: Path) 
     """
     fields = ("train_file", "validation_file", "test_file")
     paths = [Path(path) for field in fields for path in expand_paths(getattr(data_args, field) or [], field)]
-    folders = [Path(name).expanduser() for name in (model_args.model_name_or_path, data_args.dataset_name) if name]
-    paths += [path for folder in folders if folder.is_dir() for path in folder.iterdir()]
+    paths += model_files(model_args.model_name_or_path)
+    paths += Path(data_args.dataset_name).expanduser().rglob("*") if data_args.dataset_name else []
     finished = (run / STATE_FILE).stat().st_mtime
     newer = [path for path in paths if path.is_file() and path.stat().st_mtime > finished]
     return f"{newer[0]} has changed since" if newer else ""
