@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import json
 import sys
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,11 @@ class FieldParser(OneLineErrors, HfArgumentParser):
     """HfArgumentParser with errors of one line."""
 
 
-def parse_arguments(argv: list[str]) -> Arguments:
+def parse_arguments(argv: list[str], others: Sequence[str] = ()) -> Arguments:
     """Read `--config FILE.yaml` and `--field value` overrides, which win; check names and types of both.
+
+    Args:
+        others: a script's own options, which an unknown field may have meant.
 
     Raises:
         RecipeError: unreadable YAML, unknown field (with the nearest known name), wrong type, impossible combination.
@@ -57,7 +61,7 @@ def parse_arguments(argv: list[str]) -> Arguments:
     # YAML's values become command-line words, so that one parser checks the types of both.
     namespace, unknown = parser.parse_known_args((fields_to_argv(read_yaml_mapping(path), path) if path else []) + argv)
     if unknown:
-        raise unknown_field(parser, unknown[0].removeprefix("--").partition("=")[0], "the command line")
+        raise unknown_field(parser, unknown[0].removeprefix("--").partition("=")[0], "the command line", others)
     del namespace.config
     try:
         arguments = parser.parse_dict(vars(namespace))
@@ -126,9 +130,9 @@ def read_yaml_mapping(path: str) -> dict[str, Any]:
     return fields
 
 
-def unknown_field(parser: FieldParser, name: str, where: str) -> RecipeError:
+def unknown_field(parser: FieldParser, name: str, where: str, others: Sequence[str] = ()) -> RecipeError:
     """Return the error for an unknown field, with the nearest known one."""
-    known = [action.dest for action in parser._actions if action.dest != name]
+    known = [*others, *(action.dest for action in parser._actions if action.dest != name)]
     nearest = difflib.get_close_matches(name.replace("-", "_"), known, n=1, cutoff=0.5)
     hint = f"did you mean {nearest[0]!r}?" if nearest else "see --help for the fields"
     return RecipeError(f"{where}: unknown field {name!r}: {hint}")

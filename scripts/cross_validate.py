@@ -17,8 +17,8 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recipe.errors import OneLineParser, RecipeError, printable, run_script
-from recipe.experiments.options import add_output_options, kept_files, parse_options
+from recipe.errors import OneLineParser, RecipeError, run_script
+from recipe.experiments.options import add_output_options, kept_files, parse_options, print_saved
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,8 +72,7 @@ def main() -> None:
     write_results(args, rows, names, softmax(logits.astype(np.float64), axis=-1), fold_of, figures)
     remove_parts(parts)
     print_figures(figures, len(rows), args.folds)
-    written = [args.output_file, args.figures_file, *([args.plot_file] if args.plot_file else [])]
-    print(f"\nSaved to {printable(', '.join(map(str, written)))}")
+    print_saved(args.output_file, args.figures_file, args.plot_file)
 
 
 def write_results(

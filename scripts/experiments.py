@@ -7,6 +7,7 @@ Every row and seed is a run's folder, and an interrupted table goes on with thos
 train.py's, for all rows; what a row sets itself wins.
 """
 
+import difflib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ from recipe.errors import OneLineParser, RecipeError, printable, run_script
 
 if TYPE_CHECKING:
     from recipe.experiments.rows import Row
+
+NOT_CHOSEN = "not among --rows"
 
 
 def main() -> None:
@@ -32,6 +35,7 @@ def main() -> None:
     from recipe.atomic import write_json, write_text
     from recipe.evaluation.plots import can_draw
     from recipe.experiments.drawing import draw_experiments
+    from recipe.experiments.options import print_saved
     from recipe.experiments.row_runs import finished_runs, run_rows
     from recipe.experiments.rows import check_rows, describe, load_experiments, summarize
 
@@ -54,9 +58,10 @@ def main() -> None:
     write_text(args.output_dir / "experiments.csv", table.to_csv())
     about = {"base": experiments.base, "options": overrides, "seeds": experiments.seeds}
     write_json(args.output_dir / "experiments.json", {**about, "rows": table.reset_index().to_dict("records")})
-    print(printable(describe(table)))
+    print(printable(describe(table[(table["note"] != NOT_CHOSEN) | (table["seeds"] > 0)])))
     if draws and table["seeds"].any():
         draw_experiments(args.output_dir / "experiments.png", table)
+    print_saved(*sorted(args.output_dir.glob("experiments.*")))
     if failed:
         raise RecipeError(f"{len(failed)} rows failed ({', '.join(failed)}): see the .log files in {args.output_dir}")
 
@@ -65,10 +70,12 @@ def leave_out(rows: "list[Row]", chosen: list[str] | None) -> None:
     """Skip the rows that are not chosen, but the first, which all are compared with."""
     names = [row.name for row in rows]
     if unknown := [name for name in chosen or () if name not in names]:
-        raise RecipeError(f"no row is called {unknown[0]!r}: take of {', '.join(names)}")
+        nearest = difflib.get_close_matches(unknown[0], names, n=1, cutoff=0.5)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"take of {'; '.join(map(repr, names))}"
+        raise RecipeError(f"no row is called {unknown[0]!r}: {hint}")
     for row in rows[1:]:
         if chosen and row.name not in chosen:
-            row.skip = row.skip or "not among --rows"
+            row.skip = NOT_CHOSEN
 
 
 if __name__ == "__main__":

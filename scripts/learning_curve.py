@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from recipe.errors import OneLineParser, RecipeError, run_script
-from recipe.experiments.options import add_output_options, parse_options, settings_of
+from recipe.experiments.options import add_output_options, parse_options, print_saved, settings_of
 
 if TYPE_CHECKING:
     from recipe.config import Arguments
@@ -126,22 +126,24 @@ def report(
         figure = draw_curves(measured, guesses, f"{model}: {test_texts:,} test texts")
         write_files(args.plot_file.parent, lambda folder: save_figure(figure, folder / args.plot_file.name))
     write_json(args.output_file, results)
+    print_saved(args.output_file, args.plot_file)
 
 
 def guess_more(measured: list[dict[str, Any]], test_texts: int, seeds: int) -> dict[str, dict[str, Any]]:
     """Fit the power laws, print what each expects of twice the texts, and return them by classifier."""
     from recipe.evaluation.intervals import wilson_interval
-    from recipe.experiments.curves import TITLES, describe_guess
+    from recipe.experiments.curves import TITLES, contradicts, describe_guess
     from recipe.experiments.power_law import extrapolate
 
     guesses = {}
     for name in TITLES:
         errors = [{**point, "error": 1 - point[name]["accuracy"]} for point in measured if name in point]
         if guess := extrapolate(errors, test_texts):
-            guesses[name] = guess
+            guesses |= {} if contradicts(guess) else {name: guess}
             print(describe_guess(name, guess, seeds))
-    if not guesses:
+    if len({point["texts"] for point in measured}) < 3:
         print("No power law: it needs three sizes")
+    if not guesses:
         return guesses
     right = round(test_texts * min(guess["accuracy"] for guess in guesses.values()))
     low, high = wilson_interval(right, test_texts)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recipe.errors import OneLineParser, RecipeError, run_script
-from recipe.experiments.options import add_output_options, check_outputs, parse_options
+from recipe.experiments.options import add_output_options, check_outputs, parse_options, print_saved
 
 if TYPE_CHECKING:
     from recipe.config import Arguments
@@ -32,7 +32,9 @@ def parse_args() -> "tuple[argparse.Namespace, Arguments | None]":
     if args.model_dir is None:
         return parse_options(parser)
     if rest:
-        raise RecipeError(f"model_dir: a finished run has its options already: leave {rest[0]} out")
+        raise RecipeError(
+            f"{rest[0]}: with model_dir, a finished run, take --output_file, --plot_file and --overwrite_output_file alone"
+        )
     check_outputs(args, model_dir=args.model_dir)
     return args, None
 
@@ -122,6 +124,7 @@ def report(
         unfinished(args.output_file).unlink(missing_ok=True)
     if args.plot_file:
         draw_peers(args.plot_file, measured, f"{name}: {train:,} training and {test:,} test texts")
+    print_saved(args.output_file, args.plot_file)
 
 
 if __name__ == "__main__":

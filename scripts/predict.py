@@ -24,7 +24,7 @@ from recipe.inference.options import add_shared_options, parse_options
 
 def parse_args() -> argparse.Namespace:
     parser = OneLineParser(__doc__)
-    source = parser.add_mutually_exclusive_group(required=True)
+    source = parser.add_mutually_exclusive_group()
     source.add_argument("--text", nargs="+", help="One or more texts.")
     source.add_argument("--input_file", type=Path, help="A CSV, TSV, JSON-lines or Parquet file.")
     parser.add_argument("--output_file", type=Path, help="A .csv or .jsonl file to write; the screen if not given.")
@@ -37,6 +37,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--window", type=int, help="Tokens of a window; by default as in training, 0 for none.")
     add_shared_options(parser)
     args = parse_options(parser)
+    if not args.text and not args.input_file:
+        raise RecipeError("nothing to classify: give --text or --input_file")
     of_files = ("text_column", "text_pair_column", "column_names", "delimiter")
     if args.text and (given := [name for name in of_files if getattr(args, name) is not None]):
         raise RecipeError(f"{given[0]} is for an input_file: leave it out with --text")

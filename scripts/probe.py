@@ -13,7 +13,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from recipe.errors import OneLineParser, RecipeError, run_script
-from recipe.experiments.options import add_output_options, parse_options
+from recipe.experiments.options import add_output_options, parse_options, print_saved
 
 if TYPE_CHECKING:
     import numpy as np
@@ -127,6 +127,7 @@ def report(
     if args.plot_file:
         figure = draw_probes(scores, baselines.get("tfidf"), advice)
         write_files(args.plot_file.parent, lambda folder: save_figure(figure, folder / args.plot_file.name))
+    print_saved(args.output_file, args.plot_file)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from recipe.arguments import check_fields
 from recipe.config import parse_arguments
 from recipe.errors import OneLineParser, RecipeError, explain, run_script
+from recipe.experiments.options import names_of, print_saved
 
 if TYPE_CHECKING:
     import optuna
@@ -56,7 +57,7 @@ def parse_options() -> tuple[argparse.Namespace, list[str], tuple, dict]:
     )
     parser.add_argument("--seeds", type=int, default=3, help="How many other seeds the best setting is trained with.")
     args, words = parser.parse_known_args()
-    arguments = parse_arguments([*words, "--output_dir", str(args.output_dir)])
+    arguments = parse_arguments([*words, "--output_dir", str(args.output_dir)], names_of(parser))
     model_args, _, training_args = arguments
     for name, least in (("trials", 1), ("halving", 2), ("seeds", 0)):
         if getattr(args, name) is not None and getattr(args, name) < least:
@@ -190,6 +191,7 @@ def main() -> None:
         figures = report(args, words, sweep, study, table)
         if draws:
             draw_sweep(folder / PICTURE, table, figures)
+    print_saved(folder / RESULTS, folder / PICTURE if draws else None)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     from recipe.model.freezing import freeze_except, trainable_patterns
     from recipe.model.loading import labels_of_head, load_config
     from recipe.training.cache_policy import warn_of_long_evaluation
-    from recipe.training.callbacks import EarlyStopping
+    from recipe.training.callbacks import EarlyStopping, LogEveryEpoch
     from recipe.training.class_weights import balanced_loss
     from recipe.training.run_folder import RunFolder
     from recipe.training.trainer import RecipeTrainer
@@ -104,7 +104,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         processing_class=tokenizer,
         compute_metrics=metrics_by_text(compute_metrics, validation["text_index"]) if windows else compute_metrics,
         compute_loss_func=balanced_loss(tokenized["train"]["labels"], model.num_labels) if balanced else None,
-        callbacks=[EarlyStopping(patience)] if patience else None,
+        callbacks=[LogEveryEpoch(), *([EarlyStopping(patience)] if patience else [])],
         feature_cache=model_args.feature_cache,  # the frozen trunk runs once per text
         feature_cache_dir=model_args.feature_cache_dir,
         feature_cache_max_gb=model_args.feature_cache_max_gb,

@@ -107,13 +107,13 @@ def draw_precision_recall(axes: "Axes", measured: Measurement) -> None:
     from sklearn.metrics import PrecisionRecallDisplay, precision_score, recall_score
 
     name, second = measured.label_names[1], measured.probabilities[:, 1]
-    PrecisionRecallDisplay.from_predictions(measured.labels, second, ax=axes, plot_chance_level=True)
+    PrecisionRecallDisplay.from_predictions(measured.labels, second, ax=axes, name="the model", plot_chance_level=True)
     at = [score(measured.labels, measured.predictions, zero_division=0) for score in (recall_score, precision_score)]
     label = f"threshold {0.5 if measured.threshold is None else measured.threshold:.3g}"
     axes.plot(*at, "o", color="black", label=label)
     axes.set(xlabel="recall", ylabel="precision", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     axes.set_title(f"Precision and recall of {name!r}", parse_math=False)
-    axes.legend(fontsize=8, loc="lower left")
+    axes.legend(fontsize=8, loc="best")
 
 
 def draw_length(axes: "Axes", measured: Measurement) -> None:

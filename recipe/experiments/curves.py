@@ -148,9 +148,17 @@ def curve_table(summary: pd.DataFrame) -> str:
     return table.fillna("").to_string()
 
 
+def contradicts(guess: Mapping[str, Any]) -> bool:
+    """Say whether a law expects less of twice the texts than was measured."""
+    return guess["accuracy"] < guess["measured"] - MISFIT
+
+
 def describe_guess(name: str, guess: dict[str, Any], seeds: int) -> str:
-    """Say the law and what it expects of twice the texts, in one line."""
+    """Say the law and what it expects of twice the texts, or that it contradicts what was measured, in one line."""
     law = PowerLaw(*(guess[parameter] for parameter in "abc"))
+    if contradicts(guess):
+        expected = f"the one that fits best expects {guess['accuracy']:.3f} of {guess['texts']:,}"
+        return f"{TITLES[name]}: no guess, as no power law fits: {guess['measured']:.3f} was measured, and {expected} texts"
     interval = "no interval: one seed"
     if "accuracy_low" in guess:
         interval = f"{guess['accuracy_low']:.3f} - {guess['accuracy_high']:.3f}, 95 %, bootstrap over {seeds} seeds"
@@ -188,7 +196,9 @@ def draw_curve(axes: "Axes", points: Sequence[dict[str, Any]], summary: pd.DataF
     """Draw one classifier's means, their band of one sd, and a dot a seed."""
     texts, mean, sd = summary["texts"], summary[f"{score}_mean"], summary[f"{score}_sd"].fillna(0)
     axes.plot(texts, mean, "-", color=COLORS[name], label=TITLES[name])
-    axes.fill_between(texts, mean - sd, mean + sd, color=COLORS[name], alpha=0.2, linewidth=0)
+    axes.fill_between(
+        texts, (mean - sd).clip(lower=0), (mean + sd).clip(upper=1), color=COLORS[name], alpha=0.2, linewidth=0
+    )
     axes.plot([p["texts"] for p in points], [p[name][score] for p in points], "o", color=COLORS[name], markersize=3)
 
 

@@ -30,7 +30,7 @@ def draw_experiments(path: Path, table: pd.DataFrame) -> None:
     )
     axes.set(xlabel="accuracy on the test, %", ylim=(-0.6, len(rows) - 0.4))
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
+    figure.legend(fontsize=8, frameon=False, loc="outside lower center", ncols=2)
     write_files(path.parent, lambda folder: save_figure(figure, folder / path.name))
 
 

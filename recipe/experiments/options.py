@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recipe.errors import OneLineParser, RecipeError
+from recipe.errors import OneLineParser, RecipeError, printable
 
 if TYPE_CHECKING:
     from recipe.config import Arguments
@@ -47,13 +47,24 @@ def parse_options(
     # Imported here, since --help and wrong options need none of it.
     from recipe.config import parse_arguments
 
-    run = parse_arguments([*UNUSED, *rest])
+    run = parse_arguments([*UNUSED, *rest], names_of(parser))
     given = {name: value for arguments in run for name, value in vars(arguments).items()}
     for name, reason in REFUSED.items():
         if given[name]:
             raise RecipeError(f"{name} is for train.py: {reason}, so leave it out, of the --config file too")
     check_outputs(args, formats, **kept_files(run))
     return args, run
+
+
+def names_of(parser: OneLineParser) -> list[str]:
+    """Return a parser's own options."""
+    return [action.dest for action in parser._actions]
+
+
+def print_saved(*paths: Path | None) -> None:
+    """Say where the results are, as far as there are files."""
+    if written := [str(path) for path in paths if path]:
+        print(f"\nSaved to {printable(', '.join(written))}")
 
 
 def kept_files(run: "Arguments") -> dict[str, Any]:

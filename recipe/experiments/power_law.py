@@ -71,8 +71,8 @@ def extrapolate(points: Sequence[dict[str, Any]], test_texts: int, seed: int = 0
         points: dicts with `texts`, `seed` and `error`.
 
     Returns:
-        `a`, `b`, `c`, `texts`, `accuracy`, `misfit` (how far the law is off a measured mean, at most), and with several
-        seeds `accuracy_low` and `accuracy_high` (95 %); None where nothing can be fitted.
+        `a`, `b`, `c`, `texts`, `accuracy`, `measured` (the mean accuracy with half as many texts, the largest part), `misfit`
+        (how far the law is off a measured mean, at most), and with several seeds `accuracy_low` and `accuracy_high` (95 %); None where nothing can be fitted.
     """
 
     def fit(chosen: Sequence[dict[str, Any]]) -> PowerLaw | None:
@@ -84,6 +84,7 @@ def extrapolate(points: Sequence[dict[str, Any]], test_texts: int, seed: int = 0
     means = pd.DataFrame(points).groupby("texts")["error"].mean()
     twice = 2 * int(means.index.max())
     guess = {**asdict(law), "texts": twice, "accuracy": 1 - float(law(twice))}
+    guess["measured"] = float(1 - means.iloc[-1])
     guess["misfit"] = float(abs(law(means.index) - means).max())
     curves = {number: [point for point in points if point["seed"] == number] for number in {p["seed"] for p in points}}
     if len(curves) > 1:

@@ -1,4 +1,4 @@
-"""Callbacks that stop a training without losing it: SIGTERM saves first, early stopping survives a resume."""
+"""Callbacks: SIGTERM saves before it stops a training, early stopping survives a resume, every epoch logs its loss."""
 
 import ctypes
 import logging
@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy
 
 from recipe.distributed import any_process
 
@@ -20,6 +21,16 @@ logger = logging.getLogger(__name__)
 SAME_SIGNAL = 5  # seconds within which two signals are one
 PR_SET_PDEATHSIG = 1  # of Linux' prctl.h
 EXIT_CODE = 128 + signal.SIGTERM  # the shell's exit code after SIGTERM
+
+
+class LogEveryEpoch(TrainerCallback):
+    """The training loss is logged at the end of an epoch too: a few hundred texts may never reach logging_steps."""
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        control.should_log = control.should_log or args.logging_strategy != IntervalStrategy.NO
+        return control
 
 
 class StopOnSigterm(TrainerCallback):

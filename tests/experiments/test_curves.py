@@ -10,6 +10,7 @@ from sklearn.metrics import f1_score
 from recipe.errors import RecipeError
 from recipe.experiments.curves import (
     Points,
+    contradicts,
     curve_table,
     describe_guess,
     draw_curves,
@@ -140,6 +141,11 @@ def test_summary_table_and_picture(splits, tmp_path):
     assert f"with 180 texts, accuracy {guess['accuracy']:.3f} (" in describe_guess("gpt2", guess, 2)
     assert "rely on it less" in describe_guess("gpt2", {**guess, "misfit": 0.02}, 2)
     assert "rely on it less" not in describe_guess("gpt2", {**guess, "misfit": 0.002}, 2)
+    worse = {**guess, "accuracy": 0.9, "measured": 0.972}
+    assert contradicts(worse)
+    assert not contradicts({**worse, "accuracy": 0.97})
+    told = "no guess, as no power law fits: 0.972 was measured, and the one that fits best expects 0.900 of 180 texts"
+    assert describe_guess("gpt2", worse, 2).endswith(told)
     accuracy, macro_f1 = draw_curves(measured, {"gpt2": guess}, "a $title$").axes
     dotted = [line for line in accuracy.lines if line.get_linestyle() == ":"]
     assert [line.get_xdata()[[0, -1]].round().tolist() for line in dotted] == [[9, 180]]

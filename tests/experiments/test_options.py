@@ -39,6 +39,8 @@ def test_refused_options_and_files_that_are_kept(script, tmp_path, texts_file, m
     for name in REFUSED:
         result = run_here([*command, "--output_file", tmp_path / f"x{ending}", f"--{name}", values.get(name, "true")])
         assert_one_line(result, f"{name} is for train.py: experiments ")
+    misspelled = [*command, "--output_file", tmp_path / f"x{ending}", "--plot_fil", "x"]
+    assert_one_line(run_here(misspelled), "unknown field 'plot_fil': did you mean 'plot_file'?")
     before = (model / "config.json").read_bytes()
     option = "--figures_file" if script == "cross_validate" else "--output_file"
     given = ["--output_file", tmp_path / f"x{ending}", option, model / "config.json", "--overwrite_output_file"]

@@ -59,10 +59,11 @@ def test_misfit_is_the_largest_gap_to_a_mean():
     fitted = PowerLaw(guess["a"], guess["b"], guess["c"])
     assert guess["misfit"] == pytest.approx(max(abs(fitted(n) - e) for n, e in [(50, 0.12), (100, 0.12), (1000, 0.04)]))
     assert guess["misfit"] > 0.01
+    assert guess["measured"] == pytest.approx(0.96)
 
 
 def test_one_seed_has_no_interval_and_two_sizes_no_law():
     law = PowerLaw(2, 0.5, 0)
-    assert set(extrapolate(points_of(law, 0), 1000)) == {"a", "b", "c", "texts", "accuracy", "misfit"}
+    assert set(extrapolate(points_of(law, 0), 1000)) == {"a", "b", "c", "texts", "accuracy", "measured", "misfit"}
     assert extrapolate(points_of(law, 0, SIZES[:2]) * 2, 1000) is None
     assert extrapolate([], 1000) is None

@@ -71,7 +71,10 @@ def test_mistakes_are_one_line(tmp_path, run_here, fields, finished):
         ([*fields, "--output_file", kept], "exists: give another one, or pass --overwrite_output_file"),
         (["--model_dir", finished, "--output_file", kept], "exists: give another one"),
         ([*fields, "--plot_file", tmp_path / "x.gif"], "unknown ending '.gif'"),
-        (["--model_dir", finished, "--seed", "3"], "a finished run has its options already: leave --seed out"),
+        (
+            ["--model_dir", finished, "--seed", "3"],
+            "--seed: with model_dir, a finished run, take --output_file, --plot_file",
+        ),
         (["--model_dir", tmp_path], "no such file: only train.py saves its splits"),
         ([], "no data: give --train_file"),
         ([*fields, "--window", "32"], "experiments truncate long texts"),

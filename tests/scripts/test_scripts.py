@@ -214,7 +214,7 @@ def test_train_refuses_bad_input_in_one_line(case, tmp_path, run_here):
             ["--model_dir", "{trained}", "--text", "x", "--window", "513"],
             "window is 513, but the model has 512 positions",
         ),
-        (["--model_dir", NANO], "one of the arguments --text --input_file is required"),
+        (["--model_dir", NANO], "nothing to classify: give --text or --input_file"),
         (["--model_dir", NANO, "--input_file", "{}/nowhere.csv"], "nowhere.csv: cannot be read"),
         (["--model_dir", NANO, "--text", "x", "--output_file", "{}/x.parquet"], "unknown ending '.parquet'"),
     ],

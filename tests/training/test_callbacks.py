@@ -1,5 +1,6 @@
 """SIGTERM and patience: runs that stop before their end, and resume."""
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -83,6 +84,15 @@ def test_run_that_patience_ended_stays_ended(three_labels, tmp_path):
     assert int(last.rpartition("-")[2]) < 36  # the first of six epochs that patience spared
     assert run_training(three_labels, tmp_path / "x", *fields) == straight
     assert last_complete_checkpoint(tmp_path / "x") == last
+
+
+def test_the_loss_of_every_epoch_is_logged_unless_none_is(three_labels, tmp_path):
+    """Six steps an epoch, and the loss is due every 50."""
+    run_training(three_labels, tmp_path / "run", "--num_train_epochs", "2", "--logging_steps", "50")
+    run_training(three_labels, tmp_path / "silent", "--num_train_epochs", "2", "--logging_strategy", "no")
+    for name, steps in (("run", [6, 12]), ("silent", [])):
+        history = json.loads((tmp_path / name / "trainer_state.json").read_text())["log_history"]
+        assert [entry["step"] for entry in history if "loss" in entry] == steps
 
 
 def test_handler_is_removed_after_an_error(three_labels, tmp_path):
