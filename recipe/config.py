@@ -61,7 +61,7 @@ def parse_arguments(argv: list[str], others: Sequence[str] = ()) -> Arguments:
     # YAML's values become command-line words, so that one parser checks the types of both.
     namespace, unknown = parser.parse_known_args((fields_to_argv(read_yaml_mapping(path), path) if path else []) + argv)
     if unknown:
-        raise unknown_field(parser, unknown[0].removeprefix("--").partition("=")[0], "the command line", others)
+        raise unknown_field(parser, field_of(unknown[0]), "the command line", others)
     del namespace.config
     try:
         arguments = parser.parse_dict(vars(namespace))
@@ -72,6 +72,11 @@ def parse_arguments(argv: list[str], others: Sequence[str] = ()) -> Arguments:
     if arguments[1].class_weight != "none" and arguments[2].label_smoothing_factor:
         raise RecipeError("class_weight and label_smoothing_factor exclude each other: drop one of them")
     return arguments
+
+
+def field_of(word: str) -> str:
+    """Return the field that a word of the command line names: `--hub-token=x` is `hub_token`, as the parser takes it."""
+    return word.removeprefix("--").partition("=")[0].replace("-", "_")
 
 
 def make_parser() -> FieldParser:
@@ -133,7 +138,7 @@ def read_yaml_mapping(path: str) -> dict[str, Any]:
 def unknown_field(parser: FieldParser, name: str, where: str, others: Sequence[str] = ()) -> RecipeError:
     """Return the error for an unknown field, with the nearest known one."""
     known = [*others, *(action.dest for action in parser._actions if action.dest != name)]
-    nearest = difflib.get_close_matches(name.replace("-", "_"), known, n=1, cutoff=0.5)
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {nearest[0]!r}?" if nearest else "see --help for the fields"
     return RecipeError(f"{where}: unknown field {name!r}: {hint}")
 

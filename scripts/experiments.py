@@ -58,10 +58,11 @@ def main() -> None:
     write_text(args.output_dir / "experiments.csv", table.to_csv())
     about = {"base": experiments.base, "options": overrides, "seeds": experiments.seeds}
     write_json(args.output_dir / "experiments.json", {**about, "rows": table.reset_index().to_dict("records")})
-    print(printable(describe(table[(table["note"] != NOT_CHOSEN) | (table["seeds"] > 0)])))
-    if draws and table["seeds"].any():
+    print(printable(describe(table[table["note"] != NOT_CHOSEN])))
+    draws = draws and table["seeds"].any()
+    if draws:
         draw_experiments(args.output_dir / "experiments.png", table)
-    print_saved(*sorted(args.output_dir.glob("experiments.*")))
+    print_saved(*(args.output_dir / f"experiments.{ending}" for ending in ("csv", "json", *(["png"] if draws else []))))
     if failed:
         raise RecipeError(f"{len(failed)} rows failed ({', '.join(failed)}): see the .log files in {args.output_dir}")
 

@@ -141,8 +141,8 @@ def guess_more(measured: list[dict[str, Any]], test_texts: int, seeds: int) -> d
         if guess := extrapolate(errors, test_texts):
             guesses |= {} if contradicts(guess) else {name: guess}
             print(describe_guess(name, guess, seeds))
-    if len({point["texts"] for point in measured}) < 3:
-        print("No power law: it needs three sizes")
+        elif errors:
+            print(f"{TITLES[name]}: no power law: it needs three sizes")
     if not guesses:
         return guesses
     right = round(test_texts * min(guess["accuracy"] for guess in guesses.values()))

@@ -10,21 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recipe.config import fields_to_argv, parse_arguments, read_yaml_mapping
+from recipe.config import field_of, fields_to_argv, parse_arguments, read_yaml_mapping
 from recipe.data.dataset import SPLITS_FOLDER
 from recipe.errors import RecipeError
 from recipe.evaluation.intervals import compare_paired, format_p, wilson_interval
 from recipe.shipped import shipped
 
 OWN_FIELDS = ("published", "skip", "random_weights")  # of a row, beside those of train.py
-OF_EACH_RUN = {
-    "seed",
-    "output_dir",
-    "resume_from_checkpoint",
-    "push_to_hub",
-    "hub_model_id",
-    "hub_token",
-}  # not of a table
+OF_EACH_RUN = {"seed", "output_dir"}  # what the experiments set themselves
+NOT_OF_TABLES = {"resume_from_checkpoint", "push_to_hub", "hub_model_id", "hub_token"}  # which no two runs can share
 SHOWN = {
     "accuracy": "accuracy %",
     "sd": "sd",
@@ -103,8 +97,8 @@ def row_of(path: str, name: str, options: Any) -> Row:
     if not isinstance(options, dict | None):
         raise RecipeError(f"{path}: row {name!r} is no mapping: write `field: value` lines under it, or nothing")
     fields = {key: value for key, value in (options or {}).items() if key not in OWN_FIELDS}
-    if forbidden := OF_EACH_RUN & fields.keys() | {"overwrite_output_dir", "config"} & fields.keys():
-        raise RecipeError(f"{path}: row {name!r} sets {forbidden.pop()}, which the experiments set themselves: drop it")
+    if forbidden := sorted((OF_EACH_RUN | NOT_OF_TABLES | {"overwrite_output_dir", "config"}) & fields.keys()):
+        raise RecipeError(f"{path}: row {name!r} sets {forbidden[0]}, which is no row's to set: drop it")
     row = Row(name, fields, **{key: options[key] for key in OWN_FIELDS if options and key in options})
     if row.published is not None and not isinstance(row.published, int | float):
         raise RecipeError(f"{path}: row {name!r}: published is {row.published!r}: give the accuracy in percent")
@@ -126,9 +120,11 @@ def check_rows(experiments: Experiments, overrides: Sequence[str], output_dir: P
     """
     from recipe.model.loading import load_config
 
-    given = {word.removeprefix("--").partition("=")[0] for word in overrides if word.startswith("--")}
+    given = {field_of(word) for word in overrides if word.startswith("--")}
     for name in OF_EACH_RUN & given:
         raise RecipeError(f"{name} is set for each run here: leave it out{' and give --seeds' * (name == 'seed')}")
+    for name in NOT_OF_TABLES & given:
+        raise RecipeError(f"{name} is for one run, and a table has many: leave it out")
     for row in (row for row in experiments.rows if not row.skip):
         words = [*arguments_of(experiments, row, overrides), "--output_dir", str(output_dir)]
         try:

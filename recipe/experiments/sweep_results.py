@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import t
 
 from recipe.atomic import write_files
+from recipe.config import field_of
 from recipe.evaluation.plots import BLUE, save_figure
 from recipe.model.freezing import LAST_BLOCKS
 
@@ -106,7 +107,7 @@ def train_command(overrides: Sequence[str], setting: Mapping[str, Any], output_d
     words, kept = ["python", "scripts/train.py"], True
     for word in overrides:
         if word.startswith("--"):
-            kept = word.removeprefix("--").partition("=")[0] not in replaced
+            kept = field_of(word) not in replaced
         words += [word] if kept else []
     for name, value in setting.items():
         words += [f"--{OPTIONS[name]}", f"{LAST_BLOCKS}{value}" if name == "depth" else str(value)]

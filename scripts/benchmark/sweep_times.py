@@ -45,7 +45,7 @@ def measure_halving(job: dict[str, Any], folder: str) -> dict[str, float]:
     study = open_study(Path(folder, "journal"), plan, {})
     sweep.search(study, trials)
     searched = time.perf_counter()
-    epochs = sum(trial.last_step for trial in study.trials) / sweep.max_steps
+    epochs = sum(trial.last_step or 0 for trial in study.trials) / sweep.max_steps
     compare_best(sweep, study, tabulate(study.trials, sweep.steps_per_epoch), SEEDS)
     ended = time.perf_counter()
     return {"halving_s": searched - start, "halving_runs": epochs, "seeds_s": ended - searched, "seeds": SEEDS}

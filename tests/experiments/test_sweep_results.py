@@ -87,7 +87,9 @@ def test_the_command_replaces_what_was_swept():
         "true",
     ]
     command = train_command(
-        [*words, "--hub_token", "hf_x", "--overwrite_output_dir"], {"learning_rate": 3e-05, "depth": 2}, "runs/best"
+        [*words, "--hub_token", "hf_x", "--hub-token=hf_x", "--overwrite_output_dir"],
+        {"learning_rate": 3e-05, "depth": 2},
+        "runs/best",
     )
     assert "hf_x" not in command
     python, script, *given = shlex.split(command)
