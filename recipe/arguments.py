@@ -163,7 +163,7 @@ class RecipeTrainingArguments(TrainingArguments):
     decision_threshold: str | None = option(
         None, "For two labels: the probability from which on the second is given, or tune, for the best macro F1."
     )
-    logging_steps: float = option(50, "Steps between two log lines of the training loss; an epoch's end is one too.")
+    logging_steps: float = option(50, "Steps between two log lines of the training loss; at most an epoch's steps.")
 
     def __post_init__(self) -> None:
         if not self.output_dir:

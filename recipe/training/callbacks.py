@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import IntervalStrategy
 
 from recipe.distributed import any_process
 
@@ -24,13 +23,12 @@ EXIT_CODE = 128 + signal.SIGTERM  # the shell's exit code after SIGTERM
 
 
 class LogEveryEpoch(TrainerCallback):
-    """The training loss is logged at the end of an epoch too: a few hundred texts may never reach logging_steps."""
+    """Bound logging_steps by an epoch's steps: the training loss of a few hundred texts might never be logged."""
 
-    def on_epoch_end(
+    def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> TrainerControl:
-        control.should_log = control.should_log or args.logging_strategy != IntervalStrategy.NO
-        return control
+    ) -> None:
+        state.logging_steps = min(state.logging_steps, max(1, state.max_steps // state.num_train_epochs))
 
 
 class StopOnSigterm(TrainerCallback):
