@@ -51,7 +51,7 @@ def parse_options(
     given = {name: value for arguments in run for name, value in vars(arguments).items()}
     for name, reason in REFUSED.items():
         if given[name]:
-            raise RecipeError(f"{name} is for train.py: {reason}, so leave it out, of the --config file too")
+            raise RecipeError(f"{name} is for train.py: {reason}, so leave it out, here and in the --config file")
     check_outputs(args, formats, **kept_files(run))
     return args, run
 

@@ -63,7 +63,7 @@ def train_gpt2(arguments: Arguments, train: Dataset, task: Task) -> Fitted:
 
 
 def load_run(folder: Path, task: Task) -> Fitted:
-    """Load a finished run; its seconds are those that it noted, unless it was interrupted and knows its last part's alone."""
+    """Load a finished run with the seconds that it noted, or NaN where it was resumed and noted its last part alone."""
     path = folder / "train_results.json"
     with explain((OSError, ValueError, KeyError), f"{path}: cannot be read", "give the folder of a finished run"):
         noted = json.loads(path.read_text(encoding="utf-8"))

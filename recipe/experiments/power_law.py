@@ -71,8 +71,9 @@ def extrapolate(points: Sequence[dict[str, Any]], test_texts: int, seed: int = 0
         points: dicts with `texts`, `seed` and `error`.
 
     Returns:
-        `a`, `b`, `c`, `texts`, `accuracy`, `measured` (the mean accuracy with half as many texts, the largest part), `misfit`
-        (how far the law is off a measured mean, at most), and with several seeds `accuracy_low` and `accuracy_high` (95 %); None where nothing can be fitted.
+        `a`, `b`, `c`, `texts`, `accuracy`, `measured` (the mean accuracy of the largest part, half as many texts), `misfit` (how
+        far the law is off a measured mean, at most), and with several seeds `accuracy_low` and `accuracy_high` (95 %); None
+        where nothing can be fitted.
     """
 
     def fit(chosen: Sequence[dict[str, Any]]) -> PowerLaw | None:

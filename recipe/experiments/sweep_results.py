@@ -102,7 +102,7 @@ def describe_spread(figures: Mapping[str, float], runner_up: Mapping[str, Any] |
 
 
 def train_command(overrides: Sequence[str], setting: Mapping[str, Any], output_dir: Path) -> str:
-    """Return the command that trains a setting: train.py with the sweep's options of it, and the setting in their place; no token."""
+    """Return the command of train.py for a setting: its values replace the sweep's options of these, and no token is kept."""
     replaced = {OPTIONS[name] for name in setting} | {"overwrite_output_dir", "hub_token"}
     words, kept = ["python", "scripts/train.py"], True
     for word in overrides:
