@@ -22,6 +22,7 @@ from recipe.model.loading import (
     describe_weights,
     has_other_labels,
     load_config,
+    pad_token_id,
     quiet_loading,
 )
 from recipe.model.tail import GPT2Block, align_left, count_tokens, pool
@@ -139,8 +140,8 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
             for key, parameter in model.score.named_parameters():
                 info["mismatched_keys"] = {(f"score.{key}", parameter.shape, parameter.shape)}
         model.head_is_fresh = bool(info["mismatched_keys"]) or any(k != "score.bias" for k in info["missing_keys"])
-        if model.config.pad_token_id is None:
-            model.config.pad_token_id = model.config.eos_token_id
+        if "pad_token_id" not in kwargs:
+            model.config.pad_token_id = pad_token_id(name, model.config)
         model.about_head = describe_head(name, base_config, model.config, info)
         return (model, info) if want_info else model
 
