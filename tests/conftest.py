@@ -36,7 +36,7 @@ SHARED = ROOT.parent / "shared"
 SMS = SHARED / "data" / "SMSSpamCollection"
 
 needs_sms = pytest.mark.skipif(not SMS.is_file(), reason="the SMS Spam Collection is not in ../shared/data")
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 WORDS = {
     "sport": ["match", "goal", "team", "player", "league", "score", "coach", "season", "referee", "stadium"],

@@ -57,13 +57,13 @@ def one(splits):
 def test_two_processes_train_the_model_of_one(launched, one, splits):
     two = json.loads((splits / "two" / "test_results.json").read_text())
     assert one.keys() == two.keys()
-    assert {name: two[name] for name in one} == pytest.approx(one, abs=1e-5)
+    assert {name: two[name] for name in one} == pytest.approx(one, rel=1e-4, abs=1e-5)
     a, b = (load_file(splits / name / "model.safetensors") for name in ("one", "two"))
     for name in a:
         torch.testing.assert_close(b[name], a[name], atol=1e-5, rtol=0)
     logs = [json.loads((splits / name / "trainer_state.json").read_text())["log_history"] for name in ("one", "two")]
     losses = [[entry["eval_loss"] for entry in log if "eval_loss" in entry] for log in logs]
-    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4, abs=1e-5)
 
 
 def test_two_processes_resume_bit_by_bit(launched, splits):

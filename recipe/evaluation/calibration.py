@@ -36,6 +36,11 @@ def check_threshold(threshold: str | float | None, validation: "Dataset") -> Non
         )
 
 
+def check_calibration(model: "GPT2LastTokenClassifier") -> None:
+    """Raise RecipeError, before training, for a model whose head no temperature can be folded into."""
+    logits_layer(model.score)
+
+
 def fit_to_validation(
     model: "GPT2LastTokenClassifier",
     logits: np.ndarray,
@@ -128,13 +133,30 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray, text_index: np.ndarr
 
 
 @torch.no_grad()
-def fold_temperature(score: nn.Linear, temperature: float) -> None:
-    """Divide the head, and with it every logit, by the temperature: labels stay, and so does the stock checkpoint.
+def fold_temperature(score: nn.Module, temperature: float) -> None:
+    """Divide the head's last layer, and with it every logit, by the temperature: labels stay, and so does the stock form.
 
     The label of a text of several windows may change where these disagree: their mean weighs the confident ones less.
     """
-    for parameter in score.parameters():
+    for parameter in logits_layer(score).parameters():
         parameter.div_(temperature)
+
+
+def logits_layer(score: nn.Module) -> nn.Linear:
+    """Return the linear layer of a head whose output is the logits.
+
+    Raises:
+        RecipeError: a head that is neither one nn.Linear nor an nn.Sequential that ends in one.
+    """
+    if hasattr(score, "modules_to_save"):  # peft trains a copy of the head
+        score = score.modules_to_save["default"]
+    last = score[-1] if type(score) is nn.Sequential and len(score) else score
+    if type(last) is not nn.Linear:
+        raise RecipeError(
+            f"calibrate: the head is a {type(score).__name__}, and only the logits of an nn.Linear, or of an nn.Sequential"
+            " that ends in one, can be divided by a temperature: leave out --calibrate"
+        )
+    return last
 
 
 def tune_threshold(probabilities: np.ndarray, labels: np.ndarray) -> float:

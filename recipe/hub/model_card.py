@@ -32,6 +32,7 @@ TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 TAGS = ["gpt2", "text-classification"]
 PACKAGES = ("torch", "transformers", "datasets", "accelerate")
 SHOWN_LABELS = 20
+SHOWN_FIGURES = {"accuracy": ("accuracy", "Accuracy"), "f1": ("macro_f1", "Macro F1"), "loss": ("loss", "Loss")}
 
 
 def write_model_card(run_dir: str | Path, measured: Measurement | None = None, **metadata: Any) -> Path:
@@ -41,11 +42,15 @@ def write_model_card(run_dir: str | Path, measured: Measurement | None = None, *
     somebody has edited the run's part, the card stays as it is, and README.new.md is written beside it.
 
     Args:
-        measured: the test; without it the card says that there was none.
+        measured: the test. Without it, a card that shows the figures of the folder's test_results.json is kept, with the
+            metadata added to it: those files do not hold all that it says. Any other card names that file, or says that
+            there was no test.
         metadata: fields of the front matter, such as `license`, `language` and `tags`.
     """
     folder = Path(run_dir)
     path, new_path = folder / CARD_FILE, folder / NEW_CARD_FILE
+    if measured is None and shows_results(path, folder / "test_results.json"):
+        return add_metadata(path, metadata)
     card, problem = make_card(folder, measured, metadata), ""
     try:
         old = read_card(path) if path.exists() else card
@@ -58,6 +63,30 @@ def write_model_card(run_dir: str | Path, measured: Measurement | None = None, *
         return new_path
     write_text(path, str(join_cards(old, card)))
     new_path.unlink(missing_ok=True)
+    return path
+
+
+def shows_results(path: Path, results: Path) -> bool:
+    """Return whether a card was made from the test whose figures a results file holds."""
+    if not (path.is_file() and results.is_file()):
+        return False
+    try:
+        card, figures = read_card(path), json.loads(results.read_text(encoding="utf-8"))
+    except (RecipeError, ValueError):
+        return False
+    shown = {result.metric_type: result.metric_value for result in card.data.eval_results or ()}
+    names = {kind: f"test_{name}" for kind, (name, _) in SHOWN_FIGURES.items()}
+    return bool(shown) and shown == {
+        kind: round(figures[name], 6) for kind, name in names.items() if isinstance(figures.get(name), float)
+    }
+
+
+def add_metadata(path: Path, metadata: dict[str, Any]) -> Path:
+    """Set fields of a card's front matter, tags beside those that it has, and return its path."""
+    card = read_card(path)
+    tags = [*(card.data.tags or ()), *(metadata.get("tags") or ())]
+    card.data = ModelCardData(**{**card.data.to_dict(), **metadata, "tags": tags})
+    write_text(path, str(card))
     return path
 
 
@@ -123,7 +152,6 @@ def hub_id(name: str | None) -> str | None:
 
 def eval_results(measured: Measurement, dataset: str | None) -> list[EvalResult]:
     """Return the test's figures as the Hub shows them."""
-    kinds = {"accuracy": ("accuracy", "Accuracy"), "f1": ("macro_f1", "Macro F1"), "loss": ("loss", "Loss")}
     return [
         EvalResult(
             task_type="text-classification",
@@ -134,7 +162,7 @@ def eval_results(measured: Measurement, dataset: str | None) -> list[EvalResult]
             metric_name=title,
             metric_value=round(measured.scores[figure], 6),
         )
-        for kind, (figure, title) in kinds.items()
+        for kind, (figure, title) in SHOWN_FIGURES.items()
     ]
 
 

@@ -12,7 +12,8 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.gpt2.modeling_gpt2 import GPT2PreTrainedModel
 
 from recipe.errors import RecipeError, one_line
-from recipe.model.config_checks import MODEL_TYPE, check_weights_header
+from recipe.model.config_checks import MODEL_TYPE, check_classifier_config, check_weights_header
+from recipe.model.input_checks import check_labels, check_token_ids
 from recipe.model.loading import (
     HUB_ARGUMENTS,
     check_labels_of_head,
@@ -21,11 +22,10 @@ from recipe.model.loading import (
     describe_weights,
     has_other_labels,
     load_config,
+    pad_token_id,
     quiet_loading,
 )
 from recipe.model.tail import GPT2Block, align_left, count_tokens, pool
-
-POOLINGS = ("last", "first", "mean")
 
 
 class GPT2ClassifierConfig(GPT2Config):
@@ -71,14 +71,8 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
             fields = {name: value for name, value in config.to_dict().items() if name != "model_type"}
             config = GPT2ClassifierConfig(**fields, attn_implementation=config._attn_implementation)
         super().__init__(config)
-        self.pooling = config.pooling
-        if self.pooling not in POOLINGS:
-            raise RecipeError(f"pooling is {self.pooling!r}: take one of {', '.join(POOLINGS)}")
-        if config.num_labels < 2:
-            raise RecipeError(f"num_labels is {config.num_labels}: a classifier needs at least 2 labels")
-        if config._attn_implementation != "sdpa":  # the others are not causal when they get no mask
-            raise RecipeError(f"attn_implementation is {config._attn_implementation!r}: only 'sdpa' is supported")
-        self.num_labels = config.num_labels
+        check_classifier_config(config)
+        self.pooling, self.num_labels = config.pooling, config.num_labels
         self.cached_depth: int | None = None  # blocks of the trunk that RecipeTrainer has cached the output of
         self.transformer = GPT2Model(config)
         self.score = nn.Linear(config.n_embd, config.num_labels)
@@ -146,8 +140,8 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
             for key, parameter in model.score.named_parameters():
                 info["mismatched_keys"] = {(f"score.{key}", parameter.shape, parameter.shape)}
         model.head_is_fresh = bool(info["mismatched_keys"]) or any(k != "score.bias" for k in info["missing_keys"])
-        if model.config.pad_token_id is None:
-            model.config.pad_token_id = model.config.eos_token_id
+        if "pad_token_id" not in kwargs:
+            model.config.pad_token_id = pad_token_id(name, model.config)
         model.about_head = describe_head(name, base_config, model.config, info)
         return (model, info) if want_info else model
 
@@ -211,7 +205,8 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
             `logits`, [B, num_labels] in the model's dtype, and with labels the mean cross entropy, in nats.
 
         Raises:
-            RecipeError (a ValueError): inputs that are not supported, texts longer than n_positions, or nn.DataParallel.
+            RecipeError (a ValueError): inputs that are not supported, ids out of range (on a GPU its kernels stop there), texts
+                longer than n_positions, or nn.DataParallel.
         """
         if input_ids is None or inputs_embeds is not None or output_attentions or output_hidden_states:
             unsupported = "inputs_embeds, output_attentions and output_hidden_states"
@@ -221,8 +216,11 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
                 "GPT2LastTokenClassifier does not train under nn.DataParallel: start with `accelerate launch`, or let one"
                 " GPU be seen (CUDA_VISIBLE_DEVICES=0)"
             )
+        if labels is not None:
+            check_labels(labels, len(input_ids), self.config)
         depth = self.split_depth
         if trunk_output is None:
+            check_token_ids(input_ids, self.config)
             input_ids, lengths = align_left(input_ids, attention_mask)
             hidden = self.trunk(input_ids, depth)
         elif self.cached_depth in (None, depth):

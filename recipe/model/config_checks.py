@@ -12,6 +12,8 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from recipe.errors import RecipeError, one_line
 
 MODEL_TYPE = "gpt2_last_token_classifier"  # of GPT2LastTokenClassifier's own folders
+POOLINGS = ("last", "first", "mean")
+PROBLEM_TYPES = (None, "single_label_classification")
 SIZES = ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size")
 
 
@@ -25,7 +27,7 @@ def config_from_fields(name: str, fields: Any) -> GPT2Config:
         raise RecipeError(f"model {name!r} has no readable config.json: give a folder that save_pretrained wrote")
     if fields["model_type"] not in ("gpt2", MODEL_TYPE):
         raise RecipeError(f"model {name!r} is of type {fields['model_type']!r}, not 'gpt2': take a GPT-2 model")
-    if fields.get("problem_type") not in (None, "single_label_classification"):
+    if fields.get("problem_type") not in PROBLEM_TYPES:
         raise RecipeError(
             f"model {name!r} was trained for problem_type {fields['problem_type']!r}, and its answers are no probabilities"
             " of labels that exclude each other: take a model of one label a text"
@@ -67,6 +69,18 @@ def config_problem(fields: dict[str, Any]) -> str | None:
         if fields.get("num_labels", len(labels)) != len(labels):
             return f"num_labels is {fields['num_labels']}, but id2label has {len(labels)} entries"
     return None
+
+
+def check_classifier_config(config: GPT2Config) -> None:
+    """Raise RecipeError for a config that GPT2LastTokenClassifier cannot be built from."""
+    if config.pooling not in POOLINGS:
+        raise RecipeError(f"pooling is {config.pooling!r}: take one of {', '.join(POOLINGS)}")
+    if config.num_labels < 2:
+        raise RecipeError(f"num_labels is {config.num_labels}: a classifier needs at least 2 labels")
+    if config.problem_type not in PROBLEM_TYPES:
+        raise RecipeError(f"problem_type is {config.problem_type!r}, but a text is given one label here: leave it out")
+    if config._attn_implementation != "sdpa":  # the others are not causal when they get no mask
+        raise RecipeError(f"attn_implementation is {config._attn_implementation!r}: only 'sdpa' is supported")
 
 
 def check_weights_header(name: str, config: GPT2Config) -> None:

@@ -84,6 +84,8 @@ def save_classifier(
 ) -> None:
     """Save the servable model and its tokenizer; the files replace older ones only once all are written."""
     saved = servable(model)
+    if tokenizer is not None and tokenizer.pad_token_id is not None:
+        saved.config.pad_token_id = tokenizer.pad_token_id  # by which a stock model tells a text's end from padding
 
     def write(temporary: Path) -> None:
         saved.save_pretrained(temporary)

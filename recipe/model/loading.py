@@ -1,14 +1,14 @@
 """Checks of a checkpoint, before and after its weights are loaded: is it a GPT-2, is it complete, whose head has it."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.utils import logging as hub_logging
 from torch import nn
-from transformers import GPT2Config
+from transformers import AutoTokenizer, GPT2Config
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
@@ -84,6 +84,20 @@ def describe_weights(name: str) -> str | None:
     if list(folder.glob("*.bin")) or list(folder.glob("*.pt")):
         return "they are pickled, which is not safe to load: save them again as model.safetensors"
     return "the folder has no model.safetensors: save the model with save_pretrained"
+
+
+def pad_token_id(name: str, config: GPT2Config) -> int | None:
+    """Return what a model's tokenizer pads with, `<|endoftext|>` if it has no pad token; without one, what the config says.
+
+    A stock GPT2ForSequenceClassification finds the end of a text by its config's id alone, so this may not be another.
+    A tokenizer is looked for in a local folder only: load_tokenizer sets the id for all others.
+    """
+    ids = [config.pad_token_id, config.eos_token_id]
+    if Path(name, "tokenizer_config.json").is_file():
+        with suppress(Exception), quiet_loading():  # what is wrong with a tokenizer is the concern of who needs it
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+            ids = [tokenizer.pad_token_id, tokenizer.eos_token_id, *ids]
+    return next((token_id for token_id in ids if token_id is not None), None)
 
 
 def check_loaded_weights(name: str, model: nn.Module, info: dict[str, Any], fresh_head: bool) -> None:

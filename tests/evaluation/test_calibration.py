@@ -2,15 +2,20 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import tiny_model
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
+from torch import nn
 
+from recipe import freeze_except, last_blocks
 from recipe.data.windows import average_windows
-from recipe.evaluation.calibration import fit_temperature, fold_temperature
+from recipe.errors import RecipeError
+from recipe.evaluation.calibration import calibrate_head, check_calibration, fit_temperature, fold_temperature
 from recipe.evaluation.intervals import calibration_error, reliability
 from recipe.evaluation.metrics import cross_entropy
+from recipe.model.adapters import add_adapters
 
 
 def honest_logits(texts=4000, num_labels=3, seed=0):
@@ -84,15 +89,54 @@ def test_it_never_runs_away():
     assert fit_temperature(np.array([[2.0, 0.0]]), np.array([1]))[0] == 10
 
 
-@pytest.mark.parametrize("bias", [True, False])
-def test_folding_divides_every_logit_and_leaves_the_labels(bias):
+def head_of(*layers):
+    return layers[0] if len(layers) == 1 else nn.Sequential(*layers)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [nn.Linear(8, 3)],
+        [nn.Linear(8, 3, bias=False)],
+        [nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3)],  # of a head of two layers only the last may change
+        [nn.LayerNorm(8), nn.Linear(8, 3)],
+    ],
+)
+def test_folding_divides_every_logit_and_leaves_the_labels(layers):
     torch.manual_seed(0)
-    score, hidden = torch.nn.Linear(8, 3, bias=bias), torch.randn(500, 8)
+    score, hidden = head_of(*layers), torch.randn(500, 8)
     before = score(hidden).detach()
     fold_temperature(score, 2.7)
     torch.testing.assert_close(score(hidden), before / 2.7)
     assert torch.equal(score(hidden).argmax(dim=1), before.argmax(dim=1))
     assert not torch.allclose(score(hidden).softmax(dim=1), before.softmax(dim=1), atol=0.01)
+
+
+class OwnHead(nn.Linear):
+    def forward(self, hidden):
+        return super().forward(hidden).tanh()
+
+
+@pytest.mark.parametrize("layers", [[nn.Linear(32, 3), nn.Tanh()], [OwnHead(32, 3)], [nn.Identity()]])
+def test_a_head_that_cannot_be_divided_is_refused_and_stays(layers):
+    model = tiny_model()
+    model.score = head_of(*layers)
+    before = [parameter.clone() for parameter in model.parameters()]
+    message = f"calibrate: the head is a {type(model.score).__name__}, .* leave out --calibrate"
+    for call in (lambda: check_calibration(model), lambda: calibrate_head(model, *honest_logits(60))):
+        with pytest.raises(RecipeError, match=message):
+            call()
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before, strict=True))
+
+
+def test_of_a_model_with_adapters_the_trained_head_is_divided():
+    model, ids = tiny_model(), torch.arange(12).view(2, 6)
+    freeze_except(model, last_blocks(model.config, 1))
+    wrapped, _ = add_adapters(model, 4, 16)
+    check_calibration(wrapped)
+    before = wrapped.eval()(input_ids=ids).logits.detach()
+    fold_temperature(wrapped.score, 2.7)
+    torch.testing.assert_close(wrapped.merge_and_unload()(input_ids=ids).logits, before / 2.7, atol=1e-5, rtol=1e-4)
 
 
 def test_windows_are_cooled_before_they_are_averaged():

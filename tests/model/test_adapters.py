@@ -36,7 +36,7 @@ def test_adapters_start_as_the_model_and_merge_into_it():
     ids = torch.arange(12).view(2, 6)
     with torch.no_grad():
         expected = tiny_model().eval()(input_ids=ids).logits
-        torch.testing.assert_close(wrapped.eval()(input_ids=ids).logits, expected)
+        torch.testing.assert_close(wrapped.eval()(input_ids=ids).logits, expected, atol=1e-5, rtol=1e-4)
         weight = model.transformer.h[0].mlp.c_fc
         (a,), (b,) = weight.lora_A.values(), weight.lora_B.values()
         torch.nn.init.normal_(b.weight)

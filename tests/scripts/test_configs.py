@@ -63,7 +63,7 @@ def test_book_protocol_has_the_books_numbers(tmp_path):
     (logged,) = [entry for entry in log if "eval_loss" in entry]
     assert logged["step"] == 1045 // 8
     saved = json.loads((tmp_path / "x" / "eval_results.json").read_text())
-    assert logged["eval_loss"] == pytest.approx(saved["eval_loss"], abs=1e-5)  # over the same 149 messages
+    assert logged["eval_loss"] == pytest.approx(saved["eval_loss"], rel=1e-4)  # over the same 149 messages
 
 
 def test_configs_hold_no_unknown_or_local_thing():

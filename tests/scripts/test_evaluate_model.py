@@ -65,7 +65,7 @@ def test_own_test_split_gives_the_runs_figures(trained, tmp_path, run_well):
     assert "Test split of the run, 60 texts:" in printed.stdout
     figures = read(output)
     for name, value in read(trained / "test_results.json").items():
-        assert figures[name] == pytest.approx(value, abs=1e-5), name
+        assert figures[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
 
 
 def test_baselines_follow_the_runs_class_weight(tmp_path, run_well):
@@ -108,7 +108,7 @@ def test_calibrating_into_a_new_folder(trained, test_file, tmp_path, run_well):
     assert old[0] == calibrated[0]
     assert calibrated[1].max(axis=1).mean() < old[1].max(axis=1).mean()
     run_well(*EVALUATE, "--model_dir", new, *files[2:], "--output_file", output, "--overwrite_output_file")
-    assert read(output)["test_loss"] == pytest.approx(figures["test_loss"], abs=1e-5)
+    assert read(output)["test_loss"] == pytest.approx(figures["test_loss"], rel=1e-4, abs=1e-5)
 
 
 def test_baselines_of_a_file_and_none_without_one(trained, test_file, tmp_path, run_well, caplog):

@@ -212,7 +212,7 @@ def test_retraining_starts_where_the_first_run_ended(saved, tmp_path, cache):
     before = logits_by_transformers(saved)
     two = saved.parent / "two.csv"
     train_on(saved, two, tmp_path / "still", "--feature_cache", cache, *STILL)
-    np.testing.assert_allclose(logits_by_transformers(tmp_path / "still"), before, atol=2e-6)
+    np.testing.assert_allclose(logits_by_transformers(tmp_path / "still"), before, atol=1e-5)
     assert TextClassifier.from_pretrained(tmp_path / "still").label_names == sorted(LABELS)
     assert abs(before).max() > 0.1
     train_on(saved, two, tmp_path / "moved", "--feature_cache", cache, "--max_steps", "2", "--learning_rate", "0.01")

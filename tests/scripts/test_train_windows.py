@@ -99,14 +99,14 @@ def test_figures_are_those_of_windows_cut_by_hand(windowed):
     test = load_saved_splits(windowed)["test"]
     expected = np.array([probabilities_by_hand(windowed, text, 16, 4) for text in test["text"]])
     figures = json.loads((windowed / "test_results.json").read_text())
-    assert figures["test_loss"] == pytest.approx(log_loss(list(test["label"]), expected), abs=1e-5)
+    assert figures["test_loss"] == pytest.approx(log_loss(list(test["label"]), expected), rel=1e-4, abs=1e-5)
     log = json.loads((windowed / "trainer_state.json").read_text())["log_history"]
     best = min(entry["eval_loss"] for entry in log if "eval_loss" in entry)
     validation = json.loads((windowed / "eval_results.json").read_text())
-    assert validation["eval_loss"] == pytest.approx(best, abs=1e-5)
+    assert validation["eval_loss"] == pytest.approx(best, rel=1e-4, abs=1e-5)
     odd = ["", "one", "one " * 15 + "one", "one " * 16 + "one", "two " * 27 + "two", "<|endoftext|> " * 9]
     expected = [probabilities_by_hand(windowed, text, 16, 4) for text in odd]
-    np.testing.assert_allclose(TextClassifier.from_pretrained(windowed).predict(odd)[1], expected, atol=1e-6)
+    np.testing.assert_allclose(TextClassifier.from_pretrained(windowed).predict(odd)[1], expected, atol=1e-5)
 
 
 def test_saved_folder_is_stock_and_remembers_its_windows(windowed):
@@ -121,7 +121,7 @@ def test_saved_folder_is_stock_and_remembers_its_windows(windowed):
     by_label = {score["label"]: score["score"] for score in expected}
     np.testing.assert_allclose(whole[0], [by_label[name] for name in classifier.label_names], atol=1e-5)
     other = TextClassifier.from_pretrained(windowed, window=24).predict([text])[1]
-    np.testing.assert_allclose(other[0], probabilities_by_hand(windowed, text, 24, 6), atol=1e-6)
+    np.testing.assert_allclose(other[0], probabilities_by_hand(windowed, text, 24, 6), atol=1e-5)
     with pytest.raises(RecipeError, match="window is 513"):
         TextClassifier.from_pretrained(windowed, window=513)
 
@@ -146,7 +146,7 @@ def test_max_length_cuts_first_and_is_remembered(late, tmp_path, side):
     with torch.no_grad():
         rows = [kept[start : start + 12] for start in (0, 10, 20)]
         expected = torch.stack([classifier.model(torch.tensor([row])).logits[0].softmax(-1) for row in rows]).mean(0)
-    np.testing.assert_allclose(classifier.predict([text])[1][0], expected, atol=1e-6)
+    np.testing.assert_allclose(classifier.predict([text])[1][0], expected, atol=1e-5)
     figures = json.loads((tmp_path / "x" / "test_results.json").read_text())
     assert figures["test_tokens_seen"] == 40 * 30 < figures["test_tokens"]
 
