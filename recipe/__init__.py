@@ -30,6 +30,28 @@ MODULES = {
     "evaluate_saved": "evaluation.report",
     "TextClassifier": "inference.text_classifier",
     "RecipeError": "errors",
+    # What scripts/train.py calls beside them.
+    "FeatureCollator": "training.features",
+    "RunFolder": "training.run_folder",
+    "add_adapters": "model.adapters",
+    "by_text": "data.windows",
+    "cache_features": "training.features",
+    "callbacks_for": "training.callbacks",
+    "check_login": "hub.publish",
+    "check_repo_id": "hub.publish",
+    "choose_windows": "data.windows",
+    "labels_of_head": "model.loading",
+    "load_config": "model.loading",
+    "loss_for": "training.class_weights",
+    "publish": "hub.publish",
+    "remember_windows": "data.windows",
+    "save_run_figures": "evaluation.run_figures",
+    "summary_table": "data.dataset",
+    "tokenize_texts": "data.windows",
+    "trainable_patterns": "model.freezing",
+    "warn_of_trained_texts": "data.trained_on",
+    "warn_unless_stock": "model.export",
+    "write_model_card": "hub.model_card",
 }
 __all__ = list(MODULES)
 

@@ -65,6 +65,12 @@ class ModelArguments:
         check_fields(self, "lora_alpha", lambda scale: 0 < scale < math.inf, "a number above 0")
         check_fields(self, "feature_cache_max_gb", lambda size: 0 < size < math.inf, "a number above 0")
 
+    @property
+    def cache(self) -> dict[str, Any]:
+        """The options of `cache_features`."""
+        names = ("feature_cache_dir", "trunk_dtype", "feature_cache", "feature_cache_max_gb")
+        return dict(zip(("cache_dir", "dtype", "when", "max_gb"), (getattr(self, name) for name in names), strict=True))
+
 
 @dataclass
 class DataArguments:

@@ -14,7 +14,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list, gather_object, reduce
 from torch import nn
 
-from recipe.errors import RecipeError, printable
+from recipe.errors import RecipeError, one_line, printable
 
 logger = logging.getLogger(__name__)
 
@@ -80,9 +80,35 @@ def on_main_process(function: Callable[..., Any], *args: Any) -> Any:
     return value
 
 
+def in_every_process(work: Callable[..., Any], *args: Any) -> Any:
+    """Return what `work` returns in this process, once all processes are done; an error in one of them ends all.
+
+    Raises:
+        RecipeError: another process has failed: its message. An error of this one is raised as it is.
+    """
+    value, error = None, None
+    try:
+        value = work(*args)
+    except Exception as caught:
+        error = caught
+    state = PartialState()
+    if state.num_processes == 1 or not any(
+        failed := gather_object([error and f"process {state.process_index}: {one_line(error)}"])
+    ):
+        if error is not None:
+            raise error
+        return value
+    raise error or RecipeError(f"another process stopped: {next(filter(None, failed))}")
+
+
 def gather_in_order(part: list) -> list:
     """Return all processes' parts, in the order of the processes, in every process."""
     return gather_object(part)
+
+
+def shows_progress() -> bool:
+    """Return whether this process shows progress bars."""
+    return PartialState().is_local_main_process
 
 
 def any_process(flag: bool) -> bool:

@@ -61,7 +61,7 @@ def main() -> None:
 
     setup_logging(is_main_process=True)
     datasets.disable_progress_bars()  # one bar of folds instead, and no word of each on what it reads
-    for name in ("recipe.data.tokenization", "recipe.training.cache_policy"):
+    for name in ("recipe.data.tokenization", "recipe.training.features"):
         logging.getLogger(name).setLevel(logging.WARNING)
     rows, names = load_training_rows(arguments)
     fold_of = make_folds(rows, args.folds, data_args.split_seed)

@@ -16,7 +16,7 @@ def main() -> None:
     parser.add_argument("--clear", action="store_true", help="Remove them all.")
     parser.add_argument("--clear_unused_days", type=float, help="Remove those that were not used for so many days.")
     args = parser.parse_args()
-    from recipe.training.cache_policy import DEFAULT_FOLDER, clear_caches, list_caches
+    from recipe.training.cache_folder import DEFAULT_FOLDER, clear_caches, list_caches
 
     if args.clear and args.clear_unused_days is not None:
         raise RecipeError("clear removes all trunks, clear_unused_days some: give one of them")

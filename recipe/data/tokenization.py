@@ -64,6 +64,7 @@ def load_tokenizer(
         told = f"ends each text with {tokenizer.pad_token!r}, which a stock GPT2ForSequenceClassification takes for padding"
         raise RecipeError(f"model {name!r}: its tokenizer {told}: {fix}")
     tokenizer.model_max_length = max_length or min(tokenizer.model_max_length, config.n_positions)
+    config.pad_token_id = tokenizer.pad_token_id  # a stock model finds the end of a text by it
     return tokenizer
 
 

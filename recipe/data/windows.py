@@ -157,3 +157,21 @@ def metrics_by_text(
         return compute_metrics(type(prediction)(logits, prediction.label_ids[first_windows(text_index)]))
 
     return compute
+
+
+def tokenize_texts(
+    splits: "Mapping[str, datasets.Dataset]", tokenizer: PreTrainedTokenizerBase, windows: Windows | None
+) -> "datasets.DatasetDict":
+    """Tokenize every split: a row a text, or, with windows, a row a window."""
+    return tokenize(splits, tokenizer) if windows is None else tokenize_windows(splits, tokenizer, windows)
+
+
+def by_text(
+    compute_metrics: Callable[["EvalPrediction"], dict[str, float]], rows: "datasets.Dataset"
+) -> Callable[["EvalPrediction"], dict[str, float]]:
+    """Return the metrics of texts, also where the rows are their windows."""
+    return (
+        metrics_by_text(compute_metrics, rows["text_index"][:])
+        if "text_index" in rows.column_names
+        else compute_metrics
+    )

@@ -2,15 +2,14 @@
 
 import copy
 import logging
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from time import perf_counter
+from typing import TYPE_CHECKING
 
 import datasets
 import numpy as np
-import torch
 from datasets import Dataset, DatasetDict
 from transformers import GPT2Config, PrinterCallback, set_seed
 
@@ -22,27 +21,12 @@ from recipe.model.adapters import add_adapters
 from recipe.model.classifier import GPT2LastTokenClassifier
 from recipe.model.freezing import freeze_except, trainable_patterns
 from recipe.model.loading import load_config
-from recipe.training.cache_policy import CachePolicy
-from recipe.training.class_weights import balanced_loss
-from recipe.training.feature_cache import TrunkFeatures
+from recipe.training.class_weights import loss_for
+from recipe.training.features import cache_features
 from recipe.training.trainer import RecipeTrainer
 
 if TYPE_CHECKING:
     from peft import PeftModel
-
-
-class SharedCache(CachePolicy):
-    """The policy of many trainings on the same texts: even where each lasts one epoch, a text is read more than once."""
-
-    def compute(
-        self, model: GPT2LastTokenClassifier, cacheable: Sequence[Any], device: torch.device, reads: float
-    ) -> TrunkFeatures | None:
-        return super().compute(model, cacheable, device, max(reads, 2))
-
-
-def share_cache(trainer: RecipeTrainer) -> None:
-    """Have a trainer, which is one of many on its texts, decide on the feature cache for all of them."""
-    trainer.cache_policy = SharedCache(**vars(trainer.cache_policy))
 
 
 @contextmanager
@@ -102,8 +86,8 @@ def make_trainer(
 ) -> Iterator[RecipeTrainer]:
     """Make the trainer of a fresh head, and of the base's tail, on `train`, whose folder is removed afterwards; texts are truncated.
 
-    Nothing is chosen by validation and no checkpoint is saved. Where there is a `test`, it is the trainer's eval_dataset, so
-    that its features are cached with those of `train`, though no epoch ends in an evaluation.
+    Nothing is chosen by validation and no checkpoint is saved. A `test` is the trainer's eval_dataset, though no epoch ends
+    in an evaluation. The features of all texts are cached, also for a single epoch: other trainings read them again.
 
     Args:
         splits: `train`, and perhaps `test`, with `text` and `label` (ClassLabel).
@@ -116,30 +100,27 @@ def make_trainer(
     splits = DatasetDict({split: splits[split] for split in ("train", "test") if split in splits})
     args = copy.copy(training_args)
     args.save_strategy = "no"
-    # With `test`, an evaluation that never comes: what is evaluated is cached.
-    args.eval_strategy, args.eval_delay = ("epoch" if "test" in splits else "no"), math.inf
+    args.eval_strategy = "no"
     args.load_best_model_at_end, args.report_to = False, []
     args.disable_tqdm, args.logging_strategy = not progress, "no"
     args.seed = args.seed if seed is None else seed
     tokenizer = load_tokenizer(name, config, data_args.max_length, data_args.truncation_side, revision)
     label_names = splits["train"].features["label"].names
     model = make_model(model_args, label_names, args.seed, fresh_head=True)
-    tokenized = tokenize(splits, tokenizer)
-    balanced = data_args.class_weight == "balanced"
+    tokenized, start = tokenize(splits, tokenizer), perf_counter()
+    cached = cache_features(model, tokenized, **model_args.cache)
+    seconds = perf_counter() - start
     with TemporaryDirectory(prefix="recipe-experiment-") as folder:
         args.output_dir = folder
         trainer = RecipeTrainer(
             model,
             args,
-            train_dataset=tokenized["train"],
-            eval_dataset=tokenized.get("test"),
+            train_dataset=cached["train"],
+            eval_dataset=cached.get("test"),
             processing_class=tokenizer,
-            compute_loss_func=balanced_loss(tokenized["train"]["labels"], len(label_names)) if balanced else None,
-            feature_cache=model_args.feature_cache,
-            feature_cache_dir=model_args.feature_cache_dir,
-            feature_cache_max_gb=model_args.feature_cache_max_gb,
-            trunk_dtype=model_args.trunk_dtype,
+            compute_loss_func=loss_for(data_args.class_weight, cached["train"]["labels"], len(label_names)),
         )
+        trainer.seconds_of_caching = seconds
         trainer.remove_callback(PrinterCallback)
         yield trainer
 
@@ -156,6 +137,5 @@ def predict_after_training(
     The features of all texts come from one cache, so that a training costs its tail alone. Arguments as in make_trainer.
     """
     with make_trainer(model_args, data_args, training_args, splits, seed) as trainer:
-        share_cache(trainer)
         trainer.train()
         return trainer.predict(trainer.eval_dataset).predictions

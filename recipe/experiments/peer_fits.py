@@ -51,12 +51,9 @@ def train_gpt2(arguments: Arguments, train: Dataset, task: Task) -> Fitted:
     with TemporaryDirectory(prefix="recipe-features-") as cache, TemporaryDirectory(prefix="recipe-peer-") as folder:
         model_args = dataclasses.replace(arguments[0], feature_cache_dir=cache)
         with make_trainer(model_args, *arguments[1:], {"train": train}, progress=task.progress) as trainer:
-            before = perf_counter()
-            trainer.get_train_dataloader()  # which fills the cache, where it pays
-            filling = perf_counter() - before
             trainer.train()
             trainer.save_model(folder)
-            cached = trainer.features is not None
+            cached, filling = "trunk_output" in trainer.train_dataset.column_names, trainer.seconds_of_caching
         fitted = load_gpt2(Path(folder), task)
     seconds = perf_counter() - start
     return fitted._replace(timings={"seconds_with_cached_features": seconds - filling} if cached else {})

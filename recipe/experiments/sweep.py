@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import datasets
 import optuna
 import pandas as pd
 from optuna.trial import Trial, TrialState
@@ -19,13 +20,14 @@ from recipe.data.dataset import TextSplits
 from recipe.data.tokenization import load_tokenizer, tokenize
 from recipe.errors import RecipeError
 from recipe.evaluation.metrics import compute_metrics
-from recipe.experiments.fitting import make_model, refuse_windows, share_cache
+from recipe.experiments.fitting import make_model, refuse_windows
 from recipe.experiments.sweep_results import best_and_runner_up, setting_of, spread
 from recipe.experiments.sweep_study import DONE, Space
 from recipe.model.freezing import LAST_BLOCKS, trainable_patterns
 from recipe.model.loading import load_config
 from recipe.training.callbacks import EarlyStopping
-from recipe.training.class_weights import balanced_loss
+from recipe.training.class_weights import loss_for
+from recipe.training.features import cache_features
 from recipe.training.trainer import RecipeTrainer
 
 
@@ -45,11 +47,6 @@ class SweepTrainer(RecipeTrainer):
 
     bar: tqdm | None = None
 
-    def fill_cache(self, model: PreTrainedModel) -> None:
-        """Run the model's trunk over the texts whose features are not cached."""
-        self.model = model
-        self._cache_features()
-
     def train(self, *args: Any, **keywords: Any) -> Any:
         try:
             return super().train(*args, **keywords)
@@ -57,7 +54,7 @@ class SweepTrainer(RecipeTrainer):
             if self.bar is not None:
                 self.bar.update()
 
-    def _stop(self, reason: str) -> None:
+    def stop_diverged(self, reason: str) -> None:
         if self._trial is not None:
             self._trial.set_user_attr("diverged", reason)
         raise optuna.TrialPruned(reason)
@@ -103,7 +100,8 @@ class Sweep:
             self.args.metric_for_best_model, self.args.greater_is_better = "loss", False
         tokenizer = load_tokenizer(name, config, data_args.max_length, data_args.truncation_side, revision)
         self.tokenized = tokenize({part: splits[part] for part in ("train", "validation")}, tokenizer)
-        labels, balanced = self.tokenized["train"]["labels"], data_args.class_weight == "balanced"
+        self.cached: dict[int | None, datasets.DatasetDict] = {}  # by depth
+        self.trainer: SweepTrainer | None = None
         self.seed = self.args.seed  # of trials, where it does not vary
         self.setting: dict[str, Any] = {"seed": self.seed, **({"depth": min(depths)} if depths else {})}
         self.trial: Trial | None = None
@@ -114,15 +112,10 @@ class Sweep:
             eval_dataset=self.tokenized["validation"],
             processing_class=tokenizer,
             compute_metrics=compute_metrics,
-            compute_loss_func=balanced_loss(labels, len(self.labels)) if balanced else None,
+            compute_loss_func=loss_for(data_args.class_weight, self.tokenized["train"]["labels"], len(self.labels)),
             callbacks=[EarlyStopping(patience)] if patience else None,
-            feature_cache=self.model_args.feature_cache,
-            feature_cache_dir=self.model_args.feature_cache_dir,
-            feature_cache_max_gb=self.model_args.feature_cache_max_gb,
-            trunk_dtype=self.model_args.trunk_dtype,
         )
         self.trainer.remove_callback(PrinterCallback)
-        share_cache(self.trainer)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -136,10 +129,10 @@ class Sweep:
         return limit if limit > 0 else math.ceil(self.args.num_train_epochs * self.steps_per_epoch)
 
     def fill_cache(self) -> None:
-        """Compute the features of every depth, before the trials: most blocks first trained, whose trunk is the shortest."""
-        for depth in sorted(self.space.get("depth", [None]), reverse=True):
+        """Run the trunk of every depth over the texts, before the trials, which then train the tail alone."""
+        for depth in self.space.get("depth", [None]):
             self.setting = {"seed": self.seed, **({} if depth is None else {"depth": depth})}
-            self.trainer.fill_cache(self.make_model())
+            self.cached[depth] = cache_features(self.make_model(), self.tokenized, **self.model_args.cache)
 
     def make_model(self, trial: Trial | None = None) -> PreTrainedModel:
         """Return a fresh model of the trial's setting (or of `setting`), which also goes into Trainer's arguments."""
@@ -152,6 +145,9 @@ class Sweep:
         chosen = {"dropout": setting["dropout"]} if "dropout" in setting else {}
         chosen |= {"trainable": [f"{LAST_BLOCKS}{setting['depth']}"]} if "depth" in setting else {}
         model = make_model(dataclasses.replace(self.model_args, **chosen), self.labels, args.seed)
+        if self.trainer is not None:
+            rows = self.cached.get(setting.get("depth"), self.tokenized)
+            self.trainer.train_dataset, self.trainer.eval_dataset = rows["train"], rows["validation"]
         set_seed(args.seed)  # as Trainer does when it gets a model: the order of the texts is train.py's
         return model
 
@@ -164,7 +160,7 @@ class Sweep:
     def objective(self, metrics: Mapping[str, float]) -> float:
         """Return the value of the trial so far, for Trainer to report after each validation."""
         if not math.isfinite(metrics["eval_loss"]):
-            self.trainer._stop(f"the validation loss is {metrics['eval_loss']}")
+            self.trainer.stop_diverged(f"the validation loss is {metrics['eval_loss']}")
         kept = self.kept_epoch()
         self.trial.set_user_attr("accuracy", kept["accuracy"])
         if self.trainer.bar is not None:

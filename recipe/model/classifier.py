@@ -73,7 +73,6 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
         super().__init__(config)
         check_classifier_config(config)
         self.pooling, self.num_labels = config.pooling, config.num_labels
-        self.cached_depth: int | None = None  # blocks of the trunk that RecipeTrainer has cached the output of
         self.transformer = GPT2Model(config)
         self.score = nn.Linear(config.n_embd, config.num_labels)
         for block in self.transformer.h:
@@ -185,6 +184,7 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         trunk_output: torch.Tensor | None = None,
+        trunk_depth: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
@@ -197,7 +197,8 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
             attention_mask: [B, T], 1 for a token and 0 for padding; None means that nothing is padding.
             labels: int64 [B].
             trunk_output: what `trunk` gives for these input_ids, [B, T, n_embd] padded on the right ([B, 1, n_embd] where
-                `keeps_one_token`), in any float dtype. With it the trunk is not run: RecipeTrainer passes its cached rows.
+                `keeps_one_token`), in any float dtype. With it the trunk is not run: `FeatureCollator` passes cached rows.
+            trunk_depth: int64 [B], the blocks that trunk_output comes from, where that is known.
             inputs_embeds, output_attentions, output_hidden_states: not supported; here because peft passes them.
             return_dict: False for a tuple.
 
@@ -223,14 +224,10 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
             check_token_ids(input_ids, self.config)
             input_ids, lengths = align_left(input_ids, attention_mask)
             hidden = self.trunk(input_ids, depth)
-        elif self.cached_depth in (None, depth):
+        else:
+            check_depth(trunk_depth, depth)
             hidden = trunk_output.to(self.dtype)
             lengths = count_tokens(input_ids, attention_mask).clamp(max=hidden.shape[1])  # 1 where one token is kept
-        else:
-            raise RecipeError(
-                f"the trunk was cached with {self.cached_depth} frozen blocks, but now {depth} are frozen: set requires_grad"
-                " before training, or pass feature_cache='off'"
-            )
         logits = self.tail(hidden, lengths, depth)
         loss = None if labels is None else F.cross_entropy(logits, labels)
         output = SequenceClassifierOutput(loss=loss, logits=logits)
@@ -281,6 +278,17 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
         for block in self.transformer.h[self.split_depth :]:
             hidden = block(hidden)
         return self.score(self.transformer.ln_f(hidden))
+
+
+def check_depth(cached: torch.Tensor | None, depth: int) -> None:
+    """Raise RecipeError for rows that were cached with another number of frozen blocks (int64 [B]; None: not known)."""
+    if cached is None or torch.compiler.is_compiling():
+        return
+    if (other := cached[cached != depth]).numel():
+        raise RecipeError(
+            f"the trunk was cached with {other[0]} frozen blocks, but now {depth} are frozen: call cache_features after"
+            " freeze_except, and leave requires_grad as it is"
+        )
 
 
 def is_trained(module: nn.Module) -> bool:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import SaveStrategy
 
 from recipe.distributed import any_process
 
@@ -74,6 +75,8 @@ class StopOnSigterm(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.stopping = any_process(self.requested)
         # At an epoch's end its validation comes first, or the resumed run would never do it.
+        if self.stopping:
+            args.save_strategy = SaveStrategy.STEPS  # `best` would ask the metric whether to save
         if self.stopping and not float(state.epoch).is_integer() and state.global_step < state.max_steps:
             control.should_save = True
 
@@ -105,3 +108,9 @@ def end_with_the_launcher() -> None:
     launched = "ACCELERATE_MIXED_PRECISION" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
     if launched and sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def callbacks_for(args: TrainingArguments) -> list[TrainerCallback]:
+    """Return the callbacks that a run's options ask for."""
+    patience = args.early_stopping_patience
+    return [LogEveryEpoch(), *([EarlyStopping(patience)] if patience else [])]

@@ -41,6 +41,21 @@ def last_complete_checkpoint(folder: Path) -> str | None:
     return None
 
 
+def complete_checkpoint(folder: Path, named: str | bool) -> str:
+    """Return the checkpoint that training resumes from: the one that is named, or, for True, the folder's last complete one.
+
+    Raises:
+        RecipeError: it is not complete, or the folder has none that is.
+    """
+    if named is True:
+        if (last := last_complete_checkpoint(folder)) is None:
+            raise RecipeError(f"{folder} holds no complete checkpoint: start without resume_from_checkpoint")
+        return last
+    if reason := why_incomplete(Path(named)):
+        raise RecipeError(f"{named} is no complete checkpoint ({reason}): resume from another one")
+    return str(named)
+
+
 def mark_complete(checkpoint: Path) -> None:
     """Write the marker, last of all."""
     paths = sorted(path for path in checkpoint.rglob("*") if path.is_file())

@@ -1,38 +1,51 @@
-"""RecipeTrainer: a drop-in Trainer that trains the tail on cached features, resumes exactly, and stops safely."""
+"""RecipeTrainer: a drop-in Trainer whose runs are not lost; checkpoints of the trained weights, exact resume, safe stops.
+
+Private methods of Trainer that it overrides, since there is no public hook (tests check that Trainer still calls each):
+    _get_train_sampler     groups by length in an order that a resumed run finds again
+    _get_eval_sampler      rows in their order, also where training groups them by length
+    _run_epoch             a run that resumes from its last step, or from where patience ended it, takes no step more
+    _save_checkpoint       the marker is written last, and only then older checkpoints go
+    _load_from_checkpoint  the trained weights alone, onto the base model and tokenizer that they were trained on
+    _load_best_model       the same
+"""
 
 import copy
 import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import datasets
 import torch
 import xxhash
 from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
-from transformers import DataCollatorWithPadding
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import TrainOutput, has_length, rotate_checkpoints
 
-from recipe.data.tokenization import PaddingCollator
-from recipe.distributed import any_process, wait_for_everyone
+from recipe.distributed import any_process, check_sharding, on_main_process, wait_for_everyone
 from recipe.errors import RecipeError, explain
 from recipe.model.classifier import GPT2LastTokenClassifier
 from recipe.model.export import save_classifier
+from recipe.model.input_checks import check_rows_for_model
 from recipe.training.callbacks import StopOnSigterm
 from recipe.training.checkpoints import (
-    last_complete_checkpoint,
+    complete_checkpoint,
     load_trained,
     mark_complete,
     remove_marker,
     save_trained,
     trained_names,
 )
-from recipe.training.publishing_trainer import PublishingTrainer
+from recipe.training.features import FeatureCollator, check_trunk
 from recipe.training.run_folder import refuse_finished
-from recipe.training.trunk_pass import hash_parameters
+from recipe.training.trunk import classifier_of, hash_parameters
+
+if TYPE_CHECKING:
+    from recipe.hub.publish import Published
 
 logger = logging.getLogger(__name__)
 
@@ -53,47 +66,83 @@ class SeededLengthGroupedSampler(LengthGroupedSampler):
         return super().__iter__()
 
 
-class RecipeTrainer(PublishingTrainer):
-    """Trainer for GPT2LastTokenClassifier, plain or with peft adapters: the same results, at the tail's cost.
+class RecipeTrainer(Trainer):
+    """Trainer for GPT2LastTokenClassifier, plain or with peft adapters.
 
-    In a script written for this model and Trainer, changing the class name changes the speed and nothing else: see
-    CachingTrainer, and, for its options, CachePolicy.
+    Datasets may come from `cache_features`, whose column `trunk_output` spares the trunk; results are the same without.
 
-    What it adds: checkpoints hold the trained weights alone where the trunk is cached, are marked once complete, and resume
-    exactly; evaluation drops no row; a loss or weight that is not finite stops the run before it is saved; SIGTERM saves
-    first; `save_model` writes the complete model, stock wherever that has the same logits.
+    What it adds: checkpoints hold the trained weights alone, are marked once complete, and resume exactly; evaluation drops
+    no row; a loss or weight that is not finite stops the run before it is saved; SIGTERM saves first; `save_model` writes
+    the complete model, stock wherever that has the same logits.
     """
 
-    def __init__(self, *args: Any, **keywords: Any):
-        """Take what CachingTrainer takes.
+    def __init__(
+        self,
+        model: PreTrainedModel | nn.Module | None = None,
+        args: TrainingArguments | None = None,
+        *positional: Any,
+        **keywords: Any,
+    ):
+        """Take what Trainer takes.
 
         Raises:
-            RecipeError (a ValueError): as there, and a batch that no training rows fill.
+            RecipeError (a ValueError): another model, rows that it cannot read, a batch that no training rows fill.
         """
-        self.saving_checkpoint = False
-        self.train_sampler: Sampler | None = None
-        super().__init__(*args, **keywords)
+        self.saving_checkpoint, self.train_sampler = False, None
+        if args is not None and args.n_gpu > 1:  # DataParallel's replicas have no parameters to tell what is frozen
+            logger.warning("one of %d GPUs is used: to use all, start with `accelerate launch`", args.n_gpu)
+            args._n_gpu = 1
+        # A field asks for a package that is not installed, or for a combination that Trainer refuses.
+        with explain((ImportError, RuntimeError, ValueError), "training cannot start", "change that argument"):
+            super().__init__(model, args, *positional, **keywords)
+        check_sharding(self.accelerator.state, self.model)
+        own = positional[0] if positional else keywords.get("data_collator")
+        self.data_collator = FeatureCollator(own or self.processing_class or self.data_collator)
         rows = len(self.train_dataset) if has_length(self.train_dataset) else None
         if rows is not None and self.args.dataloader_drop_last and rows < self.args.train_batch_size:
             raise RecipeError(
                 f"dataloader_drop_last drops every batch: {rows} training texts do not fill one of"
                 f" {self.args.train_batch_size}: lower per_device_train_batch_size"
             )
-        if type(self.data_collator) is DataCollatorWithPadding and vars(self.data_collator) == vars(
-            DataCollatorWithPadding(self.processing_class)
-        ):  # Trainer's default
-            self.data_collator = PaddingCollator(self.processing_class)
+        if isinstance(self.train_dataset, datasets.Dataset):
+            check_rows_for_model(self.train_dataset, self.classifier.config, "train")
         self.stop_on_sigterm = StopOnSigterm()
         self.add_callback(self.stop_on_sigterm)
 
+    @property
+    def unwrapped(self) -> nn.Module:
+        """The user's model, without DDP, FSDP or torch.compile around it."""
+        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+
+    @property
+    def classifier(self) -> GPT2LastTokenClassifier:
+        """The model under every wrapper, peft's too."""
+        return classifier_of(self.unwrapped)
+
     # ---- Which rows, in which order: found again when a run resumes ----
 
-    def _get_dataloader(self, *args: Any, is_training: bool = False, **keywords: Any) -> DataLoader:
-        """Let `dataloader_drop_last` drop training rows alone."""
-        drop_last = self.args.dataloader_drop_last
-        self.args.dataloader_drop_last = drop_last and is_training
+    def get_train_dataloader(self) -> DataLoader:
+        """Refuse rows that were cached from another trunk, or with other weights, than the model has."""
+        check_trunk(self.classifier, self.train_dataset)
+        return super().get_train_dataloader()
+
+    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
+        """Drop no row, whatever `dataloader_drop_last` says of training."""
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        dataset = self.eval_dataset[dataset] if isinstance(dataset, str) else dataset
+        if not self.is_in_train:
+            check_trunk(self.classifier, dataset)
+        return self._keep_every_row(super().get_eval_dataloader, eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
+        """Drop no row, as in an evaluation."""
+        check_trunk(self.classifier, test_dataset)
+        return self._keep_every_row(super().get_test_dataloader, test_dataset)
+
+    def _keep_every_row(self, make: Any, dataset: Any) -> DataLoader:
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
         try:
-            return super()._get_dataloader(*args, is_training=is_training, **keywords)
+            return make(dataset)
         finally:
             self.args.dataloader_drop_last = drop_last
 
@@ -112,7 +161,6 @@ class RecipeTrainer(PublishingTrainer):
         return SequentialSampler(eval_dataset) if has_length(eval_dataset) else None
 
     def _run_epoch(self, *, epoch: int, **keywords: Any) -> None:
-        """Run Trainer's epoch, unless the run resumes from its very last step, or from where patience ended it."""
         if isinstance(self.train_sampler, SeededLengthGroupedSampler):
             self.train_sampler.set_epoch(epoch)  # with several processes, accelerate's wrappers hide it from Trainer
         if self.state.global_step < self.state.max_steps and not self.control.should_training_stop:
@@ -120,23 +168,23 @@ class RecipeTrainer(PublishingTrainer):
 
     # ---- Training stops safely ----
 
-    def train(self, *args: Any, **keywords: Any) -> TrainOutput:
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **keywords: Any) -> TrainOutput:
         """Train as Trainer does; on SIGTERM save a checkpoint and exit with code 143.
 
         Raises:
-            RecipeError: a loss or weights that are not finite, or a folder that holds a finished run of train.py.
+            RecipeError: a loss or weights that are not finite, a folder that holds a finished run of train.py, or no
+                complete checkpoint to resume from.
         """
         refuse_finished(Path(self.args.output_dir))
-        resume = keywords.get("resume_from_checkpoint", args[0] if args else None)
-        if resume is True and (complete := last_complete_checkpoint(Path(self.args.output_dir))):
-            args, keywords = args[1:], {**keywords, "resume_from_checkpoint": complete}
+        if resume_from_checkpoint:
+            resume_from_checkpoint = complete_checkpoint(Path(self.args.output_dir), resume_from_checkpoint)
         with self.stop_on_sigterm.installed():
-            output = super().train(*args, **keywords)
-        self._check_weights()
+            output = super().train(resume_from_checkpoint, *args, **keywords)
+        self.check_weights()
         return output
 
     def check_optimizer(self) -> None:
-        """Make the optimizer and its schedule once, for nothing: what cannot be made is refused before a run starts."""
+        """Build the optimizer and its schedule once and discard them, to fail before a run starts."""
         if "layerwise" in self.args.optim:  # which hooks into the parameters when it is made
             return
         fix = "correct optim, optim_args, lr_scheduler_type or lr_scheduler_kwargs"
@@ -151,16 +199,17 @@ class RecipeTrainer(PublishingTrainer):
         finite = bool(torch.isfinite(loss).all())
         if any_process(not finite):
             value = "not finite in another process" if finite else loss.item()
-            self._stop(f"the loss is {value} at step {self.state.global_step + 1}")
+            self.stop_diverged(f"the loss is {value} at step {self.state.global_step + 1}")
         return loss
 
-    def _check_weights(self) -> None:
+    def check_weights(self) -> None:
         """Raise RecipeError for weights that are not finite (a finite loss can give such gradients) before they are saved."""
         trained = [p.to_local() if isinstance(p, DTensor) else p for p in self.model.parameters() if p.requires_grad]
         if any_process(not all(torch.isfinite(parameter).all() for parameter in trained)):  # each has shards of its own
-            self._stop(f"weights are not finite after step {self.state.global_step}")
+            self.stop_diverged(f"weights are not finite after step {self.state.global_step}")
 
-    def _stop(self, reason: str) -> None:
+    def stop_diverged(self, reason: str) -> None:
+        """Raise RecipeError, with what helps against divergence."""
         raise RecipeError(
             f"{reason}: training stops, and what is saved in {self.args.output_dir} stays as it is; lower learning_rate"
             f" ({self.args.learning_rate:g} now), or set max_grad_norm ({self.args.max_grad_norm:g} now)"
@@ -169,8 +218,7 @@ class RecipeTrainer(PublishingTrainer):
     # ---- Saving: the trained weights in checkpoints, the complete stock model at the end ----
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Save as Trainer does, write the marker last, and only then remove older checkpoints."""
-        self._check_weights()
+        self.check_weights()
         folder = Path(self._get_output_dir(trial))
         checkpoint = folder / f"checkpoint-{self.state.global_step}"
         limit, self.args.save_total_limit, self.saving_checkpoint = self.args.save_total_limit, None, True
@@ -186,34 +234,35 @@ class RecipeTrainer(PublishingTrainer):
             rotate_checkpoints(str(folder), limit, self.state.best_model_checkpoint)
         wait_for_everyone()
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
-        """Save a checkpoint's weights, or, for `save_model`, the complete model: stock wherever that has the same logits."""
-        folder = Path(output_dir or self.args.output_dir)
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the complete model, stock wherever that has the same logits; in a checkpoint, the trained weights."""
+        divided = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        state = self.accelerator.get_state_dict(self.model_wrapped) if divided else None
         if not self.args.should_save:
             return
+        folder = Path(output_dir or self.args.output_dir)
         tokenizer = self.processing_class or getattr(self.data_collator, "tokenizer", None)
         if not self.saving_checkpoint:
-            save_classifier(self._complete_model(state_dict), tokenizer, folder)
+            save_classifier(self._complete_model(state), tokenizer, folder)
             return
         folder.mkdir(parents=True, exist_ok=True)
-        state = self.model.state_dict() if state_dict is None else state_dict
-        complete = self.features is None and not hasattr(self.model, "merge_and_unload")  # as Trainer does
-        tensors = state if complete else {name: state[name] for name in trained_names(self.unwrapped)}
+        state = self.unwrapped.state_dict() if state is None else state
         # FSDP also saves all weights, in files of its own, and resumes from these.
-        save_trained(tensors, folder, self._trained_on_top_of(complete or self.is_fsdp_enabled))
+        save_trained({name: state[name] for name in trained_names(self.unwrapped)}, folder, self._trained_on_top_of())
         self.classifier.config.save_pretrained(folder)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
 
-    def _trained_on_top_of(self, complete: bool = False) -> dict[str, str]:
-        """Return hashes of what a checkpoint is joined to again: the tokenizer, and, unless complete, the frozen weights."""
+    def _trained_on_top_of(self) -> dict[str, str]:
+        """Return hashes of what a checkpoint is joined to again: the tokenizer, and the frozen weights."""
         hashes, tokenizer = {}, getattr(self.processing_class, "backend_tokenizer", None)
         if tokenizer is not None:
             rules = {**json.loads(tokenizer.to_str()), "truncation": None, "padding": None}  # which each call sets
             hashes["tokenizer"] = xxhash.xxh3_128_hexdigest(json.dumps(rules, sort_keys=True).encode())
-        if not complete:
+        if not self.is_fsdp_enabled:
             digest = xxhash.xxh3_128()
-            hash_parameters(digest, ((name, p) for name, p in self.unwrapped.named_parameters() if not p.requires_grad))
+            frozen = [(name, p) for name, p in self.unwrapped.named_parameters() if not p.requires_grad]
+            hash_parameters(digest, frozen)
             hashes["base_model"] = digest.hexdigest()
         return hashes
 
@@ -235,11 +284,65 @@ class RecipeTrainer(PublishingTrainer):
     def _load_best_model(self) -> None:
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super()._load_best_model()
-            self._use_features(self.features, self.cached_model)  # loading writes the trunk's weights too, as they were
         else:
             load_trained(self.unwrapped, Path(self.state.best_model_checkpoint), {})
 
-    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        """Compare as Trainer does; `save_strategy: best` asks this whether to save: after SIGTERM, in any case."""
-        is_best = super()._determine_best_metric(metrics, trial)
-        return is_best or self.stop_on_sigterm.stopping
+    # ---- The Hub: one upload of the finished model, when it is asked for ----
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Check the login and the repository's name before training; `push_to_hub` makes the repository."""
+        from recipe.hub.publish import check_login, check_repo_id
+
+        check_repo_id(self.args.hub_model_id)
+        on_main_process(check_login, token or self.args.hub_token)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Push nothing yet: a checkpoint is no model."""
+
+    def create_model_card(self, **fields: Any) -> None:
+        """Write README.md into `output_dir`, or renew the run's part of it.
+
+        Of Trainer's keywords, language, license and tags are taken: the run knows the others, or a user writes them.
+        """
+        from recipe.hub.model_card import write_model_card  # which loads the report and scikit-learn
+
+        fields = {name: fields[name] for name in ("language", "license", "tags") if fields.get(name)}
+        if isinstance(fields.get("tags"), str):
+            fields["tags"] = [fields["tags"]]
+        if self.is_world_process_zero():
+            write_model_card(Path(self.args.output_dir), **fields)
+
+    def push_to_hub(
+        self,
+        commit_message: str = "Upload the classifier",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **keywords: Any,
+    ) -> "Published | None":
+        """Save the model and upload it, its card, pictures and figures, in one commit (see hub/publish.py).
+
+        Private unless `hub_private_repo` is false. `blocking` is always true; other keywords are create_model_card's.
+
+        Returns:
+            In the main process where the model went, in others None.
+
+        Raises:
+            RecipeError: whatever the Hub refuses, in one line.
+        """
+        from recipe.hub.publish import publish
+
+        self.save_model()
+        self.create_model_card(**keywords)
+        if not self.is_world_process_zero():
+            return None
+        args = self.args
+        return publish(
+            args.output_dir,
+            args.hub_model_id,
+            token=token or args.hub_token,
+            private=args.hub_private_repo if private is None else private,
+            revision=revision or args.hub_revision,
+            commit_message=commit_message,
+        )

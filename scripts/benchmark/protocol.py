@@ -27,6 +27,7 @@ from recipe.evaluation.metrics import compute_metrics
 from recipe.model.classifier import GPT2LastTokenClassifier
 from recipe.model.freezing import freeze_except, last_blocks
 from recipe.model.loading import load_config
+from recipe.training.features import cache_features
 from recipe.training.trainer import RecipeTrainer
 
 
@@ -82,16 +83,16 @@ def our_model(setup: Setup) -> GPT2LastTokenClassifier:
 
 def our_trainer(setup: Setup) -> RecipeTrainer:
     """Return the trainer of scripts/train.py."""
+    model, parts = our_model(setup), ("train", "validation")
+    tokenized = DatasetDict({part: setup.tokenized[part] for part in parts})
+    cached = cache_features(model, tokenized, **setup.model_args.cache, args=setup.training_args)
     return RecipeTrainer(
-        our_model(setup),
+        model,
         setup.training_args,
-        train_dataset=setup.tokenized["train"],
-        eval_dataset=setup.tokenized["validation"],
+        train_dataset=cached["train"],
+        eval_dataset=cached["validation"],
         processing_class=setup.tokenizer,
         compute_metrics=compute_metrics,
-        feature_cache=setup.model_args.feature_cache,
-        feature_cache_dir=setup.model_args.feature_cache_dir,
-        trunk_dtype=setup.model_args.trunk_dtype,
     )
 
 

@@ -13,6 +13,7 @@ from transformers import HfArgumentParser, TrainingArguments, set_seed
 from recipe import (
     GPT2LastTokenClassifier,
     RecipeTrainer,
+    cache_features,
     compute_metrics,
     freeze_except,
     last_blocks,
@@ -42,9 +43,10 @@ def main() -> None:
     print(freeze_except(model, last_blocks(model.config, 1)))
     tokenizer = load_tokenizer(args.model_name_or_path, model.config)
     tokenized = tokenize(splits, tokenizer)
+    cached = cache_features(model, tokenized, when=args.feature_cache, args=args)  # the frozen trunk, once per text
     trainer = RecipeTrainer(
-        model, args, train_dataset=tokenized["train"], eval_dataset=tokenized["validation"], processing_class=tokenizer,
-        compute_metrics=compute_metrics, feature_cache=args.feature_cache,
+        model, args, train_dataset=cached["train"], eval_dataset=cached["validation"], processing_class=tokenizer,
+        compute_metrics=compute_metrics,
     )  # fmt: skip
     trainer.train()
     trainer.save_model()

@@ -46,13 +46,16 @@ def main() -> None:
     recipe.freeze_except(model, recipe.last_blocks(model.config, 1))
     tokenizer = recipe.load_tokenizer(args.model_name_or_path, model.config)
     tokenized = recipe.tokenize(splits, tokenizer)
+    cached = recipe.cache_features(
+        model, tokenized, when=args.feature_cache, args=args
+    )  # the frozen trunk, once per text
     trainer = recipe.RecipeTrainer(
-        model, args, train_dataset=tokenized["train"], eval_dataset=tokenized["validation"], processing_class=tokenizer,
-        compute_metrics=compute_metrics, callbacks=[StopWhenGoodEnough()], feature_cache=args.feature_cache,
+        model, args, train_dataset=cached["train"], eval_dataset=cached["validation"], processing_class=tokenizer,
+        compute_metrics=compute_metrics, callbacks=[StopWhenGoodEnough()],
     )  # fmt: skip
     trainer.train()
     trainer.save_model()
-    print(trainer.evaluate(tokenized["test"], metric_key_prefix="test"))
+    print(trainer.evaluate(cached["test"], metric_key_prefix="test"))
 
 
 if __name__ == "__main__":

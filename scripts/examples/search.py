@@ -35,9 +35,12 @@ def main() -> None:
 
     tokenizer = recipe.load_tokenizer(args.model_name_or_path, model_init().config)
     tokenized = recipe.tokenize(splits, tokenizer)
+    cached = recipe.cache_features(
+        model_init(), tokenized, when=args.feature_cache, args=args
+    )  # the frozen trunk, once per text
     trainer = recipe.RecipeTrainer(
-        args=args, model_init=model_init, train_dataset=tokenized["train"], eval_dataset=tokenized["validation"],
-        processing_class=tokenizer, compute_metrics=recipe.compute_metrics, feature_cache=args.feature_cache,
+        args=args, model_init=model_init, train_dataset=cached["train"], eval_dataset=cached["validation"],
+        processing_class=tokenizer, compute_metrics=recipe.compute_metrics,
     )  # fmt: skip
     best = trainer.hyperparameter_search(
         hp_space=lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-5, 1e-2, log=True)},

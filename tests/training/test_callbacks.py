@@ -10,6 +10,7 @@ from conftest import run_training, run_unfinished, same_weights
 from transformers import TrainerCallback
 
 import recipe.training.trainer
+from recipe.errors import stop_on_sigterm
 from recipe.training.checkpoints import last_complete_checkpoint
 from recipe.training.trainer import RecipeTrainer
 
@@ -106,7 +107,13 @@ def test_sigterm_while_the_trunk_runs_ends_at_once(three_labels, tmp_path, monke
         os.kill(os.getpid(), signal.SIGTERM)
         raise AssertionError("the signal came too late")
 
-    monkeypatch.setattr("recipe.training.feature_files.run_trunk", terminated)
-    with pytest.raises(SystemExit) as stop:
-        run_training(three_labels, tmp_path / "x", "--feature_cache", "on", "--feature_cache_dir", str(tmp_path / "c"))
+    monkeypatch.setattr("recipe.training.trunk.Trunk.run", terminated)
+    before = signal.signal(signal.SIGTERM, stop_on_sigterm)  # as run_script does
+    try:
+        with pytest.raises(SystemExit) as stop:
+            run_training(
+                three_labels, tmp_path / "x", "--feature_cache", "on", "--feature_cache_dir", str(tmp_path / "c")
+            )
+    finally:
+        signal.signal(signal.SIGTERM, before)
     assert stop.value.code == 143

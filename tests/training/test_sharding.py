@@ -18,7 +18,7 @@ from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2ForSequenceClassification, TrainingArguments
 
-from recipe import RecipeTrainer, freeze_except, last_blocks, load_tokenizer
+from recipe import RecipeTrainer, cache_features, freeze_except, last_blocks, load_tokenizer
 from recipe.distributed import check_sharding
 from recipe.errors import RecipeError
 
@@ -43,7 +43,7 @@ class ShardedTrainer(RecipeTrainer):
             state.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
 
     def training_step(self, model, inputs, *args, **keywords):
-        assert ("trunk_output" in inputs) == (self.cache_policy.choice == "on")
+        assert ("trunk_output" in inputs) == ("trunk_output" in self.train_dataset.column_names)
         return super().training_step(model, inputs, *args, **keywords)
 
 
@@ -58,9 +58,9 @@ def train(folder: Path, feature_cache: str, resume: str | None = None) -> Sharde
         eval_strategy="epoch", save_strategy="epoch", load_best_model_at_end=True, report_to=[], disable_tqdm=True,
         adam_epsilon=1e-2,  # with its default, Adam would enlarge differences of rounding
     )  # fmt: skip
+    cached = cache_features(model, DATA, folder / "cache", when=feature_cache, args=args)
     trainer = ShardedTrainer(
-        model, args, train_dataset=DATA, eval_dataset=DATA.select(range(8)), processing_class=tokenizer,
-        feature_cache=feature_cache, feature_cache_dir=str(folder / "cache"),
+        model, args, train_dataset=cached, eval_dataset=cached.select(range(8)), processing_class=tokenizer
     )  # fmt: skip
     trainer.train(resume_from_checkpoint=resume)
     return trainer

@@ -27,7 +27,7 @@ def lora_model(targets, layers, **options):
 def test_adapters_train_the_same_way_and_are_merged(tmp_path, targets, layers, depth, options):
     model = lora_model(targets, layers, **options)
     trainers = compare(tmp_path, model=model)
-    assert trainers["cached"].classifier.cached_depth == depth
+    assert trainers["cached"].train_dataset.features["trunk_output"].depth == depth
     trainer = trainers["cached"]
     trainer.save_model(tmp_path / "saved")
     stock = GPT2ForSequenceClassification.from_pretrained(tmp_path / "saved").eval()

@@ -5,13 +5,14 @@ import copy
 import numpy as np
 import torch
 from conftest import tiny_model
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from transformers import (
     Trainer,
     TrainingArguments,
 )
 
 from recipe.model.freezing import freeze_except, last_blocks
+from recipe.training.features import cache_features
 from recipe.training.trainer import RecipeTrainer
 
 PAD = 99
@@ -79,16 +80,29 @@ def accuracy(prediction):
     return {"accuracy": float((np.argmax(prediction.predictions, axis=-1) == prediction.label_ids).mean())}
 
 
+CPU = TrainingArguments(use_cpu=True, num_train_epochs=2)
 PATHS = {"trainer": Trainer, "plain": RecipeTrainer, "cached": RecipeTrainer}
 
 
 def make_trainer(path, folder, model=None, trainer_class=None, arguments_=None, **keywords):
-    if path != "trainer":
-        keywords |= {"feature_cache": "on" if path == "cached" else "off", "feature_cache_dir": str(folder / "cache")}
     keywords = {"data_collator": collate, "train_dataset": TRAIN, "eval_dataset": EVAL, **keywords}
     if "model_init" not in keywords:
         keywords["model"] = copy.deepcopy(model) if model is not None else frozen_model()
+    if path == "cached":
+        model = keywords["model"] if "model" in keywords else keywords["model_init"]()
+        keywords |= cached_datasets(model, folder, keywords["train_dataset"], keywords["eval_dataset"])
     return (trainer_class or PATHS[path])(args=arguments(folder / path, **(arguments_ or {})), **keywords)
+
+
+def cached_datasets(model, folder, train, evaluated):
+    """The datasets of a trainer, with the column; those that cannot have it stay as they are."""
+    many = evaluated if isinstance(evaluated, dict) else {"eval": evaluated}
+    splits = {name: split for name, split in {"train": train, **many}.items() if isinstance(split, Dataset)}
+    cached = {**many, "train": train, **cache_features(model, DatasetDict(splits), folder / "cache", args=CPU)}
+    return {
+        "train_dataset": cached.pop("train"),
+        "eval_dataset": cached if isinstance(evaluated, dict) else cached["eval"],
+    }
 
 
 def is_cached(trainer):
@@ -123,6 +137,6 @@ def compare(folder, paths=("trainer", "plain", "cached"), **options):
     outcomes = {path: results(trainer) for path, trainer in trainers.items()}
     for path in paths[1:]:
         assert_same(outcomes[paths[0]], outcomes[path])
-    if "cached" in trainers:
+    if "cached" in trainers and isinstance(trainers["cached"].train_dataset, Dataset):
         assert is_cached(trainers["cached"])
     return trainers

@@ -1,0 +1,450 @@
+"""The feature cache: the frozen trunk is run once per text, and its output is a column of the dataset, `trunk_output`.
+
+    cached = cache_features(model, tokenized)
+    trainer = Trainer(model, args, train_dataset=cached["train"], data_collator=FeatureCollator(tokenizer))
+
+A cache folder holds one folder a trunk, named by a hash of all that a hidden state depends on besides the text, with Arrow
+files named by a hash of their rows' token ids. A row is one token sequence: the hash of its ids, and its hidden states as
+bytes. Each run adds a file of the rows that it does not find; a complete file is never changed.
+"""
+
+import contextlib
+import functools
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+import torch
+import xxhash
+from accelerate import PartialState
+from datasets.features.features import register_feature
+from torch import nn
+from torch.distributed.tensor import DTensor
+from torch.nn.utils.rnn import pad_sequence
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase, TrainingArguments
+
+from recipe.atomic import TEMPORARY_PREFIX, write_json
+from recipe.data.tokenization import PaddingCollator
+from recipe.distributed import in_every_process, on_main_process, shares, shows_progress
+from recipe.errors import RecipeError, explain, one_line
+from recipe.model.classifier import GPT2LastTokenClassifier
+from recipe.training.cache_folder import ABOUT_FILE, DEFAULT_FOLDER, NAME, bytes_held, evict_least_recent, limit_of
+from recipe.training.trunk import (
+    Trunk,
+    classifier_of,
+    dtype_of,
+    folder_name,
+    keep_freed_memory,
+    trunk_key,
+    why_not_constant,
+)
+
+logger = logging.getLogger(__name__)
+warnings.filterwarnings("ignore", message="The given buffer is not writable")  # views of mapped files are only read
+
+Data = TypeVar("Data", datasets.Dataset, datasets.DatasetDict)
+COLUMN = "trunk_output"
+BOOKKEEPING = ("length", "uncut_length", "text_index")  # columns of `tokenize` that no model takes
+SHARD_TOKENS = 250_000  # tokens a file (0.8 GB at GPT-2 small's width): what a killed run loses at most
+KEY = np.dtype("S16")
+SCHEMA = pa.schema({"key": pa.binary(16), "hidden": pa.large_binary()})
+
+
+def cache_features(
+    model: nn.Module,
+    dataset: Data,
+    cache_dir: str | os.PathLike | None = None,
+    dtype: str = "float32",
+    when: str = "auto",
+    max_gb: float | None = None,
+    args: TrainingArguments | None = None,
+) -> Data:
+    """Return the dataset, or each of a DatasetDict's, with the column `trunk_output`: what the frozen blocks make of each text.
+
+    A row of it reads as a tensor [T, n_embd] ([1, n_embd] where nothing but the head trains), memory-mapped from disk. Rows
+    that an earlier run left in the folder are found; the others are computed, each text once, divided among the processes.
+    Call it after `freeze_except`: what is frozen decides how many blocks the trunk has.
+
+    Args:
+        model: a GPT2LastTokenClassifier, plain or with peft adapters; it is moved to the device that trains.
+        dataset: with `input_ids`, and perhaps `attention_mask`, of up to n_positions tokens a text.
+        cache_dir: the cache folder; by default one in the Hugging Face home.
+        dtype: `float32`, `bfloat16` (of the trunk and of what is stored), or `auto`: bfloat16 where the hardware multiplies
+            it natively.
+        when: `on`, `off`, or `auto`: where a trunk is frozen, the data will be read more than once, and the size fits.
+        max_gb: what the folder may hold; beyond it the files that were used least recently are removed. By default half of
+            what is free on the disk or held by the cache.
+        args: of the training to come, which say how often it reads the data, and on which device.
+
+    Raises:
+        RecipeError: `on`, or `bfloat16`, where the trunk cannot be cached; no room or permission; a text without tokens.
+    """
+    for name, value, choices in (
+        ("when", when, ("auto", "on", "off")),
+        ("dtype", dtype, ("float32", "bfloat16", "auto")),
+    ):
+        if value not in choices:
+            raise RecipeError(f"{name} is {value!r}: take one of {', '.join(choices)}")
+    splits = dataset if isinstance(dataset, Mapping) else {"train": dataset}
+    classifier, device = classifier_of(model), args.device if args is not None else PartialState().device
+    reason = why_not_cached(classifier, splits, when, args)
+    if reason is None:
+        store = FeatureStore(classifier, dtype_of(dtype, device), device, Path(cache_dir or DEFAULT_FOLDER))
+        with explain(
+            OSError, f"feature cache in {store.folder.parent}", "pass --feature_cache_dir DIR, or --feature_cache off"
+        ):
+            rows = in_every_process(Rows, splits)
+            limit = limit_of(store.folder.parent, when, max_gb)
+            reason = on_main_process(store.why_too_large, rows, when, limit)
+            if reason is None:
+                model.to(device)
+                keep_freed_memory()
+                cached = store.attach(splits, rows, limit)
+                return datasets.DatasetDict(cached) if isinstance(dataset, Mapping) else cached["train"]
+    if when == "on" or dtype == "bfloat16":
+        raise RecipeError(f"feature_cache is on, or trunk_dtype bfloat16, but {reason}: leave both at their defaults")
+    logger.info("Feature cache: not used (%s)", reason)
+    return dataset
+
+
+def why_not_cached(
+    model: GPT2LastTokenClassifier, splits: Mapping[str, Any], when: str, args: TrainingArguments | None
+) -> str | None:
+    """Return why the trunk's output is not to be cached, its size apart; None if it is."""
+    if when == "off":
+        return "it is off"
+    if reason := why_not_constant(model):
+        return reason
+    if not splits:
+        return "there are no splits"
+    for name, split in splits.items():
+        if not isinstance(split, datasets.Dataset) or "input_ids" not in split.column_names:
+            return f"{name} is no datasets.Dataset with the column input_ids"
+        if split.format["type"] == "custom":
+            return f"{name} has a transform (set_transform), whose output is not known beforehand"
+        if not len(split):
+            return f"{name} has no rows"
+    train = splits.get("train", next(iter(splits.values())))
+    if when == "auto" and args is not None and (passes := passes_over_data(len(train), args)) <= 1:
+        return f"{passes:.1f} passes over the training texts expected"
+    return None
+
+
+def passes_over_data(texts: int, args: TrainingArguments) -> float:
+    """Return how often training reads each text."""
+    if args.max_steps > 0:
+        per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        return args.max_steps * per_step / texts
+    return args.num_train_epochs
+
+
+def warn_about_long_evaluation(sizes: Mapping[str, int], args: TrainingArguments) -> None:
+    """Log a warning where evaluation reads ten times the texts that training reads."""
+    train = passes_over_data(sizes["train"], args) * sizes["train"]
+    epochs = 1 if args.max_steps > 0 else max(1, round(args.num_train_epochs))
+    validations = 1 + (epochs if args.eval_strategy != "no" else 0)  # and one of the best model
+    evaluation = validations * sizes["validation"] + sizes["test"]
+    if evaluation > 10 * train:
+        logger.warning(
+            "evaluation reads %d texts or more, training %d: --max_eval_samples and --max_predict_samples limit it",
+            evaluation, train,
+        )  # fmt: skip
+
+
+class Rows:
+    """The token sequences of all splits, which stay on disk: in memory are a hash and a length each.
+
+    keys: KEY [N]; lengths: int64 [N]. Rows are numbered from split to split.
+    """
+
+    def __init__(self, splits: Mapping[str, datasets.Dataset]):
+        columns = ("input_ids", "attention_mask")
+        self.parts = [s.select_columns([name for name in columns if name in s.column_names]) for s in splits.values()]
+        self.parts = [part.with_format("arrow") for part in self.parts]
+        self.starts = np.cumsum([0, *map(len, self.parts)])
+        keys, lengths = bytearray(), [np.zeros(0, np.int64)]
+        for name, part in zip(splits, self.parts, strict=True):
+            for table in tqdm(part.iter(1000), desc=f"Looking up {name}", delay=2, leave=False):
+                sequences = token_sequences(table)
+                keys += b"".join(map(xxhash.xxh3_128_digest, sequences))
+                lengths.append(np.fromiter(map(len, sequences), np.int64, len(sequences)))
+        self.keys, self.lengths = np.frombuffer(bytes(keys), KEY), np.concatenate(lengths)
+        if len(empty := np.flatnonzero(self.lengths == 0)):
+            raise RecipeError(f"the text of row {empty[0]} has no tokens: give it one, such as <|endoftext|>")
+
+    def sequences(self, numbers: np.ndarray) -> list[np.ndarray]:
+        """Return the token ids of some rows: int32 [T] each."""
+        found: list[np.ndarray] = [np.zeros(0, np.int32)] * len(numbers)
+        owners = np.searchsorted(self.starts, numbers, side="right") - 1
+        for owner in np.unique(owners):
+            (places,) = np.nonzero(owners == owner)
+            table = self.parts[owner][(numbers[places] - self.starts[owner]).tolist()]
+            for place, ids in zip(places, token_sequences(table), strict=True):
+                found[place] = ids
+        return found
+
+
+def token_sequences(table: pa.Table) -> list[np.ndarray]:
+    """Return the token ids of each row of a table, int32 [T], without its padding."""
+    counts = pa.compute.list_value_length(table["input_ids"]).to_numpy()
+    ids = pa.compute.list_flatten(table["input_ids"]).to_numpy().astype(np.int32)
+    ends = np.cumsum(counts)
+    if "attention_mask" in table.column_names:
+        is_token = pa.compute.list_flatten(table["attention_mask"]).to_numpy().astype(bool)
+        ids, ends = ids[is_token], np.concatenate([[0], np.cumsum(is_token)])[ends]
+    return np.split(ids, ends[:-1])
+
+
+class FeatureStore:
+    """A trunk's folder of the cache: `files`, and the `keys` of their rows, KEY [M], one file after the other."""
+
+    def __init__(self, model: GPT2LastTokenClassifier, dtype: torch.dtype, device: torch.device, cache_dir: Path):
+        self.model, self.dtype, self.device = model, dtype, device
+        self.trunk_key = trunk_key(model)
+        self.folder = cache_dir / folder_name(self.trunk_key, dtype, device)
+        self.read()
+
+    def read(self) -> None:
+        """Look up what the folder holds; remove a file that is truncated, or has other rows than its name says."""
+        found = {}
+        for path in sorted(self.folder.glob("*.arrow")):
+            if NAME.fullmatch(path.stem):  # else a file of the user's
+                try:
+                    keys = read_keys(path)
+                    if xxhash.xxh3_128_hexdigest(keys) != path.stem:
+                        raise ValueError("it holds other rows than were written")
+                    found[path] = keys
+                except FileNotFoundError:  # another run has just removed it
+                    continue
+                except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+                    logger.warning("%s is damaged (%s): removed, its rows are computed again", path, one_line(error))
+                    path.unlink(missing_ok=True)
+                    open_hidden.cache_clear()
+        self.files, self.keys = list(found), np.concatenate([np.zeros(0, KEY), *found.values()])
+        self.ends = np.cumsum([len(keys) for keys in found.values()], dtype=np.int64)
+
+    def places(self, keys: np.ndarray) -> np.ndarray:
+        """Return the place of each key among the rows of `files`, int64 [N]; -1 for one that no file holds."""
+        if not len(self.keys):
+            return np.full(len(keys), -1)
+        order = np.argsort(self.keys, kind="stable")
+        found = order[np.searchsorted(self.keys, keys, sorter=order).clip(max=len(order) - 1)]
+        return np.where(self.keys[found] == keys, found, -1)
+
+    def files_of(self, places: np.ndarray) -> np.ndarray:
+        """Return the number of the file that each place lies in, int64 [N]."""
+        return np.searchsorted(self.ends, places, side="right")
+
+    def missing(self, rows: Rows) -> np.ndarray:
+        """Return the numbers of the rows that no file holds, each text once, the longest first."""
+        keys, numbers = np.unique(rows.keys, return_index=True)
+        numbers = numbers[self.places(keys) < 0]
+        return numbers[np.argsort(-rows.lengths[numbers], kind="stable")]
+
+    def bytes_of(self, lengths: np.ndarray) -> int:
+        """Return how many bytes the hidden states of texts of these lengths take."""
+        tokens = len(lengths) if self.model.keeps_one_token else int(lengths.sum())
+        return tokens * self.model.config.n_embd * self.dtype.itemsize
+
+    def why_too_large(self, rows: Rows, when: str, limit: float) -> str | None:
+        """Log the size on disk, and return why it is too large for the limit, in bytes, if it is; with `on`, raise that."""
+        size = self.bytes_of(rows.lengths[np.unique(rows.keys, return_index=True)[1]])
+        about = f"{size / 1e9:.3f} GB on disk, of at most {limit / 1e9:.3g} GB (--feature_cache_max_gb)"
+        if size <= limit:
+            logger.info("Feature cache: %s, %d texts to compute", about, len(self.missing(rows)))
+            return None
+        if when == "on":
+            raise RecipeError(f"feature_cache is on, but it takes {about}: make room, raise the limit, or pass auto")
+        return f"it takes {about}"
+
+    def make_room(self, rows: Rows, limit: float) -> None:
+        """Remove the files of all trunks that were used least recently, until the missing rows fit the limit, in bytes."""
+        places = self.places(rows.keys)
+        used = [self.files[i] for i in np.unique(self.files_of(places[places >= 0]))]
+        for path in used:
+            with contextlib.suppress(OSError):  # another user's
+                os.utime(path)
+        cache_dir, new = self.folder.parent, self.bytes_of(rows.lengths[self.missing(rows)])
+        evict_least_recent(cache_dir, limit - new, used)
+        if bytes_held(cache_dir) + new > limit:  # used files may hold rows that are not: all rows together do fit
+            evict_least_recent(cache_dir, 0)
+
+    def attach(self, splits: Mapping[str, datasets.Dataset], rows: Rows, limit: float) -> dict[str, datasets.Dataset]:
+        """Compute the rows that are missing, divided among the processes, and return the splits with the column."""
+        if PartialState().is_local_main_process:
+            self.make_room(rows, limit)
+        for index, count in shares():  # of all processes, then of those of a machine that has a folder of its own
+            in_every_process(self.read)
+            numbers = in_every_process(self.missing, rows)
+            in_every_process(self.compute, rows, numbers[index::count])
+        in_every_process(self.read)
+        places = self.places(rows.keys)
+        if (places < 0).any():
+            raise RecipeError(f"{self.folder}: files were removed by another run: run it again, or raise max_gb")
+        owners = self.files_of(places)
+        used, owners = np.unique(owners, return_inverse=True)
+        counts = np.diff(self.ends, prepend=0)
+        places = places - (self.ends - counts)[used][owners] + (np.cumsum(counts[used]) - counts[used])[owners]
+        files = [str(self.files[i].absolute()) for i in used]
+        open_hidden(tuple(files))  # so that they stay mapped, even if another run removes them
+        config, dtype = self.model.config, str(self.dtype).removeprefix("torch.")
+        feature = TrunkOutput(files, dtype, config.n_embd, self.model.split_depth, self.trunk_key)
+        parts = zip(splits.items(), np.split(places, rows.starts[1:-1]), strict=True)
+        return {name: add_column(split, part, feature) for (name, split), part in parts}
+
+    def compute(self, rows: Rows, numbers: np.ndarray) -> None:
+        """Run the trunk over rows, which come longest first, and write them to files of SHARD_TOKENS each."""
+        if not len(numbers):
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        about = {"model": self.model.config.name_or_path, "blocks": self.model.split_depth, "dtype": str(self.dtype)}
+        write_json(self.folder / ABOUT_FILE, {**about, "one_token_a_text": self.model.keeps_one_token})
+        trunk = Trunk(self.model, self.dtype, self.device)
+        hidden = tqdm(total=len(numbers), desc="Running the trunk", unit=" texts", disable=not shows_progress())
+        with hidden as bar:
+            for shard in cut_shards(numbers, rows.lengths[numbers]):
+                write_shard(self.folder, rows.keys[shard], rows.sequences(shard), trunk, bar)
+
+
+def cut_shards(numbers: np.ndarray, lengths: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the numbers in parts of up to SHARD_TOKENS; after a part, the same rest gives the same parts.
+
+    So a run that was killed goes on with the batches that it would have made, and gets the same states to the last bit.
+    """
+    start, room = 0, SHARD_TOKENS
+    for i, length in enumerate(lengths.tolist()):
+        if i > start and room < length:
+            yield numbers[start:i]
+            start, room = i, SHARD_TOKENS
+        room -= length
+    yield numbers[start:]
+
+
+def write_shard(folder: Path, keys: np.ndarray, sequences: list[np.ndarray], trunk: Trunk, bar: tqdm) -> None:
+    """Run the trunk over token sequences, the longest first, and write one file: beside its place, renamed once complete."""
+    with tempfile.TemporaryDirectory(dir=folder, prefix=TEMPORARY_PREFIX) as temporary:
+        path, start = Path(temporary) / "rows.arrow", 0
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
+            for states, sizes in trunk.run(sequences):
+                offsets = np.cumsum([0, *sizes]) * states.shape[1] * states.element_size()
+                data = pa.py_buffer(states.view(torch.uint8).numpy())  # numpy, and so Arrow, has no bfloat16
+                hidden = pa.LargeBinaryArray.from_buffers(
+                    SCHEMA.field("hidden").type, len(sizes), [None, pa.py_buffer(offsets), data]
+                )
+                stop = start + len(sizes)
+                key = pa.FixedSizeBinaryArray.from_buffers(
+                    pa.binary(16), len(sizes), [None, pa.py_buffer(keys[start:stop])]
+                )
+                writer.write_batch(pa.record_batch([key, hidden], schema=SCHEMA))
+                start = stop
+                bar.update(len(sizes))
+        os.replace(path, folder / f"{xxhash.xxh3_128_hexdigest(keys)}.arrow")
+
+
+def open_table(path: str | Path) -> pa.Table:
+    """Return the rows of a file, memory-mapped."""
+    return pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+
+
+def read_keys(path: Path) -> np.ndarray:
+    """Return the keys of a file's rows: KEY [N]."""
+    chunks = open_table(path)["key"].chunks
+    return np.concatenate([np.frombuffer(chunk.buffers()[1], KEY, len(chunk)) for chunk in chunks])
+
+
+@functools.lru_cache(maxsize=16)
+def open_hidden(files: tuple[str, ...]) -> pa.ChunkedArray:
+    """Return the hidden states of all rows of some files, as bytes, memory-mapped."""
+    return pa.chunked_array([chunk for path in files for chunk in open_table(path)["hidden"].chunks])
+
+
+@dataclass
+class TrunkOutput:
+    """The type of the column `trunk_output`: a row's place in the files, which reads as its hidden states.
+
+    files: Arrow files of the cache, whose rows count from the first file on.
+    dtype, n_embd: of the states; depth: blocks of the trunk that they come from; trunk_key: a hash of it.
+    """
+
+    files: list[str]
+    dtype: str
+    n_embd: int
+    depth: int
+    trunk_key: str
+    pa_type: ClassVar[pa.DataType] = pa.int64()
+    _type: str = field(default="TrunkOutput", init=False, repr=False)
+
+    def __call__(self) -> pa.DataType:
+        return self.pa_type
+
+    def decode_example(self, place: int, token_per_repo_id: Any = None) -> torch.Tensor:
+        """Return [T, n_embd], a view of the mapped file: not to be written to. Its attribute `depth` is the trunk's."""
+        states = torch.frombuffer(open_hidden(tuple(self.files))[place].as_buffer(), dtype=getattr(torch, self.dtype))
+        states = states.view(-1, self.n_embd)
+        states.depth = self.depth
+        return states
+
+
+with warnings.catch_warnings(action="ignore"):  # `datasets` calls this function experimental
+    register_feature(TrunkOutput, "TrunkOutput")
+
+
+def add_column(split: datasets.Dataset, places: np.ndarray, feature: TrunkOutput) -> datasets.Dataset:
+    """Return a split with the column `trunk_output`, in place of one that it may have."""
+    columns = split.format["columns"]
+    split = split.remove_columns(COLUMN) if COLUMN in split.column_names else split
+    name = xxhash.xxh3_64(f"{split._fingerprint} {feature}".encode())
+    name.update(places)
+    shown = {**split.format, "columns": [*(c for c in columns if c != COLUMN), COLUMN]}
+    return split.add_column(COLUMN, places, new_fingerprint=name.hexdigest(), feature=feature).with_format(
+        shown["type"], shown["columns"], shown["output_all_columns"], **shown["format_kwargs"]
+    )
+
+
+class FeatureCollator:
+    """A data collator that pads `trunk_output` with the other columns; where rows lack it, the model runs its trunk.
+
+    Args:
+        tokenizer: pads input_ids and attention_mask on the right; or another collator, which gets the other columns.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase | Callable[[list[dict[str, Any]]], dict[str, Any]]):
+        is_tokenizer = isinstance(tokenizer, PreTrainedTokenizerBase)
+        self.collator = PaddingCollator(tokenizer) if is_tokenizer else tokenizer
+        self.tokenizer = tokenizer if is_tokenizer else getattr(tokenizer, "tokenizer", None)
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return the batch, with `trunk_output` [B, T, n_embd] and `trunk_depth`, int64 [B], if all its rows are cached."""
+        states = [row.get(COLUMN) for row in rows]
+        batch = self.collator([{name: row[name] for name in row if name not in (COLUMN, *BOOKKEEPING)} for row in rows])
+        if all(isinstance(row, torch.Tensor) for row in states):
+            batch[COLUMN] = pad_sequence(states, batch_first=True)
+            depths = [getattr(row, "depth", None) for row in states]  # not in copies, which set_format("torch") makes
+            if None not in depths:
+                batch["trunk_depth"] = torch.tensor(depths)
+        return batch
+
+
+def check_trunk(model: GPT2LastTokenClassifier, dataset: Any) -> None:
+    """Raise RecipeError for a dataset whose rows were cached from another trunk than the model has now."""
+    features = getattr(dataset, "features", None) or {}
+    feature = features.get(COLUMN)
+    sharded = any(isinstance(parameter, DTensor) for parameter in model.parameters())  # which were checked before
+    if isinstance(feature, TrunkOutput) and not sharded and feature.trunk_key != trunk_key(model):
+        was, now = feature.depth, model.split_depth
+        what = (
+            f"{was} frozen blocks, but now {now} are frozen" if was != now else "other weights than its trunk has now"
+        )
+        raise RecipeError(
+            f"the trunk was cached with {what}: call cache_features again, after all changes of the model"
+        )
