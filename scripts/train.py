@@ -45,12 +45,10 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     check_threshold(training_args.decision_threshold, splits["validation"])
     recipe.warn_of_trained_texts(splits["test"]["text"], name)
 
-    # 3. Tokens: a row a text, cut to max_length, or a row a window of it. The test waits for the saved model.
+    # 3. The tokenizer. Long texts are cut to max_length, or read in overlapping windows.
     windows = recipe.choose_windows(config, data_args.window, data_args.window_overlap, data_args.max_length)
     max_length = data_args.max_length if windows is None else None
     tokenizer = recipe.load_tokenizer(name, config, max_length, data_args.truncation_side, revision)
-    tokenized = recipe.tokenize_texts({part: splits[part] for part in ("train", "validation")}, tokenizer, windows)
-    warn_about_long_evaluation({**tokenized.num_rows, "test": len(splits["test"])}, training_args)
 
     # 4. The model: pretrained GPT-2, and a head on its last token. For another head, subclass it: see examples/own_head.py.
     set_seed(training_args.seed)
@@ -74,7 +72,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     if training_args.calibrate:
         check_calibration(model)
 
-    # 6. The frozen trunk, once per text: its output is a column of the dataset, `trunk_output`.
+    # 6. Tokens, and the frozen trunk, once per text: its output is a column, `trunk_output`. The test waits for the saved model.
+    tokenized = recipe.tokenize_texts({part: splits[part] for part in ("train", "validation")}, tokenizer, windows)
+    warn_about_long_evaluation({**tokenized.num_rows, "test": len(splits["test"])}, training_args)
     cached = recipe.cache_features(model, tokenized, **model_args.cache, args=training_args)
 
     # 7. Training of the tail. Other metrics, losses and callbacks go in here: see examples/own_metric.py and own_loss.py.

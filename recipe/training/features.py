@@ -259,7 +259,7 @@ class FeatureStore:
     def why_too_large(self, rows: Rows, when: str, limit: float) -> str | None:
         """Log the size on disk, and return why it is too large for the limit, in bytes, if it is; with `on`, raise that."""
         size = self.bytes_of(rows.lengths[np.unique(rows.keys, return_index=True)[1]])
-        about = f"{size / 1e9:.3f} GB on disk, of at most {limit / 1e9:.3g} GB (--feature_cache_max_gb)"
+        about = f"{size / 1e9:.3g} GB on disk, of at most {limit / 1e9:.3g} GB (--feature_cache_max_gb)"
         if size <= limit:
             logger.info("Feature cache: %s, %d texts to compute", about, len(self.missing(rows)))
             return None
