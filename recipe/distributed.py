@@ -106,11 +106,6 @@ def gather_in_order(part: list) -> list:
     return gather_object(part)
 
 
-def shows_progress() -> bool:
-    """Return whether this process shows progress bars."""
-    return PartialState().is_local_main_process
-
-
 def any_process(flag: bool) -> bool:
     """Return whether the flag is set in any process; every process has to call this."""
     state = PartialState()

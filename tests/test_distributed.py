@@ -10,7 +10,14 @@ import torch
 from conftest import FAST, ROOT, assert_one_line, make_texts, run, run_training, tiny_folder
 from safetensors.torch import load_file
 
-from recipe.distributed import any_process, check_launch, check_world_size, gather_in_order, on_main_process
+from recipe.distributed import (
+    any_process,
+    check_launch,
+    check_world_size,
+    gather_in_order,
+    in_every_process,
+    on_main_process,
+)
 from recipe.errors import RecipeError
 
 pytestmark = pytest.mark.launch
@@ -157,7 +164,7 @@ def test_fewer_processes_than_launched_fail(monkeypatch):
 TALK = """
 import sys
 from recipe.errors import RecipeError
-from recipe.distributed import PartialState, any_process, gather_in_order, on_main_process
+from recipe.distributed import PartialState, any_process, gather_in_order, in_every_process, on_main_process
 state = PartialState(cpu=True)
 rank = state.process_index
 def fail():
@@ -166,8 +173,16 @@ try:
     on_main_process(fail)
 except RecipeError as error:
     caught = str(error)
+def fail_in_the_second():
+    if rank == 1:
+        raise OSError("disk full")
+    return "fine"
+try:
+    in_every_process(fail_in_the_second)
+except Exception as error:
+    failed = f"{type(error).__name__}: {error}"
 gathered = gather_in_order([f"{rank}a", f"{rank}b"][: 2 - rank])
-heard = [rank, on_main_process(lambda: rank), any_process(rank == 1), any_process(False), gathered, caught]
+heard = [rank, on_main_process(lambda: rank), any_process(rank == 1), any_process(False), gathered, caught, failed, in_every_process(str, rank)]
 sys.stdout.write(" ".join(map(str, heard)) + "\\n")  # in one piece: two processes write to one pipe
 state.destroy_process_group()
 """
@@ -176,11 +191,16 @@ state.destroy_process_group()
 def test_processes_exchange_values(tmp_path):
     (tmp_path / "talk.py").write_text(TALK)
     lines = sorted(run(*LAUNCH, tmp_path / "talk.py").stdout.splitlines())
-    assert lines == [f"{rank} 0 True False ['0a', '0b', '1a'] only the main process looked" for rank in (0, 1)]
+    common = "0 True False ['0a', '0b', '1a'] only the main process looked"
+    failures = ["RecipeError: another process stopped: process 1: disk full", "OSError: disk full"]
+    assert lines == [f"{rank} {common} {failures[rank]} {rank}" for rank in (0, 1)]
 
 
 def test_one_process_passes_values_through():
     assert on_main_process(lambda: 7) == 7
+    assert in_every_process(str, 7) == "7"
+    with pytest.raises(ZeroDivisionError):
+        in_every_process(lambda: 1 / 0)
     assert any_process(True)
     assert not any_process(False)
     assert gather_in_order([1, 2]) == [1, 2]

@@ -75,16 +75,18 @@ class StopOnSigterm(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.stopping = any_process(self.requested)
         # At an epoch's end its validation comes first, or the resumed run would never do it.
-        if self.stopping:
-            args.save_strategy = SaveStrategy.STEPS  # `best` would ask the metric whether to save
         if self.stopping and not float(state.epoch).is_integer() and state.global_step < state.max_steps:
-            control.should_save = True
+            self.save_now(args, control)
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if self.stopping:
-            control.should_save = True
+            self.save_now(args, control)
+
+    def save_now(self, args: TrainingArguments, control: TrainerControl) -> None:
+        """Have Trainer save, also where `save_strategy: best` would ask the metric whether to."""
+        args.save_strategy, control.should_save = SaveStrategy.STEPS, True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.stopping:

@@ -27,17 +27,18 @@ import torch
 import xxhash
 from accelerate import PartialState
 from datasets.features.features import register_feature
+from datasets.utils import tqdm  # which datasets.disable_progress_bars silences
 from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.nn.utils.rnn import pad_sequence
-from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerBase, TrainingArguments
+from transformers import GPT2Config, PreTrainedTokenizerBase, TrainingArguments
 
 from recipe.atomic import TEMPORARY_PREFIX, write_json
 from recipe.data.tokenization import PaddingCollator
-from recipe.distributed import in_every_process, on_main_process, shares, shows_progress
+from recipe.distributed import in_every_process, on_main_process, shares
 from recipe.errors import RecipeError, explain, one_line
 from recipe.model.classifier import GPT2LastTokenClassifier
+from recipe.model.input_checks import check_rows_for_model
 from recipe.training.cache_folder import ABOUT_FILE, DEFAULT_FOLDER, NAME, bytes_held, evict_least_recent, limit_of
 from recipe.training.trunk import (
     Trunk,
@@ -99,12 +100,11 @@ def cache_features(
     classifier, device = classifier_of(model), args.device if args is not None else PartialState().device
     reason = why_not_cached(classifier, splits, when, args)
     if reason is None:
-        store = FeatureStore(classifier, dtype_of(dtype, device), device, Path(cache_dir or DEFAULT_FOLDER))
-        with explain(
-            OSError, f"feature cache in {store.folder.parent}", "pass --feature_cache_dir DIR, or --feature_cache off"
-        ):
-            rows = in_every_process(Rows, splits)
-            limit = limit_of(store.folder.parent, when, max_gb)
+        folder = Path(cache_dir or DEFAULT_FOLDER)
+        with explain(OSError, f"feature cache in {folder}", "pass --feature_cache_dir DIR, or --feature_cache off"):
+            rows = in_every_process(Rows, classifier.config, splits)
+            store = in_every_process(FeatureStore, classifier, dtype_of(dtype, device), device, folder)
+            limit = in_every_process(limit_of, folder, when, max_gb)
             reason = on_main_process(store.why_too_large, rows, when, limit)
             if reason is None:
                 model.to(device)
@@ -167,14 +167,16 @@ class Rows:
     keys: KEY [N]; lengths: int64 [N]. Rows are numbered from split to split.
     """
 
-    def __init__(self, splits: Mapping[str, datasets.Dataset]):
+    def __init__(self, config: GPT2Config, splits: Mapping[str, datasets.Dataset]):
+        """Look all rows through; raise RecipeError for one that a model of this config cannot read."""
         columns = ("input_ids", "attention_mask")
         self.parts = [s.select_columns([name for name in columns if name in s.column_names]) for s in splits.values()]
         self.parts = [part.with_format("arrow") for part in self.parts]
         self.starts = np.cumsum([0, *map(len, self.parts)])
         keys, lengths = bytearray(), [np.zeros(0, np.int64)]
         for name, part in zip(splits, self.parts, strict=True):
-            for table in tqdm(part.iter(1000), desc=f"Looking up {name}", delay=2, leave=False):
+            check_rows_for_model(splits[name], config, name)
+            for table in part.iter(1000):
                 sequences = token_sequences(table)
                 keys += b"".join(map(xxhash.xxh3_128_digest, sequences))
                 lengths.append(np.fromiter(map(len, sequences), np.int64, len(sequences)))
@@ -269,6 +271,8 @@ class FeatureStore:
 
     def make_room(self, rows: Rows, limit: float) -> None:
         """Remove the files of all trunks that were used least recently, until the missing rows fit the limit, in bytes."""
+        if not PartialState().is_local_main_process:
+            return
         places = self.places(rows.keys)
         used = [self.files[i] for i in np.unique(self.files_of(places[places >= 0]))]
         for path in used:
@@ -276,13 +280,14 @@ class FeatureStore:
                 os.utime(path)
         cache_dir, new = self.folder.parent, self.bytes_of(rows.lengths[self.missing(rows)])
         evict_least_recent(cache_dir, limit - new, used)
-        if bytes_held(cache_dir) + new > limit:  # used files may hold rows that are not: all rows together do fit
+        if (
+            new and bytes_held(cache_dir) + new > limit
+        ):  # used files may hold rows that are not: all rows together do fit
             evict_least_recent(cache_dir, 0)
 
     def attach(self, splits: Mapping[str, datasets.Dataset], rows: Rows, limit: float) -> dict[str, datasets.Dataset]:
         """Compute the rows that are missing, divided among the processes, and return the splits with the column."""
-        if PartialState().is_local_main_process:
-            self.make_room(rows, limit)
+        in_every_process(self.make_room, rows, limit)
         for index, count in shares():  # of all processes, then of those of a machine that has a folder of its own
             in_every_process(self.read)
             numbers = in_every_process(self.missing, rows)
@@ -310,7 +315,12 @@ class FeatureStore:
         about = {"model": self.model.config.name_or_path, "blocks": self.model.split_depth, "dtype": str(self.dtype)}
         write_json(self.folder / ABOUT_FILE, {**about, "one_token_a_text": self.model.keeps_one_token})
         trunk = Trunk(self.model, self.dtype, self.device)
-        hidden = tqdm(total=len(numbers), desc="Running the trunk", unit=" texts", disable=not shows_progress())
+        hidden = tqdm(
+            total=len(numbers),
+            desc="Running the trunk",
+            unit=" texts",
+            disable=not PartialState().is_local_main_process,
+        )
         with hidden as bar:
             for shard in cut_shards(numbers, rows.lengths[numbers]):
                 write_shard(self.folder, rows.keys[shard], rows.sequences(shard), trunk, bar)

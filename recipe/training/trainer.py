@@ -104,8 +104,9 @@ class RecipeTrainer(Trainer):
                 f"dataloader_drop_last drops every batch: {rows} training texts do not fill one of"
                 f" {self.args.train_batch_size}: lower per_device_train_batch_size"
             )
+        config = self.classifier.config
         if isinstance(self.train_dataset, datasets.Dataset):
-            check_rows_for_model(self.train_dataset, self.classifier.config, "train")
+            check_rows_for_model(self.train_dataset, config, "train")
         self.stop_on_sigterm = StopOnSigterm()
         self.add_callback(self.stop_on_sigterm)
 

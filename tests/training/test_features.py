@@ -292,13 +292,34 @@ def test_what_cannot_be_is_refused_before_the_first_batch(tmp_path, computed, op
     assert computed == [0]
 
 
-def test_a_transform_and_rows_without_tokens_are_named(tmp_path, caplog):
+def test_a_transform_is_named(tmp_path, caplog):
     caplog.set_level("INFO", logger="recipe")
     rows = rows_of(SEQUENCES).with_transform(lambda batch: batch)
     assert cache_features(frozen_model(), rows, tmp_path) is rows
     assert "not used (train has a transform (set_transform)" in caplog.text
-    with pytest.raises(RecipeError, match="the text of row 1 has no tokens"):
-        cache(frozen_model(), [[1], [], [2]], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("sequences", "columns", "message"),
+    [
+        ([[1], [], [2]], {}, "train, row 1: has no token"),
+        ([[1], [2], [3]], {"attention_mask": [[1], [0], [1]]}, "the text of row 1 has no tokens"),
+        ([[1], [100], [3]], {}, "train, row 1: has the token id 100"),
+        ([[1], [2], list(range(65))], {}, "input_ids has 65 tokens a text, but the model has 64 positions"),
+    ],
+)
+def test_rows_that_the_model_cannot_read_are_named_before_any_is_computed(tmp_path, sequences, columns, message):
+    with pytest.raises(RecipeError, match=message):
+        cache_features(frozen_model(), rows_of(sequences, **columns), tmp_path, args=args())
+    assert not list(tmp_path.rglob("*.arrow"))
+
+
+def test_what_just_fits_the_limit_is_found_again(tmp_path, computed):
+    """Files are somewhat larger than the states in them."""
+    texts = [[i, *range(20)] for i in range(8)]
+    for _ in range(3):
+        cache(frozen_model(), texts, tmp_path, max_gb=8 * 21 * 32 * 4 / 1e9)
+    assert computed == [8]
 
 
 class OwnTrunk(GPT2LastTokenClassifier):
