@@ -68,8 +68,12 @@ class ModelArguments:
     @property
     def cache(self) -> dict[str, Any]:
         """The options of `cache_features`."""
-        names = ("feature_cache_dir", "trunk_dtype", "feature_cache", "feature_cache_max_gb")
-        return dict(zip(("cache_dir", "dtype", "when", "max_gb"), (getattr(self, name) for name in names), strict=True))
+        return {
+            "cache_dir": self.feature_cache_dir,
+            "dtype": self.trunk_dtype,
+            "when": self.feature_cache,
+            "max_gb": self.feature_cache_max_gb,
+        }
 
 
 @dataclass
@@ -195,8 +199,6 @@ class RecipeTrainingArguments(TrainingArguments):
         check_fields(self, "bf16_full_eval fp16_full_eval", lambda cast: not cast, kept)
         check_fields(self, "eval_do_concat_batches", bool, "true: figures are computed from all batches together")
         check_fields(self, "use_liger_kernel", lambda used: not used, "false: liger has no kernels for this model")
-        no_noise = "none: its noise goes to embeddings that train, and here they are frozen"
-        check_fields(self, "neftune_noise_alpha", lambda alpha: not alpha, no_noise)
         numbers = "learning_rate weight_decay adam_epsilon max_grad_norm"
         check_fields(self, numbers, lambda number: 0 <= number < math.inf, "a number from 0 up")
         shares = "adam_beta1 adam_beta2 label_smoothing_factor"

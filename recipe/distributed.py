@@ -67,16 +67,16 @@ def check_world_size(in_use: int) -> None:
 
 
 def on_main_process(function: Callable[..., Any], *args: Any) -> Any:
-    """Return in every process what `function` returns in the main one; a RecipeError there is raised in all of them."""
+    """Return in every process what `function` returns in the main one; an error there ends all of them, with its message."""
     value, error = None, None
     if PartialState().is_main_process:
         try:
             value = function(*args)
-        except RecipeError as caught:
+        except Exception as caught:
             error = caught
-    value, error = broadcast_object_list([value, error])
-    if error is not None:
-        raise error
+    value, message = broadcast_object_list([value, error and one_line(error)])
+    if message is not None:
+        raise error or RecipeError(message)
     return value
 
 

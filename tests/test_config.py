@@ -61,10 +61,6 @@ def test_yaml_sets_and_the_command_line_overrides(tmp_path):
         ("seed: -1\n", "seed is -1: take a whole number from 0 up"),
         ("dropout: 2\n", "dropout is 2.0"),
         ("hub_always_push: true\n", "hub_always_push is True: take false: one upload is made"),
-        (
-            "neftune_noise_alpha: 5.0\n",
-            "neftune_noise_alpha is 5.0: take none: its noise goes to embeddings that train",
-        ),
         ("hub_strategy: checkpoint\n", "hub_strategy is checkpoint: take end"),
     ],
 )

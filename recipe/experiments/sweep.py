@@ -132,7 +132,7 @@ class Sweep:
         """Run the trunk of every depth over the texts, before the trials, which then train the tail alone."""
         for depth in self.space.get("depth", [None]):
             self.setting = {"seed": self.seed, **({} if depth is None else {"depth": depth})}
-            self.cached[depth] = cache_features(self.make_model(), self.tokenized, **self.model_args.cache)
+            self.make_model()
 
     def make_model(self, trial: Trial | None = None) -> PreTrainedModel:
         """Return a fresh model of the trial's setting (or of `setting`), which also goes into Trainer's arguments."""
@@ -146,7 +146,10 @@ class Sweep:
         chosen |= {"trainable": [f"{LAST_BLOCKS}{setting['depth']}"]} if "depth" in setting else {}
         model = make_model(dataclasses.replace(self.model_args, **chosen), self.labels, args.seed)
         if self.trainer is not None:
-            rows = self.cached.get(setting.get("depth"), self.tokenized)
+            depth = setting.get("depth")
+            if depth not in self.cached:
+                self.cached[depth] = cache_features(model, self.tokenized, **self.model_args.cache)
+            rows = self.cached[depth]
             self.trainer.train_dataset, self.trainer.eval_dataset = rows["train"], rows["validation"]
         set_seed(args.seed)  # as Trainer does when it gets a model: the order of the texts is train.py's
         return model

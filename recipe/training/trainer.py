@@ -104,9 +104,13 @@ class RecipeTrainer(Trainer):
                 f"dataloader_drop_last drops every batch: {rows} training texts do not fill one of"
                 f" {self.args.train_batch_size}: lower per_device_train_batch_size"
             )
-        config = self.classifier.config
+        classifier = self.classifier
+        if self.args.neftune_noise_alpha and classifier.embeddings_frozen:
+            raise RecipeError(
+                "neftune_noise_alpha adds noise to embeddings that train, and here they are frozen: drop it"
+            )
         if isinstance(self.train_dataset, datasets.Dataset):
-            check_rows_for_model(self.train_dataset, config, "train")
+            check_rows_for_model(self.train_dataset, classifier.config, "train")
         self.stop_on_sigterm = StopOnSigterm()
         self.add_callback(self.stop_on_sigterm)
 

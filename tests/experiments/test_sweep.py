@@ -41,7 +41,6 @@ def searched(data, tmp_path, space, *fields):
     sweep = make_sweep(data, tmp_path, space, *fields)
     trials, plan = plan_trials(space, None, 0)
     study = open_study(tmp_path / "journal", sorted(plan, key=lambda values: orders(values, space)), {})
-    sweep.fill_cache()
     sweep.search(study, trials)
     return sweep, study
 

@@ -28,7 +28,7 @@ def test_a_filter_that_changes_after_caching_is_refused(tmp_path):
 
 def test_another_model_is_refused(tmp_path):
     with pytest.raises(RecipeError, match="not GPT2LastTokenClassifier: use transformers' Trainer"):
-        RecipeTrainer(to_stock(frozen_model()), arguments(tmp_path, eval_strategy="no"), train_dataset=TRAIN)
+        RecipeTrainer(to_stock(frozen_model()), arguments(tmp_path, eval_strategy="no"))
 
 
 def test_a_trunk_that_changed_after_caching_is_refused(tmp_path):
@@ -43,6 +43,17 @@ def test_a_trunk_that_changed_after_caching_is_refused(tmp_path):
             change(trainer.model)
             with pytest.raises(RecipeError, match=r"the trunk was cached with .*: call cache_features again"):
                 getattr(trainer, act)(*([trainer.eval_dataset] if act == "predict" else []))
+
+
+def test_noise_for_frozen_embeddings_is_refused(tmp_path):
+    fields = {"arguments_": {"neftune_noise_alpha": 5.0}}
+    with pytest.raises(RecipeError, match="neftune_noise_alpha adds noise to embeddings that train, and here"):
+        make_trainer("cached", tmp_path, **fields)
+    losses = []
+    for alpha in (None, 5.0):  # where they train, it does something
+        trainer = make_trainer("plain", tmp_path, frozen_model(["*"]), arguments_={"neftune_noise_alpha": alpha})
+        losses.append(trainer.train().training_loss)
+    assert losses[0] != losses[1]
 
 
 def test_one_gpu_of_several_is_used_without_a_launcher(tmp_path, caplog):
