@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from recipe.errors import RecipeError
@@ -40,7 +41,7 @@ def refuse_rows(rows: pd.DataFrame, bad: pd.Series, problem: str, fix: str) -> N
 
 def check_rows(rows: pd.DataFrame, source: str) -> pd.DataFrame:
     """Refuse missing, several or wrongly typed values; return the rows with `source`, and labels and groups as strings."""
-    rows = rows.assign(source=source)
+    rows = rows.assign(source=np.full(len(rows), source, dtype=object))  # one object; pandas would copy its letters
     check_texts(rows)
     for column in ("text", "text_pair", "label", "group"):
         if column not in rows:
