@@ -188,7 +188,7 @@ def order_labels(labels: pd.Series, declared: list[str] | None, of_head: list[st
         declared: the names by id of a ClassLabel column, taken unchanged if they hold all the labels.
         of_head: the names by id of a checkpoint's head, taken if they hold all the labels.
     """
-    found = set(labels)
+    found = set(labels.unique())
     if of_head is not None and found <= set(of_head):
         return list(of_head)
     if declared is not None and found <= set(declared):

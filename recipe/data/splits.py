@@ -38,7 +38,7 @@ def make_missing_splits(rows: pd.DataFrame, args: DataArguments) -> pd.DataFrame
     Each split keeps the file's order, except with `shuffled`.
     """
     fractions = {"validation": args.validation_fraction, "test": args.test_fraction}
-    missing = {split: share for split, share in fractions.items() if split not in set(rows["split"])}
+    missing = {split: share for split, share in fractions.items() if split not in rows["split"].unique()}
     is_train = rows["split"] == "train"
     train, given = rows[is_train], rows[~is_train]
     if not missing:
@@ -55,7 +55,7 @@ def make_missing_splits(rows: pd.DataFrame, args: DataArguments) -> pd.DataFrame
     else:
         splits = split_rows(train, missing, args.split_seed)
     for split in ("train", *missing):
-        if split not in set(splits):
+        if split not in splits.unique():
             raise RecipeError(f"{source_of(train)}: {len(train)} rows are too few to split off a {split} set: add rows")
     made = train.assign(split=splits)
     return pd.concat([made if args.split_method == "shuffled" else made.sort_index(), given])
