@@ -37,7 +37,8 @@ def read_splits(args: DataArguments) -> tuple[pd.DataFrame, list[str] | None, Te
     for split in SPLITS:
         if paths := getattr(args, f"{split}_file"):
             read[split] = read_files(paths, f"{split}_file", wanted_columns(args, split), FileFormat.of(args), store)
-    rows = pd.concat([read[split].frame.assign(split=split) for split in SPLITS if split in read])
+    parts = {split: read[split].frame for split in SPLITS if split in read}
+    rows = pd.concat([part.assign(split=pd.Series(split, part.index, dtype=object)) for split, part in parts.items()])
     return rows.assign(text=store.first_copies()[rows.index]), read["train"].label_names, store
 
 
