@@ -99,7 +99,7 @@ def read_texts(
     source, first, unreadable = str(path), None, set()
     for batch in open_batches(path, wanted, file_format):
         if first is None:  # later objects of JSON lines may lack a key
-            first = find_columns(source, batch.names, wanted, batch.rows)
+            first = find_columns(source, batch.names, wanted, len(batch.rows))
         columns = {field: column_values(source, batch, name, file_format) for field, name in first.items()}
         frame = pd.DataFrame({**columns, "row": batch.rows, "source": source}, dtype=object)
         check_texts(frame)

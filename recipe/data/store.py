@@ -29,8 +29,9 @@ class TextStore:
     def __init__(self, separator: str = PAIR_SEPARATOR):
         """Open a new file; `separator` joins the texts of a pair."""
         self.separator, self.size, self.hashes = separator, 0, []
-        self.folder = tempfile.TemporaryDirectory(prefix="recipe-texts-")
-        self.path = Path(self.folder.name) / TEXTS_FILE
+        folder = tempfile.mkdtemp(prefix="recipe-texts-")
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self.path = Path(folder) / TEXTS_FILE
         self.schema = pa.schema({"text": pa.large_string()})
         self.writer = pa.ipc.new_stream(str(self.path), self.schema)
         self.one_object: dict[str, str] = {}

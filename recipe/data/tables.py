@@ -63,9 +63,9 @@ def locate_columns(names: Sequence[str], wanted: Wanted) -> dict[str, str | None
     return {field: None if name is None else names[cleaned.index(name)] for field, name in found.items()}
 
 
-def find_columns(source: str, names: Sequence[str], wanted: Wanted, rows: Sequence[int]) -> dict[str, str]:
+def find_columns(source: str, names: Sequence[str], wanted: Wanted, row_count: int) -> dict[str, str]:
     """Return the name of each wanted column; refuse one that is absent or there twice, and a file without rows."""
-    if not rows:
+    if not row_count:
         raise RecipeError(f"{source}: no rows under the header: give a file with at least one text")
     given, names = names, [clean_name(name) for name in names]
     given_names = [clean_name(name) for name in wanted.values() if name is not None]
@@ -84,7 +84,7 @@ def find_columns(source: str, names: Sequence[str], wanted: Wanted, rows: Sequen
             raise RecipeError(f"{source}: {missing} among {', '.join(repr(x[:40]) for x in names[:12])}: {fix}")
         if names.count(column) > 1:
             raise RecipeError(f"{source}: two columns are called {column!r}: rename one of them")
-    return {field: given[names.index(column)] for field, column in columns.items()}
+    return locate_columns(given, wanted)
 
 
 def read_file(
@@ -133,16 +133,19 @@ def make_table(
         store: takes the texts; the frame then holds "" for each, and its index is their positions in the store.
     """
     first_position = store.size if store else 0
-    parts, rows, names, features = [], [], [], None
+    parts, rows, features = [], [np.empty(0, dtype=np.int64)], None
+    names, known, columns = [], set(), locate_columns([], wanted)
     for batch in batches:
-        if features is None:
-            names, features = list(batch.names), batch.features  # in CSV, a name may come twice
-        names += [name for name in batch.names if name not in names]  # JSON lines may have keys that come later
-        columns = locate_columns(names, wanted)
+        features = batch.features if features is None else features
+        if new := [name for name in batch.names if name not in known]:  # JSON lines may have keys that come later
+            names += new  # of a CSV file, where one may come twice
+            known.update(new)
+            columns = locate_columns(names, wanted)
         cells = {field: column_values(source, batch, name, file_format) for field, name in columns.items()}
         parts.append((columns, store.add(cells) if store else cells))
         rows.append(np.asarray(batch.rows, dtype=np.int64))
-    columns = find_columns(source, names, wanted, rows)
+    row = np.concatenate(rows)
+    columns = find_columns(source, names, wanted, len(row))
     frame: dict[str, Any] = {}
     for field, name in columns.items():
         # Batches before the first that has this column were read from another, or none: they lack it.
@@ -150,7 +153,6 @@ def make_table(
         frame[field] = list(itertools.chain.from_iterable(cells))
     feature = features.get(columns.get("label"))
     label_names = list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
-    row = np.concatenate(rows)
     index = pd.RangeIndex(first_position, first_position + len(row))
     return Table(pd.DataFrame(frame, dtype=object, index=index).assign(row=row), label_names)
 
