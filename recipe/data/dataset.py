@@ -21,8 +21,9 @@ from recipe.data.leakage import drop_conflicts, find_conflicts, give_up_groups, 
 from recipe.data.readers import SPLITS, read_files, read_splits
 from recipe.data.rows import check_known_labels, check_label_coverage, name_labels, spell_labels
 from recipe.data.splits import draw_samples, make_missing_splits, undersample
+from recipe.data.store import TextStore
 from recipe.data.tables import TEXT_AND_LABEL, Wanted
-from recipe.data.texts import join_pairs, pair_fields_of, read_run_config
+from recipe.data.texts import pair_fields_of, read_run_config
 from recipe.errors import RecipeError, explain
 
 logger = logging.getLogger(__name__)
@@ -57,14 +58,17 @@ class TextSplits(datasets.DatasetDict):
 class SplitRows(NamedTuple):
     """The rows of all splits in one frame, with what TextSplits does not keep: where each comes from, and its group.
 
-    frame: `text`, `label` (its name), `row` and `source` (number and file), `split`, and `group` where asked for.
+    frame: `text` (the same number for the same text), `label` (its name), `row` and `source` (number and file),
+        `split`, and `group` where asked for; its index is the position of each row's text in the store.
     label_names: by id.
     summary: as in TextSplits.
+    store: the texts.
     """
 
     frame: pd.DataFrame
     label_names: list[str]
     summary: dict[str, Any]
+    store: TextStore
 
 
 def load_splits(args: DataArguments, label_names: list[str] | None = None) -> TextSplits:
@@ -76,14 +80,14 @@ def load_splits(args: DataArguments, label_names: list[str] | None = None) -> Te
     Raises:
         RecipeError: whatever is wrong with the data, with file and row.
     """
-    rows, names, summary = load_rows(args, label_names)
-    return TextSplits({split: to_dataset(rows[rows["split"] == split], names) for split in SPLITS}, summary)
+    rows, names, summary, store = load_rows(args, label_names)
+    return TextSplits({split: to_dataset(rows[rows["split"] == split], names, store) for split in SPLITS}, summary)
 
 
 def load_rows(args: DataArguments, label_names: list[str] | None = None, make_splits: bool = True) -> SplitRows:
     """Load the rows of load_splits, of which it makes its datasets; without `make_splits`, those of the splits given."""
     # 1. The checked rows of every split that is given (files, or a dataset of the hub or the disk).
-    rows, declared = read_splits(args)
+    rows, declared, store = read_splits(args)
     sources = rows.groupby("split", sort=False)["source"]
     read = {split: files.value_counts(sort=False).to_dict() for split, files in sources}
     summary: dict[str, Any] = {"rows_read": read, "conflicts": 0, **{step: {} for step in REMOVALS}}
@@ -107,7 +111,7 @@ def load_rows(args: DataArguments, label_names: list[str] | None = None, make_sp
     # 3. Leaks: texts with several labels (dropped where asked for), groups and exact copies that are in two splits.
     conflicts = find_conflicts(rows)
     summary["conflicts"] = conflicts["text"].nunique()
-    report_conflicts(conflicts, args)
+    report_conflicts(conflicts, args, store)
     if args.drop_conflicts:
         keep("conflicts_dropped", drop_conflicts(rows, conflicts))
     if args.group_column:
@@ -119,7 +123,7 @@ def load_rows(args: DataArguments, label_names: list[str] | None = None, make_sp
     if args.undersample == "all":
         keep("undersampled", undersample(rows, names, args.split_seed))
     if not make_splits:
-        return SplitRows(rows, names, summary)
+        return SplitRows(rows, names, summary, store)
     say_if_many("splits are made", rows)
     rows = make_missing_splits(rows, args)
     if args.group_column:  # a split by time cuts through groups
@@ -131,7 +135,7 @@ def load_rows(args: DataArguments, label_names: list[str] | None = None, make_sp
     counts = rows.value_counts(["split", "label"]).unstack().reindex(index=SPLITS, columns=names).fillna(0).astype(int)
     check_label_coverage(counts)
     summary |= {"texts": counts.sum(axis=1).to_dict(), "labels": counts.to_dict("index")}
-    return SplitRows(rows, names, summary)
+    return SplitRows(rows, names, summary, store)
 
 
 def say_if_many(step: str, rows: pd.DataFrame) -> None:
@@ -140,11 +144,9 @@ def say_if_many(step: str, rows: pd.DataFrame) -> None:
         logger.info("%s rows: %s", f"{len(rows):,}", step)
 
 
-def to_dataset(frame: pd.DataFrame, names: list[str]) -> datasets.Dataset:
+def to_dataset(rows: pd.DataFrame, names: list[str], store: TextStore) -> datasets.Dataset:
     ids = {name: i for i, name in enumerate(names)}
-    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)})
-    columns = {"text": frame["text"].tolist(), "label": frame["label"].map(ids).to_numpy(dtype=np.int64)}
-    return datasets.Dataset(pa.table(columns, schema=features.arrow_schema))
+    return store.to_dataset(rows.index.to_numpy(), rows["label"].map(ids).to_numpy(dtype=np.int64), names)
 
 
 def load_texts_for_model(
@@ -172,10 +174,11 @@ def load_texts_for_model(
     """
     pair, normalize = pair_fields_of(model_dir), bool(read_run_config(model_dir).get("normalize_labels", False))
     wanted = {**wanted, "text_pair": wanted.get("text_pair") or pair["text_pair_column"]}
-    frame = join_pairs(read_files(paths, field, wanted, file_format).frame, pair["text_pair_separator"])
+    store = TextStore(pair["text_pair_separator"])
+    frame = read_files(paths, field, wanted, file_format, store).frame
     frame = frame.assign(label=spell_labels(frame["label"], label_names, normalize))
     check_known_labels(frame, label_names, of_model=True)
-    return to_dataset(frame, label_names)
+    return to_dataset(frame, label_names, store)
 
 
 def save_splits(splits: Mapping[str, datasets.Dataset], run_dir: str | os.PathLike) -> None:
@@ -214,10 +217,13 @@ def load_saved_splits(run_dir: str | os.PathLike) -> TextSplits:
 def same_texts(a: Mapping[str, datasets.Dataset], b: Mapping[str, datasets.Dataset]) -> bool:
     """Return whether two DatasetDicts hold the same splits of the same texts and labels, in the same order."""
 
-    def content(split: datasets.Dataset) -> tuple:
-        return getattr(split.features["label"], "names", None), split["label"][:], split["text"][:]
+    def same(one: datasets.Dataset, other: datasets.Dataset) -> bool:
+        names = [getattr(split.features["label"], "names", None) for split in (one, other)]
+        # Arrow columns, which are compared where they lie; the strings of all texts would take a multiple of the memory.
+        tables = [split.select_columns(["text", "label"]).with_format("arrow")[:] for split in (one, other)]
+        return names[0] == names[1] and tables[0].equals(tables[1].cast(tables[0].schema))
 
-    return a.keys() == b.keys() and all(content(a[split]) == content(b[split]) for split in a)
+    return a.keys() == b.keys() and all(same(a[split], b[split]) for split in a)
 
 
 def summary_table(summary: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ import pandas as pd
 from recipe.arguments import DataArguments
 from recipe.data.readers import SPLITS
 from recipe.data.rows import source_of
+from recipe.data.store import TextStore
 from recipe.errors import RecipeError, shorten
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ def find_conflicts(rows: pd.DataFrame) -> pd.DataFrame:
     return repeated[repeated.groupby("text")["label"].transform("nunique") > 1]
 
 
-def report_conflicts(conflicts: pd.DataFrame, args: DataArguments) -> None:
+def report_conflicts(conflicts: pd.DataFrame, args: DataArguments, store: TextStore) -> None:
     """Log one warning: how many texts have several labels, what becomes of them, and the first few with their rows."""
     if conflicts.empty:
         return
@@ -74,13 +75,13 @@ def report_conflicts(conflicts: pd.DataFrame, args: DataArguments) -> None:
     if args.drop_conflicts:
         fate = "their training rows are dropped"
     one_source = conflicts["source"].nunique() == 1
-    texts, examples = conflicts["text"].unique(), []
-    for text in texts[:SHOWN]:
-        rows = conflicts[conflicts["text"] == text].drop_duplicates("label")
+    firsts, examples = conflicts["text"].unique(), []
+    for first, text in zip(firsts, store.take(firsts[:SHOWN]), strict=False):
+        rows = conflicts[conflicts["text"] == first].drop_duplicates("label")
         places = [f"{x.label!r} in {'' if one_source else f'{x.source} '}row {x.row}" for x in rows.itertuples()]
         examples.append(f"  {shorten(text, 60)!r}: {', '.join(places)}")
     message = "%s: texts that occur with different labels: %d; %s, such as\n%s"
-    logger.warning(message, source_of(conflicts), len(texts), fate, "\n".join(examples))
+    logger.warning(message, source_of(conflicts), len(firsts), fate, "\n".join(examples))
 
 
 def drop_conflicts(rows: pd.DataFrame, conflicts: pd.DataFrame) -> pd.DataFrame:

@@ -6,10 +6,11 @@ import logging
 import math
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from recipe.errors import RecipeError
@@ -40,7 +41,7 @@ def refuse_rows(rows: pd.DataFrame, bad: pd.Series, problem: str, fix: str) -> N
 
 def check_rows(rows: pd.DataFrame, source: str) -> pd.DataFrame:
     """Refuse missing, several or wrongly typed values; return the rows with `source`, and labels and groups as strings."""
-    rows = rows.assign(source=source)
+    rows = rows.assign(source=pd.Series(source, rows.index, dtype=object))  # else pandas copies the name for each row
     check_texts(rows)
     for column in ("text", "text_pair", "label", "group"):
         if column not in rows:
@@ -53,10 +54,16 @@ def check_rows(rows: pd.DataFrame, source: str) -> pd.DataFrame:
             listed = rows[column].map(lambda cell: isinstance(cell, (list, dict)))
             refuse_rows(rows, listed, several, f"this recipe gives each text one {column}")
             strings = {*map(type, rows[column])} == {str}  # equal ones then have one name, while 1 == True have two
-            names = {cell: canonical_name(cell) for cell in rows[column].unique()} if strings else canonical_name
-            rows[column] = rows[column].map(names)
+            rows[column] = rename(rows[column], canonical_name) if strings else rows[column].map(canonical_name)
             refuse_rows(rows, rows[column] == "", *missing)
     return rows
+
+
+def rename(names: pd.Series, new_name: Callable[[str], str]) -> pd.Series:
+    """Return the new name of each name; equal ones are one object, where `map` would make a string for each row."""
+    codes, different = names.factorize()
+    renamed = np.array([*map(new_name, different)], dtype=object)[codes]
+    return pd.Series(renamed, names.index, dtype=object, name=names.name)
 
 
 def check_texts(rows: pd.DataFrame) -> None:
@@ -158,7 +165,7 @@ def spell_labels(labels: pd.Series, of_head: list[str] | None, normalize: bool) 
     key = normal_form if normalize else str
     keys = [key(canonical_name(name)) for name in of_head or []]
     head = dict(zip(keys, of_head or [], strict=True)) if len({*keys}) == len(keys) else {}
-    return labels.map({label: head.get(key(label), key(label)) for label in labels.unique()})
+    return rename(labels, lambda label: head.get(key(label), key(label)))
 
 
 def warn_of_spellings(labels: pd.Series, of_head: list[str] | None) -> None:
@@ -187,7 +194,7 @@ def order_labels(labels: pd.Series, declared: list[str] | None, of_head: list[st
         declared: the names by id of a ClassLabel column, taken unchanged if they hold all the labels.
         of_head: the names by id of a checkpoint's head, taken if they hold all the labels.
     """
-    found = set(labels)
+    found = set(labels.unique())
     if of_head is not None and found <= set(of_head):
         return list(of_head)
     if declared is not None and found <= set(declared):

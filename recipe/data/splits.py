@@ -29,6 +29,8 @@ def undersample(rows: pd.DataFrame, names: list[str], seed: int) -> pd.DataFrame
 def draw_samples(rows: pd.DataFrame, args: DataArguments) -> pd.DataFrame:
     """Cut each split to its limit (max_train_samples, ...)."""
     limits = {"train": args.max_train_samples, "validation": args.max_eval_samples, "test": args.max_predict_samples}
+    if not any(limits.values()):
+        return rows  # uncopied
     return pd.concat([draw(part, limits[split], args.split_seed) for split, part in rows.groupby("split", sort=False)])
 
 
@@ -38,7 +40,7 @@ def make_missing_splits(rows: pd.DataFrame, args: DataArguments) -> pd.DataFrame
     Each split keeps the file's order, except with `shuffled`.
     """
     fractions = {"validation": args.validation_fraction, "test": args.test_fraction}
-    missing = {split: share for split, share in fractions.items() if split not in set(rows["split"])}
+    missing = {split: share for split, share in fractions.items() if split not in rows["split"].unique()}
     is_train = rows["split"] == "train"
     train, given = rows[is_train], rows[~is_train]
     if not missing:
@@ -55,7 +57,7 @@ def make_missing_splits(rows: pd.DataFrame, args: DataArguments) -> pd.DataFrame
     else:
         splits = split_rows(train, missing, args.split_seed)
     for split in ("train", *missing):
-        if split not in set(splits):
+        if split not in splits.unique():
             raise RecipeError(f"{source_of(train)}: {len(train)} rows are too few to split off a {split} set: add rows")
     made = train.assign(split=splits)
     return pd.concat([made if args.split_method == "shuffled" else made.sort_index(), given])
@@ -66,7 +68,7 @@ def cut_in_order(rows: pd.DataFrame, fractions: dict[str, float]) -> pd.Series:
     shares = {"train": 1 - sum(fractions.values()), **fractions}
     sizes = [int(len(rows) * share) for share in shares.values()]
     sizes[-1] = len(rows) - sum(sizes[:-1])
-    return pd.Series(np.repeat(list(shares), sizes), index=rows.index)
+    return pd.Series(np.repeat(np.array([*shares], dtype=object), sizes), index=rows.index, dtype=object)
 
 
 def split_rows(rows: pd.DataFrame, fractions: dict[str, float], seed: int) -> pd.Series:
@@ -76,12 +78,12 @@ def split_rows(rows: pd.DataFrame, fractions: dict[str, float], seed: int) -> pd
     """
     from sklearn.model_selection import train_test_split
 
-    splits, counts = pd.Series("train", index=rows.index), rows["label"].value_counts()
+    splits, counts = pd.Series("train", index=rows.index, dtype=object), rows["label"].value_counts()
     if counts.min() < len(fractions) + 1:
         few = f"label {counts.idxmin()!r} has too few rows to split ({counts.min()}): it needs at least {len(fractions) + 1}"
         fix = "add rows, drop the label, or give --validation_file and --test_file"
         raise RecipeError(f"{source_of(rows)}: {few}; {fix}")
-    labels = rows["label"]
+    labels = pd.Series(rows["label"].factorize(sort=True)[0], index=rows.index)  # numbers sort faster than names
     for split in reversed(fractions):
         # scikit-learn wants room for each label on each side
         size = min(max(int(len(rows) * fractions[split]), len(counts)), len(labels) - len(counts))

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute
 from tqdm.auto import tqdm
 
 from recipe.data.files import Batch, FileFormat, read_batches
+from recipe.data.store import TextStore
 from recipe.data.texts import clean_text
 from recipe.errors import RecipeError, explain
 
@@ -54,9 +56,16 @@ def match_columns(names: Sequence[str], wanted: Wanted) -> dict[str, str | None]
     return found | {field: next((free[x] for x in usual[field] if x in free), None) for field in usual}
 
 
-def find_columns(source: str, names: Sequence[str], wanted: Wanted, rows: Sequence[int]) -> dict[str, str]:
+def locate_columns(names: Sequence[str], wanted: Wanted) -> dict[str, str | None]:
+    """Return the column of each field, None if there is none, by the name that the file gives it."""
+    cleaned = [clean_name(name) for name in names]
+    found = match_columns(cleaned, wanted)
+    return {field: None if name is None else names[cleaned.index(name)] for field, name in found.items()}
+
+
+def find_columns(source: str, names: Sequence[str], wanted: Wanted, row_count: int) -> dict[str, str]:
     """Return the name of each wanted column; refuse one that is absent or there twice, and a file without rows."""
-    if not rows:
+    if not row_count:
         raise RecipeError(f"{source}: no rows under the header: give a file with at least one text")
     given, names = names, [clean_name(name) for name in names]
     given_names = [clean_name(name) for name in wanted.values() if name is not None]
@@ -75,15 +84,21 @@ def find_columns(source: str, names: Sequence[str], wanted: Wanted, rows: Sequen
             raise RecipeError(f"{source}: {missing} among {', '.join(repr(x[:40]) for x in names[:12])}: {fix}")
         if names.count(column) > 1:
             raise RecipeError(f"{source}: two columns are called {column!r}: rename one of them")
-    return {field: given[names.index(column)] for field, column in columns.items()}
+    return locate_columns(given, wanted)
 
 
-def read_file(path: str | Path, wanted: Wanted = TEXT_AND_LABEL, file_format: FileFormat = FileFormat()) -> Table:
+def read_file(
+    path: str | Path,
+    wanted: Wanted = TEXT_AND_LABEL,
+    file_format: FileFormat = FileFormat(),
+    store: TextStore | None = None,
+) -> Table:
     """Read the wanted columns of a file (see read_batches), all of it.
 
     Args:
         wanted: what to take, as `text`, `label`, `text_pair`, `group` or `time` -> the column's name; `text` and
             `label` are found by a usual name where it is None, the others are left out.
+        store: takes the texts, as in make_table.
 
     Returns:
         A frame with those columns, as the file holds them (None for a missing cell), and `row`: JSON lines by line; JSON
@@ -91,9 +106,8 @@ def read_file(path: str | Path, wanted: Wanted = TEXT_AND_LABEL, file_format: Fi
         cell of several lines counts once). And the names by id that the label column's `ClassLabel` declares, or None.
     """
     batches = open_batches(path, wanted, file_format)
-    return make_table(
-        str(path), tqdm(batches, desc=f"Reading {path}", unit=" batches", delay=0.5, leave=False), wanted, file_format
-    )
+    batches = tqdm(batches, desc=f"Reading {path}", unit=" batches", delay=0.5, leave=False)
+    return make_table(str(path), batches, wanted, file_format, store)
 
 
 def open_batches(path: str | Path, wanted: Wanted, file_format: FileFormat) -> Iterator[Batch]:
@@ -106,24 +120,44 @@ def open_batches(path: str | Path, wanted: Wanted, file_format: FileFormat) -> I
     return read_batches(Path(path), file_format, is_header)
 
 
-def make_table(source: str, batches: Iterable[Batch], wanted: Wanted, file_format: FileFormat = FileFormat()) -> Table:
-    """Return the wanted columns of the batches; refuse columns that are absent or there twice, and a file without rows."""
-    batches = list(batches)
-    rows = list(itertools.chain.from_iterable(batch.rows for batch in batches))
-    names = list(dict.fromkeys(itertools.chain.from_iterable(batch.names for batch in batches)))
-    if batches and len(batches[0].names) > len(set(batches[0].names)):
-        names = batches[0].names  # of CSV, where one may come twice
-    columns = find_columns(source, names, wanted, rows)
+def make_table(
+    source: str,
+    batches: Iterable[Batch],
+    wanted: Wanted,
+    file_format: FileFormat = FileFormat(),
+    store: TextStore | None = None,
+) -> Table:
+    """Return the wanted columns of the batches; refuse columns that are absent or there twice, and a file without rows.
+
+    Args:
+        store: takes the texts; the frame then holds "" for each, and its index is their positions in the store.
+    """
+    first_position = store.size if store else 0
+    parts, rows, features = [], [np.empty(0, dtype=np.int64)], None
+    names, known, columns = [], set(), locate_columns([], wanted)
+    for batch in batches:
+        features = batch.features if features is None else features
+        if new := [name for name in batch.names if name not in known]:  # JSON lines may have keys that come later
+            names += new  # of a CSV file, where one may come twice
+            known.update(new)
+            columns = locate_columns(names, wanted)
+        cells = {field: column_values(source, batch, name, file_format) for field, name in columns.items()}
+        parts.append((columns, store.add(cells) if store else cells))
+        rows.append(np.asarray(batch.rows, dtype=np.int64))
+    row = np.concatenate(rows)
+    columns = find_columns(source, names, wanted, len(row))
     frame: dict[str, Any] = {}
     for field, name in columns.items():
-        cells = (column_values(source, batch, name, file_format) for batch in batches)
+        # Batches before the first that has this column were read from another, or none: they lack it.
+        cells = (part[field] if used[field] == name else [None] * len(part[field]) for used, part in parts)
         frame[field] = list(itertools.chain.from_iterable(cells))
-    feature = batches[0].features.get(columns.get("label")) if batches else None
+    feature = features.get(columns.get("label"))
     label_names = list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
-    return Table(pd.DataFrame({**frame, "row": rows}, dtype=object), label_names)
+    index = pd.RangeIndex(first_position, first_position + len(row))
+    return Table(pd.DataFrame(frame, dtype=object, index=index).assign(row=row), label_names)
 
 
-def column_values(source: str, batch: Batch, name: str, file_format: FileFormat = FileFormat()) -> list[Any]:
+def column_values(source: str, batch: Batch, name: str | None, file_format: FileFormat = FileFormat()) -> list[Any]:
     """Return a column's cells as Python values; of a ClassLabel, the names of its ids; None where the batch lacks it."""
     if name not in batch.names:
         return [None] * len(batch.rows)

@@ -1,13 +1,15 @@
 """Texts as strings: lone surrogates replaced, sentence pairs joined as a saved model's run joined them."""
 
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recipe.errors import RecipeError, explain
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd  # not imported here, so that classifying one text does not wait for it
 
 RUN_CONFIG_FILE = "run_config.yaml"  # the fields of a run, in its output_dir
@@ -24,6 +26,17 @@ def clean_text(text: Any) -> Any:
     if not isinstance(text, str) or text.isascii():
         return text
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def hash_texts(texts: Iterable[str]) -> "np.ndarray":
+    """Return uint64 [N], the same on every machine."""
+    import numpy as np
+    from pandas.util import hash_array
+
+    rest, hashes = iter(texts), [np.array([], dtype=np.uint64)]
+    while batch := list(itertools.islice(rest, 10_000)):  # an iterable may read its texts from a file
+        hashes.append(hash_array(np.array(batch, dtype=object), categorize=False))
+    return np.concatenate(hashes)
 
 
 # What a spreadsheet takes for a formula, behind any number of apostrophes; one more makes it a text.

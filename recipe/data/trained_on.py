@@ -11,18 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from recipe.atomic import write_files
+from recipe.data.texts import hash_texts
 from recipe.errors import explain
 
 logger = logging.getLogger(__name__)
 
 TRAINED_ON_FILE = "trained_on.npy"
-
-
-def hash_texts(texts: Iterable[str]) -> np.ndarray:
-    """Return uint64 [N], the same on every machine."""
-    from pandas.util import hash_array
-
-    return hash_array(np.array(list(texts), dtype=object), categorize=False)
 
 
 def read_trained_on(model_dir: str | os.PathLike) -> np.ndarray:

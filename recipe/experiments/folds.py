@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pandas as pd
 import xxhash
@@ -20,7 +21,7 @@ from transformers import EvalPrediction
 from recipe.arguments import DataArguments
 from recipe.atomic import write_files
 from recipe.config import Arguments
-from recipe.data.dataset import load_rows, to_dataset
+from recipe.data.dataset import load_rows
 from recipe.data.rows import check_label_coverage, source_of
 from recipe.data.splits import draw
 from recipe.data.trained_on import count_trained_on
@@ -51,8 +52,9 @@ def load_training_rows(arguments: Arguments) -> tuple[pd.DataFrame, list[str]]:
     check_options(data_args)
     name = model_args.model_name_or_path
     labels = labels_of_head(load_config(name, model_args.model_revision))
-    rows, names, _ = load_rows(data_args, labels, make_splits=False)
+    rows, names, _, store = load_rows(data_args, labels, make_splits=False)
     rows = draw(rows[rows["split"] == "train"], data_args.max_train_samples, data_args.split_seed).sort_index()
+    rows = rows.assign(text=pd.Series(store.take(rows.index), rows.index, dtype=object))
     check_label_coverage(rows.value_counts(["split", "label"]).unstack().reindex(columns=names).fillna(0).astype(int))
     if count := count_trained_on(rows["text"], name):
         known = f"{name} was trained on {count} of the {len(rows)} texts"
@@ -117,7 +119,9 @@ def out_of_fold_logits(
         parts: folder that keeps the logits of each finished fold, under a hash of all that they depend on; a fold that
             it holds is not trained again.
     """
-    dataset = to_dataset(rows, names)
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)})
+    columns = {"text": rows["text"].tolist(), "label": rows["label"].map(names.index).tolist()}
+    dataset = datasets.Dataset.from_dict(columns, features=features)
     logits = np.empty((len(rows), len(names)), dtype=np.float32)
     content = [settings_of(arguments), names, rows["text"].tolist(), rows["label"].tolist(), fold_of.tolist()]
     key = xxhash.xxh3_64_hexdigest(json.dumps(content, sort_keys=True).encode())
