@@ -134,7 +134,8 @@ def check_columns(split: str, dataset: "datasets.Dataset") -> None:
         if column not in dataset.column_names:
             shown = ", ".join(dataset.column_names)
             raise RecipeError(f"{split}: no column {column!r} among {shown}: rename one with rename_column")
-        for row, value in enumerate(dataset[column][:]):
+        batches = dataset.select_columns([column]).iter(batch_size=10_000)  # not all texts at once
+        for row, value in enumerate(value for batch in batches for value in batch[column]):
             if not isinstance(value, kind) or (kind is int and value < 0):
                 found = f"row {row} has the {column} {str(value)[:40]!r}"
                 raise RecipeError(f"{split}: {found}: {fix}, or filter the row out")
