@@ -2,6 +2,7 @@
 
 import logging
 import os
+import pickle
 import sys
 import time
 from collections.abc import Callable
@@ -99,6 +100,23 @@ def in_every_process(work: Callable[..., Any], *args: Any) -> Any:
             raise error
         return value
     raise error or RecipeError(f"another process stopped: {next(filter(None, failed))}")
+
+
+def once_a_machine(work: Callable[..., Any], *args: Any, **keywords: Any) -> Any:
+    """Return what `work` returns in the first process of each machine, in all its processes; an error there ends all.
+
+    A dataset that lies in files is handed over by their names, and each process maps them. For what lies in memory, or
+    before the processes know of each other, let each do its own work.
+    """
+    if not torch.distributed.is_initialized():
+        return work(*args, **keywords)
+    state = PartialState()
+    first = state.process_index - state.local_process_index
+    is_first = state.process_index == first
+    result = in_every_process(lambda: work(*args, **keywords) if is_first else None)
+    sent = gather_object([pickle.dumps(result)])[first]  # as bytes: files of another machine cannot be opened here
+    # Every process waits here until all have mapped the files, which go when the first one's dataset does.
+    return in_every_process(lambda: result if is_first else pickle.loads(sent))
 
 
 def gather_in_order(part: list) -> list:

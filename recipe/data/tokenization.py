@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -118,13 +118,21 @@ def tokenize(
         # All that the tokens depend on: `datasets` would pickle the tokenizer, a second a run.
         depend_on = repr((dataset._fingerprint, *rules, tokenizer.split_special_tokens)).encode()
         options = {"remove_columns": dataset.column_names, "new_fingerprint": xxhash.xxh3_64_hexdigest(depend_on)}
-        tokenized[split] = dataset.map(encode, batched=True, desc=f"Tokenizing {split}", **options)
+        tokenized[split] = map_once(dataset, encode, desc=f"Tokenizing {split}", **options)
         coverage = tokenized.coverage[split] = Coverage.of(tokenized[split]["uncut_length"][:], limit)
         if coverage.texts_cut:
             logger.warning("%s: %s at %d tokens, their %s end", split, coverage, limit, side)
         else:
             logger.info("%s: %s", split, coverage)
     return tokenized
+
+
+def map_once(dataset: "datasets.Dataset", function: Callable[..., Any], **options: Any) -> "datasets.Dataset":
+    """Return dataset.map(function, batched=True, ...): of a dataset in files, computed once a machine and then mapped."""
+    from recipe.distributed import once_a_machine
+
+    run = once_a_machine if dataset.cache_files else lambda work, *args, **keywords: work(*args, **keywords)
+    return run(dataset.map, function, batched=True, **options)
 
 
 def check_columns(split: str, dataset: "datasets.Dataset") -> None:
