@@ -33,6 +33,7 @@ MODULES = {
     # What scripts/train.py calls beside them.
     "FeatureCollator": "training.features",
     "RunFolder": "training.run_folder",
+    "TextSplits": "data.dataset",
     "add_adapters": "model.adapters",
     "by_text": "data.windows",
     "cache_features": "training.features",

@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     # The output folder: an unfinished run of this config resumes; a folder that holds anything else is refused.
     run = recipe.RunFolder(training_args, resolved_config(model_args, data_args, training_args))
 
-    # 2. Texts and labels, in three splits. For your own: TextSplits(any DatasetDict with the columns text and label).
+    # 2. Texts and labels, in three splits. For your own: recipe.TextSplits(a DatasetDict with the columns text and label).
     name, revision = model_args.model_name_or_path, model_args.model_revision
     config = recipe.load_config(name, revision)
     splits = recipe.load_splits(data_args, recipe.labels_of_head(config))
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     recipe.remember_windows(model.config, windows)
     recipe.warn_unless_stock(model)
 
-    # 5. What trains; everything else is frozen. With lora_r, adapters train in place of the matrices.
+    # 5. What trains; everything else is frozen. With lora_r, LoRA adapters train, and the matrices stay frozen too.
     report = recipe.freeze_except(model, recipe.trainable_patterns(model.config, model_args.trainable))
     about_head = model.about_head
     if model_args.lora_r:
@@ -72,7 +72,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     if training_args.calibrate:
         check_calibration(model)
 
-    # 6. Tokens, and the frozen trunk, once per text: its output is a column, `trunk_output`. The test waits for the saved model.
+    # 6. Tokens, and the frozen trunk, run once per text: its output is the column `trunk_output`, kept in --feature_cache_dir
+    # for later runs with the same frozen weights. Test texts are read in step 8, by the saved model.
     tokenized = recipe.tokenize_texts({part: splits[part] for part in ("train", "validation")}, tokenizer, windows)
     warn_about_long_evaluation({**tokenized.num_rows, "test": len(splits["test"])}, training_args)
     cached = recipe.cache_features(model, tokenized, **model_args.cache, args=training_args)
@@ -96,7 +97,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         trainer, splits["validation"], cached["validation"], coverage["validation"]
     )
 
-    # 8. The stock checkpoint, which every Hugging Face tool loads; test figures, computed from the saved folder; card and Hub.
+    # 8. The model, saved as a stock GPT2ForSequenceClassification; test figures, measured on the saved folder; card and Hub.
     run_steps.save_run(run, trainer, splits, name, trained, report, coverage["train"], figures)
     measured = recipe.evaluate_saved(
         training_args.output_dir,

@@ -78,8 +78,9 @@ def fields_of(job: dict[str, Any], folder: str) -> list[str]:
     """Return the options of train.py that a variant adds to the protocol."""
     variant, steps = job["variant"], job["steps"]
     fields = ["--max_steps", str(steps), "--eval_strategy", "no"] if steps else []
-    if variant == "f" or (variant == "c" and has_native_bfloat16(device_of(job))):
-        fields += ["--bf16", "true"]
+    device = device_of(job)
+    if (variant == "f" and device.type == "cuda") or (variant == "c" and has_native_bfloat16(device)):
+        fields += ["--bf16", "true"]  # the tail's steps are bound by memory: on a CPU, bfloat16 casts only add to them
     fields += ["--feature_cache_dir", f"{folder}/cache", "--feature_cache", "on" if variant in "ef" else "off"]
     return [*fields, "--trunk_dtype", "bfloat16" if variant == "f" else "float32"]
 

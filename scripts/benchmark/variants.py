@@ -5,4 +5,4 @@ PEERS = {
     "b": "the same, padded to the longest of each batch",
     "c": "the same, tuned: grouped by length, large evaluation batches, bf16 where native",
 }
-OURS = {"d": "our plain path", "e": "our fast path, float32", "f": "our fast path, bfloat16"}
+OURS = {"d": "our plain path", "e": "our fast path, float32", "f": "our fast path, bfloat16 trunk"}
