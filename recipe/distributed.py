@@ -3,6 +3,7 @@
 import logging
 import os
 import pickle
+import platform
 import sys
 import time
 from collections.abc import Callable
@@ -105,18 +106,21 @@ def in_every_process(work: Callable[..., Any], *args: Any) -> Any:
 def once_a_machine(work: Callable[..., Any], *args: Any, **keywords: Any) -> Any:
     """Return what `work` returns in the first process of each machine, in all its processes; an error there ends all.
 
-    A dataset that lies in files is handed over by their names, and each process maps them. For what lies in memory, or
-    before the processes know of each other, let each do its own work.
+    All processes have to call it, and wait for that one (up to `ddp_timeout`). A dataset that lies in files is handed over
+    by their names, and each process maps them; let each do its own work for one that lies in memory. Before the processes
+    know of each other, each does.
     """
     if not torch.distributed.is_initialized():
         return work(*args, **keywords)
     state = PartialState()
-    first = state.process_index - state.local_process_index
-    is_first = state.process_index == first
+    is_first = state.is_local_main_process
+    machine = os.environ.get("GROUP_RANK"), platform.node()
     result = in_every_process(lambda: work(*args, **keywords) if is_first else None)
-    sent = gather_object([pickle.dumps(result)])[first]  # as bytes: files of another machine cannot be opened here
+    sent = in_every_process(lambda: pickle.dumps(result) if is_first else b"")
+    # As bytes until here: files of another machine cannot be opened on this one.
+    mine = next(data for name, data in gather_object([(machine, sent)]) if name == machine and data)
     # Every process waits here until all have mapped the files, which go when the first one's dataset does.
-    return in_every_process(lambda: result if is_first else pickle.loads(sent))
+    return in_every_process(lambda: result if is_first else pickle.loads(mine))
 
 
 def gather_in_order(part: list) -> list:

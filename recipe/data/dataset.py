@@ -75,7 +75,7 @@ class SplitRows(NamedTuple):
 def load_splits(args: DataArguments, label_names: list[str] | None = None) -> TextSplits:
     """Load texts and labels as three splits; the same rows always give the same splits and label ids.
 
-    Of several processes on a machine the first reads and splits, and the others map its files.
+    Of several processes all have to call it: the first on a machine does the work, and the others map its files.
 
     Args:
         label_names: the labels by id of a head that is kept; used where it names all of the data's.

@@ -1,5 +1,6 @@
 """Tokenization: texts into token ids, cut where too long, never empty, never with a special token that a user typed."""
 
+import functools
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -90,6 +91,8 @@ def tokenize(
 ) -> "datasets.DatasetDict":
     """Tokenize every split of a DatasetDict, and log how much of its texts the model will see.
 
+    Of several processes all have to call it: the first on a machine does the work, and the others map its files.
+
     Args:
         splits: with the columns `text` (string) and `label` (ClassLabel, or int from 0 up).
         max_length: as in encode_texts.
@@ -131,8 +134,9 @@ def map_once(dataset: "datasets.Dataset", function: Callable[..., Any], **option
     """Return dataset.map(function, batched=True, ...): of a dataset in files, computed once a machine and then mapped."""
     from recipe.distributed import once_a_machine
 
-    run = once_a_machine if dataset.cache_files else lambda work, *args, **keywords: work(*args, **keywords)
-    return run(dataset.map, function, batched=True, **options)
+    map_all = functools.partial(dataset.map, function, batched=True, **options)
+    lies_in_files = dataset.cache_files and dataset.format["type"] != "custom"  # a transform may not be sent
+    return once_a_machine(map_all) if lies_in_files else map_all()
 
 
 def check_columns(split: str, dataset: "datasets.Dataset") -> None:

@@ -226,6 +226,12 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
             hidden = self.trunk(input_ids, depth)
         else:
             check_depth(trunk_depth, depth)
+            keeps_one_token = depth == self.config.n_layer and self.pooling != "mean"
+            if trunk_output.shape[1] == 1 < input_ids.shape[1] and not keeps_one_token:
+                raise RecipeError(
+                    "the trunk was cached for a head alone, one token a text, but now blocks train: call cache_features"
+                    " after freeze_except"
+                )
             hidden = trunk_output.to(self.dtype)
             lengths = count_tokens(input_ids, attention_mask).clamp(max=hidden.shape[1])  # 1 where one token is kept
         logits = self.tail(hidden, lengths, depth)

@@ -229,6 +229,8 @@ class FeatureStore:
                 except FileNotFoundError:  # another run has just removed it
                     continue
                 except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+                    if getattr(error, "errno", None):  # the system's: the file may be sound
+                        raise
                     logger.warning("%s is damaged (%s): removed, its rows are computed again", path, one_line(error))
                     path.unlink(missing_ok=True)
                     open_hidden.cache_clear()

@@ -48,7 +48,9 @@ class RunFolder:
         self.path, self.args, self.config = Path(training_args.output_dir), training_args, config
         self.lock: FileLock | None = None
         self.checkpoint: str | None = on_main_process(self._find_checkpoint)
-        self.resumes_by_itself = self.checkpoint is not None and not training_args.resume_from_checkpoint
+        named = training_args.resume_from_checkpoint
+        of_this_folder = self.checkpoint is not None and lies_in(self.path, self.checkpoint)
+        self.resumes_by_itself = of_this_folder and not (named and lies_in(self.path, named))
         if self.resumes_by_itself:  # early stopping continues its count
             training_args.restore_callback_states_from_checkpoint = True
 
@@ -131,7 +133,10 @@ class RunFolder:
         ours = (self.path / STATE_FILE).is_file()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self.lock = self.lock or lock(self.path)
+            if self.lock is None:
+                self.lock = lock(self.path)
+                if not self.args.overwrite_output_dir and read_state(self.path) is not None:
+                    raise RecipeError(f"output_dir {self.path}: another run has begun there: give another folder")
             refuse_links(self.path)
             for path in self.path.glob(f"{TEMPORARY_PREFIX}*"):
                 shutil.rmtree(path)

@@ -88,7 +88,7 @@ class RecipeTrainer(Trainer):
         Raises:
             RecipeError (a ValueError): another model, rows that it cannot read, a batch that no training rows fill.
         """
-        self.saving_checkpoint, self.train_sampler = False, None
+        self.saving_checkpoint, self.train_sampler, self.evaluated = False, None, None
         if args is not None and args.n_gpu > 1:  # DataParallel's replicas have no parameters to tell what is frozen
             logger.warning("one of %d GPUs is used: to use all, start with `accelerate launch`", args.n_gpu)
             args._n_gpu = 1
@@ -103,6 +103,11 @@ class RecipeTrainer(Trainer):
             raise RecipeError(
                 f"dataloader_drop_last drops every batch: {rows} training texts do not fill one of"
                 f" {self.args.train_batch_size}: lower per_device_train_batch_size"
+            )
+        if self.args.train_sampling_strategy == "batch_rebalance":
+            raise RecipeError(
+                "train_sampling_strategy batch_rebalance makes batches of different sizes, whose texts would not count"
+                " alike: take group_by_length"
             )
         classifier = self.classifier
         if self.args.neftune_noise_alpha and classifier.embeddings_frozen:
@@ -135,6 +140,9 @@ class RecipeTrainer(Trainer):
         """Drop no row, whatever `dataloader_drop_last` says of training."""
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         dataset = self.eval_dataset[dataset] if isinstance(dataset, str) else dataset
+        if dataset is not self.evaluated and hasattr(self, "_eval_dataloaders"):
+            self._eval_dataloaders.clear()  # with persistent workers Trainer would go on with the last one's loader
+        self.evaluated = dataset
         if not self.is_in_train:
             check_trunk(self.classifier, dataset)
         return self._keep_every_row(super().get_eval_dataloader, eval_dataset)
@@ -192,11 +200,12 @@ class RecipeTrainer(Trainer):
         """Build the optimizer and its schedule once and discard them, to fail before a run starts."""
         if "layerwise" in self.args.optim:  # which hooks into the parameters when it is made
             return
+        given = self.optimizer, self.lr_scheduler
         fix = "correct optim, optim_args, lr_scheduler_type or lr_scheduler_kwargs"
         with explain(Exception, "the optimizer or its schedule cannot be made", fix):
             self.create_optimizer()
             self.create_scheduler(num_training_steps=max(self.args.max_steps, 1))
-        self.optimizer = self.lr_scheduler = None
+        self.optimizer, self.lr_scheduler = given
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **keywords: Any) -> torch.Tensor:
         """Take Trainer's step, and stop the run before the optimizer's at a loss that is not finite in any process."""

@@ -84,6 +84,11 @@ def rows(**columns):
         ({"input_ids": [[1], [2, -1], [0, 100]]}, "validation, row 1: has the token id -1,"),
         ({"input_ids": [1, 2, 3]}, "validation: input_ids are of the type int32: give a list of token ids a row"),
         ({"input_ids": [[0.5], [1.0], [2.0]]}, "validation: input_ids are of the type list<"),
+        (
+            {"attention_mask": [[1, 1], [1, 1], [1]]},
+            "validation, row 1: its attention_mask is not as long as its input_ids",
+        ),
+        ({"attention_mask": [[1, 1], [1], None]}, "validation, row 2: its attention_mask is not as long"),
     ],
 )
 def test_rows_that_a_model_cannot_read_are_named(columns, message):

@@ -1,5 +1,6 @@
 """The column `trunk_output`: transformers' own hidden states, computed once a text, found again, refused where they are not the model's."""
 
+import errno
 import logging
 import os
 import pickle
@@ -175,6 +176,20 @@ def cut_short(content):
 def cut_at_a_batch(content):
     """The last record batch and the end mark are gone: what is left reads as a complete stream."""
     return content[: content.rindex(b"\xff\xff\xff\xff", 0, len(content) - 8)]
+
+
+def test_a_file_that_the_system_does_not_give_is_left(tmp_path, monkeypatch):
+    model = frozen_model()
+    cache(model, SEQUENCES, tmp_path)
+
+    def fail(path):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("recipe.training.features.read_keys", fail)
+        with pytest.raises(RecipeError, match="Cannot allocate memory"):
+            cache(model, SEQUENCES, tmp_path)
+    assert len(list(tmp_path.rglob("*.arrow"))) == 1
 
 
 @pytest.mark.parametrize("damage", [cut_short, cut_at_a_batch, lambda content: b"", lambda content: b"another file"])
@@ -368,6 +383,15 @@ def test_the_model_refuses_rows_of_another_depth(tmp_path):
     model.transformer.h[2].requires_grad_(True)
     with pytest.raises(RecipeError, match="the trunk was cached with 3 frozen blocks, but now 2 are"):
         model(**batch)
+
+
+def test_the_model_refuses_one_token_a_text_where_blocks_train(tmp_path):
+    """Copies of cached rows, as set_format("torch") makes them, do not tell their depth."""
+    rows = cache(frozen_model(["score.*"]), SEQUENCES, tmp_path)
+    batch = FeatureCollator(collate)([rows[0], rows[2]])
+    del batch["trunk_depth"]
+    with pytest.raises(RecipeError, match="cached for a head alone, one token a text, but now blocks train"):
+        frozen_model()(**batch)
 
 
 def test_caches_are_listed_and_cleared(tmp_path):

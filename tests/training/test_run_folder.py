@@ -22,6 +22,7 @@ from conftest import (
 )
 
 from recipe.errors import RecipeError
+from recipe.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.launch
 FORK = multiprocessing.get_context("fork")  # a child that has imported everything already
@@ -161,9 +162,15 @@ def test_resuming_from_another_folders_checkpoint(three_labels, tmp_path, caplog
     straight = run_training(three_labels, tmp_path / "b", *command)
     with pytest.raises(RecipeError, match="is not empty"):
         run_training(three_labels, tmp_path / "b", *command)
-    run_unfinished(three_labels, tmp_path / "c", *command)
+    texts = tmp_path / "texts.csv"
+    texts.write_bytes(three_labels.read_bytes())
+    run_unfinished(texts, tmp_path / "c", *command)
+    texts.write_text(three_labels.read_text().replace("the", "a", 1))
+    with pytest.raises(RecipeError, match="holds an unfinished run on other data"):
+        run_training(texts, tmp_path / "c", *command)
+    texts.write_bytes(three_labels.read_bytes())
     caplog.set_level("INFO")
-    assert run_training(three_labels, tmp_path / "c", *command) == straight
+    assert run_training(texts, tmp_path / "c", *command) == straight
     assert f"resumes from {tmp_path / 'c' / 'checkpoint-18'}" in caplog.text
 
 
@@ -192,6 +199,21 @@ def test_two_runs_in_one_folder_are_refused(three_labels, tmp_path):
     child.kill()
     child.join()
     run_training(three_labels, tmp_path / "x", "--overwrite_output_dir")
+
+
+def test_a_run_that_begins_while_another_looks_at_its_empty_folder_is_kept(three_labels, tmp_path, monkeypatch):
+    """Both have found the folder empty; the other begins and ends before this one starts to write."""
+    start_run = RunFolder.start
+
+    def other_first(self, splits):
+        monkeypatch.setattr(RunFolder, "start", start_run)
+        run_training(three_labels, tmp_path / "x")
+        start_run(self, splits)
+
+    monkeypatch.setattr(RunFolder, "start", other_first)
+    with pytest.raises(RecipeError, match="another run has begun there"):
+        run_training(three_labels, tmp_path / "x", "--seed", "3")
+    assert json.loads((tmp_path / "x" / "run_state.json").read_text())["finished"]
 
 
 def test_impossible_output_dir_is_refused_first(three_labels, tmp_path):

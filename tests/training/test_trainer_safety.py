@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 from datasets import Dataset
-from trainer_helpers import TRAIN, arguments, collate, frozen_model, make_trainer
+from trainer_helpers import OTHER, TRAIN, arguments, collate, frozen_model, make_trainer
 from transformers import (
     Trainer,
     TrainerCallback,
@@ -13,6 +13,7 @@ from transformers import (
 
 from recipe.errors import RecipeError
 from recipe.model.export import to_stock
+from recipe.training.callbacks import EarlyStopping
 from recipe.training.trainer import RecipeTrainer
 
 
@@ -54,6 +55,40 @@ def test_noise_for_frozen_embeddings_is_refused(tmp_path):
         trainer = make_trainer("plain", tmp_path, frozen_model(["*"]), arguments_={"neftune_noise_alpha": alpha})
         losses.append(trainer.train().training_loss)
     assert losses[0] != losses[1]
+
+
+def test_batches_of_different_sizes_are_refused(tmp_path):
+    with pytest.raises(RecipeError, match="whose texts would not count alike: take group_by_length"):
+        make_trainer("cached", tmp_path, arguments_={"train_sampling_strategy": "batch_rebalance"})
+
+
+def test_an_optimizer_of_ones_own_is_the_one_that_steps(tmp_path):
+    model = frozen_model()
+    own = torch.optim.SGD(model.score.parameters(), lr=0.0)
+    args = arguments(tmp_path, eval_strategy="no")
+    trainer = RecipeTrainer(model, args, train_dataset=TRAIN, data_collator=collate, optimizers=(own, None))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    trainer.check_optimizer()
+    trainer.train()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_persistent_workers_read_the_data_set_that_is_given(tmp_path):
+    fields = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True, "eval_strategy": "epoch"}
+    trainer = make_trainer("plain", tmp_path, arguments_=fields)
+    trainer.train()
+    assert (
+        trainer.evaluate(OTHER)["eval_loss"]
+        == make_trainer("plain", tmp_path, trainer.model).evaluate(OTHER)["eval_loss"]
+    )
+
+
+def test_a_second_training_starts_its_patience_anew(tmp_path):
+    fields = {"learning_rate": 0.0, "num_train_epochs": 4, "eval_strategy": "epoch", "save_strategy": "no"}
+    fields |= {"metric_for_best_model": "loss", "greater_is_better": False}
+    trainer = make_trainer("cached", tmp_path, callbacks=[EarlyStopping(1)], arguments_=fields)
+    first, second = trainer.train().global_step, trainer.train().global_step
+    assert first == second > 0
 
 
 def test_one_gpu_of_several_is_used_without_a_launcher(tmp_path, caplog):
