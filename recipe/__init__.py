@@ -1,6 +1,6 @@
 """A recipe for turning GPT-2 into a text classifier: a frozen trunk, a trainable tail, a stock checkpoint.
 
-The rooms, in the order in which a run enters them:
+Packages, in the order a run uses them:
     data        texts and labels in, tokenized splits out
     model       the classifier: GPT-2 with a head on its last token, what is frozen, the stock checkpoint
     training    RecipeTrainer, the cache of the trunk's output, callbacks, resuming
@@ -41,7 +41,7 @@ MODULES = {
     "check_login": "hub.publish",
     "check_repo_id": "hub.publish",
     "choose_windows": "data.windows",
-    "labels_of_head": "model.loading",
+    "head_labels": "model.loading",
     "load_config": "model.loading",
     "loss_for": "training.class_weights",
     "publish": "hub.publish",
@@ -50,7 +50,7 @@ MODULES = {
     "summary_table": "data.dataset",
     "tokenize_texts": "data.windows",
     "trainable_patterns": "model.freezing",
-    "warn_of_trained_texts": "data.trained_on",
+    "warn_about_trained_texts": "data.trained_on",
     "warn_unless_stock": "model.export",
     "write_model_card": "hub.model_card",
 }

@@ -17,7 +17,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from recipe.arguments import DataArguments, ModelArguments, RecipeTrainingArguments
-from recipe.errors import OneLineErrors, RecipeError, one_line
+from recipe.errors import OneLineErrors, RecipeError, first_line
 from recipe.shipped import shipped
 
 # Saved with a run even where they are the library's defaults, which may change.
@@ -128,7 +128,7 @@ def read_yaml_mapping(path: str) -> dict[str, Any]:
         if isinstance(error, RecipeError):
             raise
         mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}: {error.problem}" if mark else one_line(error)
+        where = f"line {mark.line + 1}: {error.problem}" if mark else first_line(error)
         raise RecipeError(f"{path}: is not YAML ({where}): write one `field: value` a line") from error
     if not isinstance(fields, dict):
         raise RecipeError(f"{path}: is no mapping: write one `field: value` a line")

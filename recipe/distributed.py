@@ -16,7 +16,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list, gather_object, reduce
 from torch import nn
 
-from recipe.errors import RecipeError, one_line, printable
+from recipe.errors import RecipeError, first_line, printable
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def on_main_process(function: Callable[..., Any], *args: Any) -> Any:
             value = function(*args)
         except Exception as caught:
             error = caught
-    value, message = broadcast_object_list([value, error and one_line(error)])
+    value, message = broadcast_object_list([value, error and first_line(error)])
     if message is not None:
         raise error or RecipeError(message)
     return value
@@ -95,7 +95,7 @@ def in_every_process(work: Callable[..., Any], *args: Any) -> Any:
         error = caught
     state = PartialState()
     if state.num_processes == 1 or not any(
-        failed := gather_object([error and f"process {state.process_index}: {one_line(error)}"])
+        failed := gather_object([error and f"process {state.process_index}: {first_line(error)}"])
     ):
         if error is not None:
             raise error
@@ -145,7 +145,7 @@ def shares() -> list[tuple[int, int]]:
     return [(state.process_index, state.num_processes), (state.local_process_index, on_this_machine)]
 
 
-def warn_of_busy_machine() -> None:
+def warn_about_busy_machine() -> None:
     """Log a warning where other programs use the cores: OpenMP's threads wait for each other by spinning."""
     told_how = {"OMP_WAIT_POLICY", "OMP_NUM_THREADS"} & set(os.environ)
     if told_how or not sys.platform.startswith("linux") or torch.accelerator.is_available():
@@ -175,4 +175,4 @@ def setup_logging(is_main_process: bool) -> None:
     package.handlers, package.propagate = [handler], False
     package.setLevel(logging.INFO if is_main_process else logging.ERROR)
     if is_main_process:
-        warn_of_busy_machine()
+        warn_about_busy_machine()

@@ -46,20 +46,20 @@ def parse_probability(field: str, value: str | float, one_allowed: bool = False,
     return number
 
 
-def one_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """Return the first line of an error's message: those of other libraries may have many."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 @contextmanager
-def explain(errors: type[Exception] | tuple[type[Exception], ...], problem: str, fix: str) -> Iterator[None]:
+def as_recipe_error(errors: type[Exception] | tuple[type[Exception], ...], problem: str, fix: str) -> Iterator[None]:
     """Raise `PROBLEM (the reason): FIX` as a RecipeError in place of other libraries' errors."""
     try:
         yield
     except RecipeError:
         raise
     except errors as error:
-        reason = getattr(error, "strerror", None) or one_line(error)[:200]
+        reason = getattr(error, "strerror", None) or first_line(error)[:200]
         raise RecipeError(f"{problem} ({reason}): {fix}") from error
 
 
@@ -77,29 +77,29 @@ def shorten(text: str, width: int = 70) -> str:
     return line if len(line) <= width else line[: width - 3] + "..."
 
 
-def is_out_of_room(error: BaseException | None) -> bool:
+def is_disk_full(error: BaseException | None) -> bool:
     """Return whether a full disk, a quota or a limit on file sizes is behind an error of any library."""
     if error is None:
         return False
     words = ("No space left", "File too large", "Disk quota", "file write failed")  # the last is torch.save's
     numbers = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
     here = getattr(error, "errno", None) in numbers or any(word in str(error) for word in words)
-    return here or is_out_of_room(error.__cause__ or error.__context__)
+    return here or is_disk_full(error.__cause__ or error.__context__)
 
 
-def describe(error: Exception) -> str | None:
-    """Return the line for an error that the user, or the user's machine, has to mend; None for one of ours."""
+def user_message(error: Exception) -> str | None:
+    """Return the line for an error that the user, or the user's machine, has to fix; None for one of ours."""
     if isinstance(error, RecipeError):
         return str(error)
-    reason = one_line(error)[:200]
+    reason = first_line(error)[:200]
     if (
         isinstance(error, MemoryError)
         or "can't allocate memory" in reason
         or type(error).__name__ == "OutOfMemoryError"
     ):
         return f"not enough memory ({reason}): lower per_device_train_batch_size or max_length, or free some"
-    if is_out_of_room(error):
-        return f"no room to write ({reason}): make room on the disk, and run the same command again"
+    if is_disk_full(error):
+        return f"the disk is full ({reason}): free some space, and run the same command again"
     if isinstance(error, (ConnectionError, TimeoutError)):
         return None
     if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
@@ -113,7 +113,7 @@ def stop_on_sigterm(*_: object) -> NoReturn:
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Run a script's `main`; an error that `describe` knows ends it with one line on stderr and exit code 2, no traceback."""
+    """Run a script's `main`; an error that `user_message` knows ends it with one line on stderr and exit code 2, no traceback."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the shell: `>&-`
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
@@ -131,7 +131,7 @@ def run_script(main: Callable[[], None]) -> None:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     except Exception as error:
-        message = describe(error)
+        message = user_message(error)
         if message is None:
             raise
         from tqdm import tqdm

@@ -12,7 +12,7 @@ import socket
 import tempfile
 import threading
 
-from recipe.errors import OneLineParser, RecipeError, explain, run_script
+from recipe.errors import OneLineParser, RecipeError, as_recipe_error, run_script
 
 
 def parse_args() -> argparse.Namespace:
@@ -30,7 +30,7 @@ def free_port(host: str, port: int) -> int:
     if not 0 <= port <= 65535:
         raise RecipeError(f"port is {port}: take one from 1024 to 65535, or 0 for any free one")
     problem, fix = f"cannot listen on port {port} of {host}", "try another --port (0 takes a free one), or --host"
-    with explain((OSError, UnicodeError), problem, fix):
+    with as_recipe_error((OSError, UnicodeError), problem, fix):
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.socket(family) as server:
             server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the page's own server does
@@ -45,7 +45,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="recipe-demo-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # uploads and results, for as long as the page is served
         # Imported here, since --help and wrong options need none of it.
-        with explain(ImportError, "the demo needs gradio", "pip install 'gpt2-classifier-recipe[demo]'"):
+        with as_recipe_error(ImportError, "the demo needs gradio", "pip install 'gpt2-classifier-recipe[demo]'"):
             from recipe.inference.demo_page import build_page, serve
         from recipe.inference.text_classifier import TextClassifier
 

@@ -55,20 +55,20 @@ def main() -> None:
     from accelerate import PartialState
 
     from recipe.data.texts import read_run_config
-    from recipe.data.trained_on import warn_of_trained_texts
+    from recipe.data.trained_on import warn_about_trained_texts
     from recipe.evaluation.report import measure, print_confusion, print_report
     from recipe.inference.text_classifier import TextClassifier
 
     classifier = TextClassifier.from_pretrained(args.model_dir, args.device)
     load = functools.partial(load_split, args, classifier.label_names)
     test, temperature = load("test"), None
-    warn_of_trained_texts(test["text"], args.model_dir)
+    warn_about_trained_texts(test["text"], args.model_dir)
     train = None if args.no_baselines else load_training_texts(load, args.train_file, set(test["text"]))
     if args.calibrate:
         from recipe.evaluation.calibration import calibrate_head
 
         validation = load("validation")
-        warn_of_validation_texts(test, validation)
+        warn_about_validation_texts(test, validation)
         logits, text_index, _ = classifier.window_logits(validation["text"][:], progress=True)
         temperature = calibrate_head(classifier.model, logits, np.array(validation["label"]), text_index)
     if args.decision_threshold is not None:
@@ -128,12 +128,12 @@ def load_training_texts(load: functools.partial, files: list[str] | None, test_t
     return train.select(kept)
 
 
-def warn_of_validation_texts(test: "Dataset", validation: "Dataset") -> None:
+def warn_about_validation_texts(test: "Dataset", validation: "Dataset") -> None:
     """Warn of test texts that the temperature is fitted to."""
     known = set(validation["text"])
     both = sum(text in known for text in test["text"])
     if both:
-        message = "%d of the %d test texts are validation texts too, so figures after calibration are too good"
+        message = "%d of the %d test texts are validation texts too, so figures after calibration are optimistic"
         logger.warning(message, both, len(test))
 
 

@@ -65,9 +65,9 @@ def summary(suspects: "pd.DataFrame", texts: int) -> str:
     if suspects.empty:
         return f"None of {texts:,} texts is probably mislabelled"
     pairs = suspects.value_counts(["label", "likelier_label"])
-    told = [f"{shorten(given)} -> {shorten(likelier)} {count:,}" for (given, likelier), count in pairs[:SHOWN].items()]
-    told += [f"and {len(pairs) - SHOWN} more pairs"] if len(pairs) > SHOWN else []
-    return f"{len(suspects):,} of {texts:,} texts are probably mislabelled: {', '.join(told)}"
+    parts = [f"{shorten(given)} -> {shorten(likelier)} {count:,}" for (given, likelier), count in pairs[:SHOWN].items()]
+    parts += [f"and {len(pairs) - SHOWN} more pairs"] if len(pairs) > SHOWN else []
+    return f"{len(suspects):,} of {texts:,} texts are probably mislabelled: {', '.join(parts)}"
 
 
 if __name__ == "__main__":

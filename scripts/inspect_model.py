@@ -38,7 +38,7 @@ def main() -> None:
     from recipe.data.tokenization import load_tokenizer
     from recipe.model.classifier import GPT2LastTokenClassifier
     from recipe.model.freezing import freeze_except, trainable_patterns
-    from recipe.model.loading import labels_of_head, load_config
+    from recipe.model.loading import head_labels, load_config
 
     if args.num_labels is not None and not 2 <= args.num_labels <= 100_000:
         raise RecipeError(f"num_labels is {args.num_labels}: take 2 to 100,000")
@@ -47,7 +47,7 @@ def main() -> None:
     config = load_config(args.model_name_or_path, args.model_revision)
     tokenizer = load_tokenizer(args.model_name_or_path, config, revision=args.model_revision)
     set_seed(args.seed)
-    known = labels_of_head(config)
+    known = head_labels(config)
     if args.num_labels is not None and known is not None and len(known) != args.num_labels:
         raise RecipeError(f"num_labels is {args.num_labels}, but the classifier has {len(known)} labels: leave it out")
     labels = {} if args.num_labels is None else {"num_labels": args.num_labels}
@@ -66,7 +66,7 @@ def main() -> None:
     print(f"Before, as a GPT-2 of this size is pretrained:\n{before}\n")
     print(f"After, with {fresh}:\n{model}\n")
     print(f"What trains ({' '.join(args.trainable)}):\n{report}\n")
-    print_tokens(model.eval(), tokenizer, args.text, labels_of_head(model.config))
+    print_tokens(model.eval(), tokenizer, args.text, head_labels(model.config))
 
 
 def print_tokens(

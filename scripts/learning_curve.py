@@ -57,14 +57,12 @@ def main() -> None:
 def load(arguments: "Arguments") -> "TextSplits":
     """Load the splits, with the label ids of the base model's head, if any; warn of test texts that it was trained on."""
     from recipe.data.dataset import load_splits
-    from recipe.data.trained_on import warn_of_trained_texts
-    from recipe.model.loading import labels_of_head, load_config
+    from recipe.data.trained_on import warn_about_trained_texts
+    from recipe.model.loading import head_labels, load_config
 
     model_args, data_args, _ = arguments
-    splits = load_splits(
-        data_args, labels_of_head(load_config(model_args.model_name_or_path, model_args.model_revision))
-    )
-    warn_of_trained_texts(splits["test"]["text"], model_args.model_name_or_path)
+    splits = load_splits(data_args, head_labels(load_config(model_args.model_name_or_path, model_args.model_revision)))
+    warn_about_trained_texts(splits["test"]["text"], model_args.model_name_or_path)
     return splits
 
 

@@ -44,15 +44,15 @@ def main() -> None:
     # Imported here, since --help and wrong options need none of it.
     import numpy as np
 
-    from recipe.data.trained_on import warn_of_trained_texts
+    from recipe.data.trained_on import warn_about_trained_texts
     from recipe.distributed import setup_logging
     from recipe.experiments.peer_fits import fits_of
     from recipe.experiments.peers import Task, measure_peers
 
     setup_logging(True)
-    name, splits, fit_gpt2, settings = of_run(args.model_dir) if arguments is None else of_training(arguments)
+    name, splits, fit_gpt2, settings = run_task(args.model_dir) if arguments is None else training_task(arguments)
     train, test = splits["train"], splits["test"]
-    warn_of_trained_texts(test["text"], name)
+    warn_about_trained_texts(test["text"], name)
     task = Task(train["text"][:], np.array(train["label"]), **settings)
     about = {"model": name, "texts": {"train": len(train), "test": len(test)}}
     keep = partial(keep_unfinished, args.output_file, about)
@@ -60,7 +60,7 @@ def main() -> None:
     report(args, about, measured, skipped)
 
 
-def of_run(model_dir: Path) -> "tuple[str, TextSplits, Callable, dict[str, Any]]":
+def run_task(model_dir: Path) -> "tuple[str, TextSplits, Callable, dict[str, Any]]":
     """Return a finished run's name, its splits, how it is loaded as a peer, and the settings of the task."""
     from accelerate import PartialState
 
@@ -74,15 +74,15 @@ def of_run(model_dir: Path) -> "tuple[str, TextSplits, Callable, dict[str, Any]]
     return str(model_dir), splits, partial(load_run, model_dir), settings
 
 
-def of_training(arguments: "Arguments") -> "tuple[str, TextSplits, Callable, dict[str, Any]]":
+def training_task(arguments: "Arguments") -> "tuple[str, TextSplits, Callable, dict[str, Any]]":
     """Return the same of a training to come, whose labels have the ids of the base model's head, if any."""
     from recipe.data.dataset import load_splits
     from recipe.experiments.peer_fits import train_gpt2
-    from recipe.model.loading import labels_of_head, load_config
+    from recipe.model.loading import head_labels, load_config
 
     model_args, data_args, training_args = arguments
     name = model_args.model_name_or_path
-    splits = load_splits(data_args, labels_of_head(load_config(name, model_args.model_revision)))
+    splits = load_splits(data_args, head_labels(load_config(name, model_args.model_revision)))
     settings = {"class_weight": data_args.class_weight, "seed": training_args.seed, "device": training_args.device}
     settings |= {"progress": not training_args.disable_tqdm}
     return name, splits, partial(train_gpt2, arguments, splits["train"]), settings
@@ -107,9 +107,9 @@ def report(
     """Print the table and where GPT-2 loses, and write the files that are asked for."""
     from recipe.atomic import write_json
     from recipe.experiments.drawing import draw_peers
-    from recipe.experiments.peers import TITLES, peers_table, where_gpt2_loses
+    from recipe.experiments.peers import TITLES, compare_with_gpt2, peers_table
 
-    sentences = where_gpt2_loses(measured)
+    sentences = compare_with_gpt2(measured)
     name, train, test = about["model"], about["texts"]["train"], about["texts"]["test"]
     print(f"\n{name}: trained on {train:,} texts, measured on {test:,}\n\n{peers_table(measured)}")
     if args.model_dir:
@@ -120,7 +120,7 @@ def report(
         print(f"Skipped: {TITLES[peer]}: {reason}")
     print("", *sentences, sep="\n")
     if args.output_file:
-        write_json(args.output_file, {**about, "peers": measured, "skipped": skipped, "where_gpt2_loses": sentences})
+        write_json(args.output_file, {**about, "peers": measured, "skipped": skipped, "compare_with_gpt2": sentences})
         unfinished(args.output_file).unlink(missing_ok=True)
     if args.plot_file:
         draw_peers(args.plot_file, measured, f"{name}: {train:,} training and {test:,} test texts")

@@ -81,8 +81,8 @@ def main() -> None:
             if is_main:
                 writer.write(texts, labels, probabilities, others)
     if args.abstain_below is not None and is_main:
-        told = f"{unsure_in_all} of {texts_in_all} texts got no label"
-        print(f"{told}: no probability is {args.abstain_below:g} or more", file=sys.stderr)
+        summary = f"{unsure_in_all} of {texts_in_all} texts got no label"
+        print(f"{summary}: no probability is {args.abstain_below:g} or more", file=sys.stderr)
 
 
 def read_texts(args: argparse.Namespace) -> Iterator[tuple[list[str], dict[str, list]]]:

@@ -59,16 +59,16 @@ def load(arguments: "Arguments") -> "TextSplits":
     from recipe.data.dataset import load_splits
     from recipe.data.trained_on import count_trained_on
     from recipe.experiments.probing import check_memory
-    from recipe.model.loading import labels_of_head, load_config
+    from recipe.model.loading import head_labels, load_config
 
     name = arguments[0].model_name_or_path
     config = load_config(name, arguments[0].model_revision)
-    splits = load_splits(arguments[1], labels_of_head(config))
+    splits = load_splits(arguments[1], head_labels(config))
     texts = splits["train"]["text"][:] + splits["validation"]["text"][:]
     check_memory(config, len(texts))
     if count := count_trained_on(texts, name):
-        told = f"{count} of the {len(texts)} texts were trained on, by {name} or the model it started from"
-        logger.warning("%s, so its states know their labels: probe the model that its training began with", told)
+        problem = f"{count} of the {len(texts)} texts were trained on, by {name} or the model it started from"
+        logger.warning("%s, so its states know their labels: probe the model that its training began with", problem)
     return splits
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from recipe.arguments import check_fields
 from recipe.config import parse_arguments
-from recipe.errors import OneLineParser, RecipeError, explain, run_script
+from recipe.errors import OneLineParser, RecipeError, as_recipe_error, run_script
 from recipe.experiments.options import names_of, print_saved
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def report(
 
 def main() -> None:
     args, words, arguments, space = parse_options()
-    with explain(ImportError, "a sweep needs optuna", "pip install 'gpt2-classifier-recipe[search]'"):
+    with as_recipe_error(ImportError, "a sweep needs optuna", "pip install 'gpt2-classifier-recipe[search]'"):
         import optuna  # noqa: F401
     from filelock import FileLock, Timeout
 
@@ -176,14 +176,14 @@ def main() -> None:
     from recipe.distributed import setup_logging
     from recipe.evaluation.plots import can_draw
     from recipe.experiments.sweep_results import draw_sweep
-    from recipe.model.loading import labels_of_head, load_config
+    from recipe.model.loading import head_labels, load_config
 
     setup_logging(True)
     draws = can_draw()  # said before the trials
     config = load_config(arguments[0].model_name_or_path, arguments[0].model_revision)
-    splits, folder = load_splits(arguments[1], labels_of_head(config)), args.output_dir
+    splits, folder = load_splits(arguments[1], head_labels(config)), args.output_dir
     folder.mkdir(parents=True, exist_ok=True)
-    with explain(Timeout, f"{folder} is in use by another sweep", "wait for it, or give another output_dir"):
+    with as_recipe_error(Timeout, f"{folder} is in use by another sweep", "wait for it, or give another output_dir"):
         lock = FileLock(folder / ".sweep.lock", timeout=0).acquire()
     with lock, tempfile.TemporaryDirectory(prefix="recipe-sweep-") as scratch:
         sweep, study, trials = load(args, arguments, splits, space, scratch)

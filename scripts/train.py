@@ -41,9 +41,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     # 2. Texts and labels, in three splits. For your own: recipe.TextSplits(a DatasetDict with the columns text and label).
     name, revision = model_args.model_name_or_path, model_args.model_revision
     config = recipe.load_config(name, revision)
-    splits = recipe.load_splits(data_args, recipe.labels_of_head(config))
+    splits = recipe.load_splits(data_args, recipe.head_labels(config))
     check_threshold(training_args.decision_threshold, splits["validation"])
-    recipe.warn_of_trained_texts(splits["test"]["text"], name)
+    recipe.warn_about_trained_texts(splits["test"]["text"], name)
 
     # 3. The tokenizer. Long texts are cut to max_length, or read in overlapping windows.
     windows = recipe.choose_windows(config, data_args.window, data_args.window_overlap, data_args.max_length)
@@ -65,10 +65,10 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
     # 5. What trains; everything else is frozen. With lora_r, LoRA adapters train, and the matrices stay frozen too.
     report = recipe.freeze_except(model, recipe.trainable_patterns(model.config, model_args.trainable))
-    about_head = model.about_head
+    head_description = model.head_description
     if model_args.lora_r:
         model, report = recipe.add_adapters(model, model_args.lora_r, model_args.lora_alpha)
-    logger.info("%s\n\n%s\n\n%s", recipe.summary_table(splits.summary), report, about_head)
+    logger.info("%s\n\n%s\n\n%s", recipe.summary_table(splits.summary), report, head_description)
     if training_args.calibrate:
         check_calibration(model)
 

@@ -1,4 +1,4 @@
-"""The shape of the package: arrows between rooms one way, no circles, a core without the optional parts, small modules."""
+"""The shape of the package: imports between packages one way, no circles, a core without the optional parts, small modules."""
 
 import ast
 from pathlib import Path
@@ -8,7 +8,7 @@ from conftest import ROOT
 
 from recipe import MODULES
 
-# What a room may import, beside itself. `top` is the modules directly in recipe/.
+# What a package may import, beside itself. `top` is the modules directly in recipe/.
 ARROWS = {
     "top": {"top"},
     "data": {"top"},
@@ -59,12 +59,12 @@ def module_name(path: Path, package: Path) -> str:
     return ".".join(part for part in parts if part != "__init__")
 
 
-def room_of(module: str) -> str:
+def package_of(module: str) -> str:
     return module.split(".")[0] if "." in module or module in ARROWS else "top"
 
 
 def imports_of(path: Path, package: Path, everywhere: bool = False) -> set[str]:
-    """Modules and rooms of recipe that a file imports: when it is imported, or also within functions. Types do not count."""
+    """Modules and packages of recipe that a file imports: when it is imported, or also within functions. Types do not count."""
     todo, found = list(ast.parse(path.read_text(encoding="utf-8")).body), set()
     parents = ["recipe", *path.relative_to(package).parent.parts]
     while todo:
@@ -102,7 +102,7 @@ def faults(package: Path) -> list[str]:
     found = []
     for module, path in paths.items():
         for imported in imports_of(path, package, everywhere=True):
-            if room_of(imported) not in ARROWS[room_of(module)] | {room_of(module)}:
+            if package_of(imported) not in ARROWS[package_of(module)] | {package_of(module)}:
                 found.append(f"{module} imports {imported}, against the arrows")
         if module not in OPTIONAL:
             found += [f"{module}, of the core, imports the optional {name}" for name in imports[module] & OPTIONAL]
@@ -141,9 +141,9 @@ def test_optional_modules_exist():
 @pytest.fixture
 def sound(tmp_path):
     """A small package without a fault."""
-    for room in ("", "data", "model", "training", "evaluation"):
-        (tmp_path / room).mkdir(exist_ok=True)
-        (tmp_path / room / "__init__.py").write_text('"""A room."""\n')
+    for package in ("", "data", "model", "training", "evaluation"):
+        (tmp_path / package).mkdir(exist_ok=True)
+        (tmp_path / package / "__init__.py").write_text('"""A package."""\n')
     (tmp_path / "errors.py").write_text("")
     (tmp_path / "data" / "windows.py").write_text("from recipe.errors import RecipeError\n")
     (tmp_path / "data" / "readers.py").write_text("def f():\n    from recipe.data.windows import g\n")

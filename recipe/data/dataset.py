@@ -17,7 +17,7 @@ import pyarrow.parquet
 from recipe.arguments import DataArguments
 from recipe.atomic import write_files, write_json
 from recipe.data.files import FileFormat
-from recipe.data.leakage import drop_conflicts, find_conflicts, give_up_groups, remove_duplicates, report_conflicts
+from recipe.data.leakage import drop_conflicts, drop_group_overlaps, find_conflicts, remove_duplicates, report_conflicts
 from recipe.data.readers import SPLITS, read_files, read_splits
 from recipe.data.rows import check_known_labels, check_label_coverage, name_labels, spell_labels
 from recipe.data.splits import draw_samples, make_missing_splits, undersample
@@ -25,12 +25,12 @@ from recipe.data.store import TextStore
 from recipe.data.tables import TEXT_AND_LABEL, Wanted
 from recipe.data.texts import pair_fields_of, read_run_config
 from recipe.distributed import once_a_machine
-from recipe.errors import RecipeError, explain
+from recipe.errors import RecipeError, as_recipe_error
 
 logger = logging.getLogger(__name__)
 
 SPLITS_FOLDER, SUMMARY_FILE = "splits", "data_summary.json"  # in a run's output_dir
-REMOVALS = ("conflicts_dropped", "group_rows_given_up", "duplicates_removed", "undersampled", "over_the_limit")
+REMOVALS = ("conflicts_dropped", "group_rows_dropped", "duplicates_removed", "undersampled", "over_the_limit")
 MANY = 100_000  # rows
 SHOWN = 8  # labels that have a column of their own in the table
 
@@ -106,7 +106,7 @@ def load_rows(args: DataArguments, label_names: list[str] | None = None, make_sp
             summary[step][split] = summary[step].get(split, 0) + count
         rows = left
 
-    say_if_many("labels and copies are looked through", rows)
+    log_large_step("labels and copies are looked through", rows)
 
     # 2. Labels: one spelling each, and one order of ids.
     rows, names = name_labels(rows, declared, label_names, args.normalize_labels)
@@ -122,7 +122,7 @@ def load_rows(args: DataArguments, label_names: list[str] | None = None, make_sp
     if args.drop_conflicts:
         keep("conflicts_dropped", drop_conflicts(rows, conflicts))
     if args.group_column:
-        keep("group_rows_given_up", give_up_groups(rows))
+        keep("group_rows_dropped", drop_group_overlaps(rows))
     if args.remove_duplicates:
         keep("duplicates_removed", remove_duplicates(rows))
 
@@ -131,10 +131,10 @@ def load_rows(args: DataArguments, label_names: list[str] | None = None, make_sp
         keep("undersampled", undersample(rows, names, args.split_seed))
     if not make_splits:
         return SplitRows(rows, names, summary, store)
-    say_if_many("splits are made", rows)
+    log_large_step("splits are made", rows)
     rows = make_missing_splits(rows, args)
     if args.group_column:  # a split by time cuts through groups
-        keep("group_rows_given_up", give_up_groups(rows))
+        keep("group_rows_dropped", drop_group_overlaps(rows))
     if args.undersample == "train":
         keep("undersampled", undersample(rows, names, args.split_seed))
     keep("over_the_limit", draw_samples(rows, args))
@@ -145,7 +145,7 @@ def load_rows(args: DataArguments, label_names: list[str] | None = None, make_sp
     return SplitRows(rows, names, summary, store)
 
 
-def say_if_many(step: str, rows: pd.DataFrame) -> None:
+def log_large_step(step: str, rows: pd.DataFrame) -> None:
     """Log a step that takes seconds."""
     if len(rows) >= MANY:
         logger.info("%s rows: %s", f"{len(rows):,}", step)
@@ -206,10 +206,10 @@ def load_saved_splits(run_dir: str | os.PathLike) -> TextSplits:
     loaded, errors = {}, (OSError, ValueError, TypeError, KeyError, AttributeError, pa.ArrowException)
     for split in SPLITS:
         path = Path(run_dir) / SPLITS_FOLDER / f"{split}.parquet"
-        with explain(OSError, f"{path}: cannot be read", "check the permissions"):
+        with as_recipe_error(OSError, f"{path}: cannot be read", "check the permissions"):
             if not path.exists():
                 raise RecipeError(f"{path}: no such file: only train.py saves its splits beside the model")
-        with explain(errors, f"{path}: cannot be read", "train again to restore it"):
+        with as_recipe_error(errors, f"{path}: cannot be read", "train again to restore it"):
             table = pa.parquet.read_table(path).select(["text", "label"])
             loaded[split] = datasets.Dataset(table)  # features come from the file's schema
             names = loaded[split].features["label"].names
@@ -217,7 +217,7 @@ def load_saved_splits(run_dir: str | os.PathLike) -> TextSplits:
             if not len(table) or table["text"].null_count or not 0 <= ids["min"] <= ids["max"] < len(names):
                 raise ValueError("it has no rows, no texts or other labels")
     path = Path(run_dir) / SUMMARY_FILE
-    with explain(errors, f"{path}: cannot be read", "train again to restore it"):
+    with as_recipe_error(errors, f"{path}: cannot be read", "train again to restore it"):
         return TextSplits(loaded, json.loads(path.read_text(encoding="utf-8")))
 
 

@@ -19,7 +19,7 @@ from huggingface_hub.utils import logging as hub_logging
 from recipe.arguments import DataArguments
 from recipe.data.texts import is_prediction_file, unescape
 from recipe.data.utf8_file import BLOCK, Utf8File, check_readable
-from recipe.errors import RecipeError, explain, one_line
+from recipe.errors import RecipeError, as_recipe_error, first_line
 
 BATCH_ROWS = 2048
 MAX_ARRAY = 1 << 27  # bytes of a JSON array, which is parsed in one piece
@@ -133,7 +133,7 @@ def csv_batches(
             return
         except pa.ArrowInvalid as error:
             if "straddling" not in str(error):
-                raise RecipeError(f"{path}: cannot be read ({one_line(error)[:200]}): {fix}") from error
+                raise RecipeError(f"{path}: cannot be read ({first_line(error)[:200]}): {fix}") from error
     large = f"a row of over {file_format.max_row / 1e6:g} MB, or a quote that is not closed"
     raise RecipeError(f"{path}: {large}: cut the text, or raise --max_row_mb; {fix}")
 
@@ -180,7 +180,7 @@ def parse_json(path: Path, place: str, text: str, hint: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise RecipeError(f"{path}: {place} is not JSON ({one_line(error)}): {hint} is needed") from error
+        raise RecipeError(f"{path}: {place} is not JSON ({first_line(error)}): {hint} is needed") from error
 
 
 def json_batch(path: Path, place: str, records: dict[int, Any]) -> Batch:
@@ -198,7 +198,7 @@ def parquet_batches(path: Path) -> Iterator[Batch]:
     """Yield the rows of a Parquet file, with the features that `datasets` notes in those that it writes."""
     check_readable(path)
     errors = (pa.ArrowException, OSError, EOFError, zlib.error)
-    with explain(errors, f"{path}: is not a complete Parquet file", "write it again"):
+    with as_recipe_error(errors, f"{path}: is not a complete Parquet file", "write it again"):
         packed = path.suffix.lower() == ".gz"
         file = pa.parquet.ParquetFile(pa.BufferReader(gzip.decompress(path.read_bytes())) if packed else path)
         try:
@@ -232,7 +232,7 @@ def load_dataset(name: str, configuration: str | None = None) -> datasets.Datase
     fix = "save it again with save_to_disk" if is_saved else "check the name, or give --train_file"
     try:
         # The hub, the network, the builder and the file formats each raise errors of their own.
-        with explain(Exception, f"dataset {name!r} cannot be loaded", fix):
+        with as_recipe_error(Exception, f"dataset {name!r} cannot be loaded", fix):
             return datasets.load_from_disk(name) if is_saved else datasets.load_dataset(name, configuration)
     finally:
         hub_logging.set_verbosity(verbosity)

@@ -16,7 +16,7 @@ SHOWN = 3  # conflicts that the log shows
 
 
 def in_later_split(rows: pd.DataFrame, column: str) -> pd.Series:
-    """Return for each row (bool) whether a later split holds its value too: the test stays complete, training gives up most."""
+    """Return for each row (bool) whether a later split holds its value too: the test stays complete, training loses most."""
     if rows["split"].nunique() == 1:
         return pd.Series(False, index=rows.index)
     order = rows["split"].map({split: i for i, split in enumerate(SPLITS)})
@@ -24,7 +24,7 @@ def in_later_split(rows: pd.DataFrame, column: str) -> pd.Series:
 
 
 def give_up(rows: pd.DataFrame, gone: pd.Series, report: str, refusal: str) -> pd.DataFrame:
-    """Return the rows that are not gone; report how many each split gives up, and refuse one that no row is left of."""
+    """Return the rows that are not gone; report how many rows each split loses, and refuse a split that would be empty."""
     for split in reversed(SPLITS):
         if count := (of_split := gone[rows["split"] == split]).sum():
             source, left = source_of(rows.loc[of_split.index]), len(of_split) - count
@@ -37,7 +37,7 @@ def give_up(rows: pd.DataFrame, gone: pd.Series, report: str, refusal: str) -> p
 def remove_duplicates(rows: pd.DataFrame) -> pd.DataFrame:
     """Remove exact copies of a text that would leak from training into validation or test.
 
-    A given test file stays complete; validation gives up what the test holds, training what either holds. Within the
+    A given test file stays complete; rows that the test holds are dropped from validation, rows that either holds from training. Within the
     training rows the first copy stays (the earliest, where rows have a `time`), so that splits made from them share
     nothing.
     """
@@ -48,9 +48,9 @@ def remove_duplicates(rows: pd.DataFrame) -> pd.DataFrame:
     return give_up(rows, copies, "{count} exact duplicates removed, {left} texts left", refusal)
 
 
-def give_up_groups(rows: pd.DataFrame) -> pd.DataFrame:
+def drop_group_overlaps(rows: pd.DataFrame) -> pd.DataFrame:
     """Drop validation rows whose group the test holds, and training rows whose group either of them holds."""
-    report = "{count} rows given up in {split}, since their groups are also in a later split; {left} rows left"
+    report = "{count} rows dropped from {split}, since their groups are also in a later split; {left} rows left"
     fix = "give rows of other groups, or drop --group_column"
     refusal = "every group of the {split} rows is also in a later split: " + fix
     return give_up(rows, in_later_split(rows, "group"), report, refusal)

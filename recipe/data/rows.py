@@ -77,7 +77,7 @@ def check_texts(rows: pd.DataFrame) -> None:
 
 
 def name_labels(
-    rows: pd.DataFrame, declared: list[str] | None, of_head: list[str] | None, normalize: bool
+    rows: pd.DataFrame, declared: list[str] | None, head_names: list[str] | None, normalize: bool
 ) -> tuple[pd.DataFrame, list[str]]:
     """Return the rows with labels in their final spelling, and the names of the labels by id."""
     read = rows["label"].unique()
@@ -85,18 +85,18 @@ def name_labels(
         numbers = {name: float(name) for name in read if not name.lstrip("+-").isdecimal()}  # of any length
         fractional = rows["label"].isin([name for name, number in numbers.items() if not number.is_integer()])
         refuse_rows(rows, fractional, "a fractional label (regression)", "labels are names or whole numbers")
-    rows = rows.assign(label=spell_labels(rows["label"], of_head, normalize))
+    rows = rows.assign(label=spell_labels(rows["label"], head_names, normalize))
     if (merged := rows["label"].nunique()) < len(read):
         logger.info("%d spellings of labels are merged into %d labels", len(read), merged)
     if declared is not None:
-        declared = spell_labels(pd.Series(declared, dtype=object).map(canonical_name), of_head, normalize).tolist()
+        declared = spell_labels(pd.Series(declared, dtype=object).map(canonical_name), head_names, normalize).tolist()
     train = rows[rows["split"] == "train"]
-    names = order_labels(train["label"], declared, of_head)
+    names = order_labels(train["label"], declared, head_names)
     check_known_labels(rows, names)
     if train["label"].nunique() < 2:
         label = train["label"].iloc[0]
         raise RecipeError(f"{source_of(train)}: all rows have the label {label!r}: a classifier needs two labels")
-    warn_of_spellings(rows["label"], of_head)
+    warn_about_spellings(rows["label"], head_names)
     return rows, names
 
 
@@ -157,18 +157,18 @@ def normal_form(name: str) -> str:
     return " ".join(unicodedata.normalize("NFC", visible.casefold()).split())
 
 
-def spell_labels(labels: pd.Series, of_head: list[str] | None, normalize: bool) -> pd.Series:
+def spell_labels(labels: pd.Series, head_names: list[str] | None, normalize: bool) -> pd.Series:
     """Return labels as a checkpoint's head spells them, where it has them; others, with normalize, in normal form.
 
     Without normalize, only equal values are the head's label ("True" of the head is "true" of the data).
     """
     key = normal_form if normalize else str
-    keys = [key(canonical_name(name)) for name in of_head or []]
-    head = dict(zip(keys, of_head or [], strict=True)) if len({*keys}) == len(keys) else {}
+    keys = [key(canonical_name(name)) for name in head_names or []]
+    head = dict(zip(keys, head_names or [], strict=True)) if len({*keys}) == len(keys) else {}
     return rename(labels, lambda label: head.get(key(label), key(label)))
 
 
-def warn_of_spellings(labels: pd.Series, of_head: list[str] | None) -> None:
+def warn_about_spellings(labels: pd.Series, head_names: list[str] | None) -> None:
     """Warn once of all labels that differ only by case and spaces, with the counts of each spelling.
 
     Warn as well where a checkpoint's head has the same labels but for case or spaces.
@@ -178,25 +178,27 @@ def warn_of_spellings(labels: pd.Series, of_head: list[str] | None) -> None:
     if alike:
         shown = ["/".join(f"{name!r} ({count:,})" for name, count in spellings.items()) for spellings in alike[:SHOWN]]
         shown += [f"and {len(alike) - SHOWN} more"] if len(alike) > SHOWN else []
-        told = f"labels that look alike but for case or spaces count as different labels: {', '.join(shown)}"
-        logger.warning("%s: --normalize_labels true merges them", told)
-    found, head = set(counts.index), set(of_head or [])
+        problem = f"labels that look alike but for case or spaces count as different labels: {', '.join(shown)}"
+        logger.warning("%s: --normalize_labels true merges them", problem)
+    found, head = set(counts.index), set(head_names or [])
     if head and head != found and {*map(normal_form, head)} == {*map(normal_form, found)}:
-        told = f"the labels differ from those of the checkpoint's head ({list_names(of_head)}) only by case or spaces"
-        logger.warning("%s: --normalize_labels true takes its spelling", told)
+        problem = (
+            f"the labels differ from those of the checkpoint's head ({list_names(head_names)}) only by case or spaces"
+        )
+        logger.warning("%s: --normalize_labels true takes its spelling", problem)
 
 
-def order_labels(labels: pd.Series, declared: list[str] | None, of_head: list[str] | None) -> list[str]:
+def order_labels(labels: pd.Series, declared: list[str] | None, head_names: list[str] | None) -> list[str]:
     """Return the labels by id, in an order that does not depend on the rows': numbers by value, names by alphabet.
 
     Args:
         labels: of the training rows.
         declared: the names by id of a ClassLabel column, taken unchanged if they hold all the labels.
-        of_head: the names by id of a checkpoint's head, taken if they hold all the labels.
+        head_names: the names by id of a checkpoint's head, taken if they hold all the labels.
     """
     found = set(labels.unique())
-    if of_head is not None and found <= set(of_head):
-        return list(of_head)
+    if head_names is not None and found <= set(head_names):
+        return list(head_names)
     if declared is not None and found <= set(declared):
         return list(dict.fromkeys(declared))
     numeric = all(len(name) < 1000 and name.removeprefix("-").isdecimal() for name in found)

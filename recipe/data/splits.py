@@ -85,7 +85,7 @@ def split_rows(rows: pd.DataFrame, fractions: dict[str, float], seed: int) -> pd
         raise RecipeError(f"{source_of(rows)}: {few}; {fix}")
     labels = pd.Series(rows["label"].factorize(sort=True)[0], index=rows.index)  # numbers sort faster than names
     for split in reversed(fractions):
-        # scikit-learn wants room for each label on each side
+        # scikit-learn needs a place for each label on each side
         size = min(max(int(len(rows) * fractions[split]), len(counts)), len(labels) - len(counts))
         try:
             labels, off = train_test_split(labels, test_size=size, stratify=labels, random_state=seed)

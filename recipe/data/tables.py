@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from recipe.data.files import Batch, FileFormat, read_batches
 from recipe.data.store import TextStore
 from recipe.data.texts import clean_text
-from recipe.errors import RecipeError, explain
+from recipe.errors import RecipeError, as_recipe_error
 
 USUAL_COLUMNS = {
     "text": ("text", "sms", "message", "sentence", "content", "review", "body", "document", "question", "title"),
@@ -169,9 +169,9 @@ def cells_at(source: str, batch: Batch, position: int, file_format: FileFormat =
     name, cells = batch.names[position], batch.columns[position]
     feature = batch.features.get(name)
     if not isinstance(cells, list):
-        # Bytes that are no text, or times that Python has no room for.
+        # Bytes that are no text, or times outside of Python's range.
         errors = (ValueError, OverflowError, pa.ArrowException)
-        with explain(errors, f"{source}: column {name!r} cannot be read", "write it again"):
+        with as_recipe_error(errors, f"{source}: column {name!r} cannot be read", "write it again"):
             if pa.types.is_binary(cells.type) or pa.types.is_large_binary(cells.type):
                 cells = cells.cast(pa.large_string())  # strings that their writer did not mark as such
             if pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type):

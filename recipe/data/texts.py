@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recipe.errors import RecipeError, explain
+from recipe.errors import RecipeError, as_recipe_error
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,7 +75,7 @@ def read_run_config(model_dir: str | Path) -> dict[str, Any]:
 
     path = Path(model_dir).expanduser() / RUN_CONFIG_FILE
     errors = (OSError, ValueError, RecursionError, yaml.YAMLError)
-    with explain(errors, f"{path}: cannot be read", "restore it, or remove it"):
+    with as_recipe_error(errors, f"{path}: cannot be read", "restore it, or remove it"):
         fields = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if not isinstance(fields, dict):
         raise RecipeError(f"{path}: holds no `field: value` lines: restore it, or remove it")

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoTokenizer, DataCollatorWithPadding, GPT2Config, PreTrainedTokenizerBase
 
 from recipe.data.texts import clean_text
-from recipe.errors import RecipeError, explain
+from recipe.errors import RecipeError, as_recipe_error
 
 if TYPE_CHECKING:
     import datasets  # not imported here, so that classifying one text does not wait for it
@@ -43,7 +43,9 @@ def load_tokenizer(
     options = {"split_special_tokens": True, "padding_side": "right", "revision": revision}
     options |= {"truncation_side": truncation_side} if truncation_side else {}
     fix = "it needs the tokenizer.json and tokenizer_config.json that were saved with it"
-    with explain(Exception, f"model {name!r} has no tokenizer that loads", fix):  # which raises whatever it meets
+    with as_recipe_error(
+        Exception, f"model {name!r} has no tokenizer that loads", fix
+    ):  # which raises whatever it meets
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
         if not (isinstance(tokenizer.model_max_length, int) and tokenizer.model_max_length >= 1):
             raise ValueError(f"model_max_length is {tokenizer.model_max_length!r}")
@@ -62,8 +64,8 @@ def load_tokenizer(
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer("a")["input_ids"][-1:] == [tokenizer.pad_token_id]:
         fix = "give it another pad_token, or take that end off its post_processor"
-        told = f"ends each text with {tokenizer.pad_token!r}, which a stock GPT2ForSequenceClassification takes for padding"
-        raise RecipeError(f"model {name!r}: its tokenizer {told}: {fix}")
+        problem = f"ends each text with {tokenizer.pad_token!r}, which a stock GPT2ForSequenceClassification takes for padding"
+        raise RecipeError(f"model {name!r}: its tokenizer {problem}: {fix}")
     tokenizer.model_max_length = max_length or min(tokenizer.model_max_length, config.n_positions)
     config.pad_token_id = tokenizer.pad_token_id  # a stock model finds the end of a text by it
     return tokenizer
@@ -210,8 +212,8 @@ class Coverage:
 
     def __str__(self) -> str:
         share = f"{100 * self.tokens_seen / max(self.tokens, 1):.1f} %"
-        seen = f"{self.tokens_seen:,} of {self.tokens:,} tokens seen ({share})"
-        return f"{seen}, {self.texts_cut:,} of {self.texts:,} texts cut"
+        read = f"{self.tokens_seen:,} of {self.tokens:,} tokens read ({share})"
+        return f"{read}, {self.texts_cut:,} of {self.texts:,} texts cut"
 
 
 def batch_tokens(device: torch.device) -> int:

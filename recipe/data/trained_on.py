@@ -12,7 +12,7 @@ import numpy as np
 
 from recipe.atomic import write_files
 from recipe.data.texts import hash_texts
-from recipe.errors import explain
+from recipe.errors import as_recipe_error
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +27,8 @@ def read_trained_on(model_dir: str | os.PathLike) -> np.ndarray:
     path = Path(model_dir).expanduser() / TRAINED_ON_FILE
     if not path.is_file():
         return np.array([], dtype=np.uint64)
-    fix = "remove it: tests on texts of an earlier training are then not told"
-    with explain(Exception, f"{path}: cannot be read", fix):  # numpy raises whatever it meets
+    fix = "remove it: an overlap with earlier trainings will then not be detected"
+    with as_recipe_error(Exception, f"{path}: cannot be read", fix):  # numpy raises whatever it meets
         hashes = np.load(path, mmap_mode="r", allow_pickle=False)
         if hashes.dtype != np.uint64 or hashes.ndim != 1:
             raise ValueError(f"it holds {hashes.dtype} of {hashes.ndim} dimensions")
@@ -46,8 +46,8 @@ def count_trained_on(texts: Iterable[str], model_dir: str | os.PathLike) -> int:
     return int(np.isin(hash_texts(texts), read_trained_on(model_dir)).sum())
 
 
-def warn_of_trained_texts(texts: Sequence[str], model_dir: str | os.PathLike) -> None:
+def warn_about_trained_texts(texts: Sequence[str], model_dir: str | os.PathLike) -> None:
     """Log a warning if a test is on texts that the model was trained on."""
     if count := count_trained_on(texts, model_dir):
-        told = f"{count} of the {len(texts)} test texts were trained on, by {model_dir} or the model it started from"
-        logger.warning("%s, so the test figures are too good: give others as --test_file", told)
+        problem = f"{count} of the {len(texts)} test texts were trained on, by {model_dir} or the model it started from"
+        logger.warning("%s, so the test figures are optimistic: give others as --test_file", problem)

@@ -6,7 +6,7 @@ import io
 import zlib
 from pathlib import Path
 
-from recipe.errors import RecipeError, explain
+from recipe.errors import RecipeError, as_recipe_error
 
 BLOCK = 1 << 20  # bytes read at once
 
@@ -14,7 +14,7 @@ BLOCK = 1 << 20  # bytes read at once
 def check_readable(path: Path) -> None:
     """Raise RecipeError for a path that cannot be opened, or that can be read only once."""
     # ValueError: a NUL in the name.
-    with explain((OSError, ValueError), f"{str(path)[:200]}: cannot be read", "check the path"):
+    with as_recipe_error((OSError, ValueError), f"{str(path)[:200]}: cannot be read", "check the path"):
         if path.is_fifo() or path.is_char_device():
             raise ValueError("it is a pipe or a device, and is read twice: write it into a file first")
         path.open("rb").close()
@@ -47,7 +47,7 @@ class CheckedBytes(io.RawIOBase):
 
     def readinto(self, buffer: memoryview) -> int:
         fix = "copy it again, or drop the .gz if it is not packed"
-        with explain((OSError, EOFError, zlib.error), f"{self.path}: is not a complete gzip file", fix):
+        with as_recipe_error((OSError, EOFError, zlib.error), f"{self.path}: is not a complete gzip file", fix):
             block = self.file.read(len(buffer))
         try:
             self.decoder.decode(block, final=not block)

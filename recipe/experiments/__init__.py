@@ -1,4 +1,4 @@
 """Experiments: which recipe is best for some texts, answered by many short trainings on one feature cache.
 
-Optional: no other room imports it.
+Optional: not imported by the other packages.
 """

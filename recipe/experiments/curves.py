@@ -13,7 +13,7 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from recipe.atomic import write_json
-from recipe.errors import RecipeError, explain, shorten
+from recipe.errors import RecipeError, as_recipe_error, shorten
 from recipe.evaluation.metrics import label_metrics
 from recipe.evaluation.plots import BLUE, GREY
 from recipe.evaluation.report import TITLES as BASELINES
@@ -60,7 +60,7 @@ class Points:
         if not self.path.exists():
             return
         fix = "remove it to start from scratch"
-        with explain((OSError, ValueError, KeyError, TypeError), f"{self.path}: cannot be read", fix):
+        with as_recipe_error((OSError, ValueError, KeyError, TypeError), f"{self.path}: cannot be read", fix):
             kept = json.loads(self.path.read_text(encoding="utf-8"))
             if kept["run"] != self.run:
                 raise RecipeError(
@@ -158,7 +158,7 @@ def describe_guess(name: str, guess: dict[str, Any], seeds: int) -> str:
     law = PowerLaw(*(guess[parameter] for parameter in "abc"))
     if contradicts(guess):
         expected = f"the one that fits best expects {guess['accuracy']:.3f} of {guess['texts']:,}"
-        return f"{TITLES[name]}: no guess, as no power law fits: {guess['measured']:.3f} was measured, and {expected} texts"
+        return f"{TITLES[name]}: no estimate, since no power law fits: {guess['measured']:.3f} was measured, and {expected} texts"
     interval = "no interval: one seed"
     if "accuracy_low" in guess:
         interval = f"{guess['accuracy_low']:.3f} - {guess['accuracy_high']:.3f}, 95 %, bootstrap over {seeds} seeds"

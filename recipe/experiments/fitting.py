@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Silence what each of many trainings would say again: the tokens seen, the cache's decision, bars."""
+    """Silence what each of many trainings would report again: the share of tokens read, the cache's decision, bars."""
     logger, level = logging.getLogger("recipe"), logging.getLogger("recipe").level
     logger.setLevel(logging.ERROR)
     datasets.disable_progress_bars()

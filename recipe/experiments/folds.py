@@ -25,13 +25,13 @@ from recipe.data.dataset import load_rows
 from recipe.data.rows import check_label_coverage, source_of
 from recipe.data.splits import draw
 from recipe.data.trained_on import count_trained_on
-from recipe.errors import RecipeError, explain
+from recipe.errors import RecipeError, as_recipe_error
 from recipe.evaluation.baselines import baseline_predictions
 from recipe.evaluation.metrics import compute_metrics, label_metrics
 from recipe.evaluation.report import TITLES as BASELINES
 from recipe.experiments.fitting import predict_after_training
 from recipe.experiments.options import settings_of
-from recipe.model.loading import labels_of_head, load_config
+from recipe.model.loading import head_labels, load_config
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def load_training_rows(arguments: Arguments) -> tuple[pd.DataFrame, list[str]]:
     model_args, data_args, _ = arguments
     check_options(data_args)
     name = model_args.model_name_or_path
-    labels = labels_of_head(load_config(name, model_args.model_revision))
+    labels = head_labels(load_config(name, model_args.model_revision))
     rows, names, _, store = load_rows(data_args, labels, make_splits=False)
     rows = draw(rows[rows["split"] == "train"], data_args.max_train_samples, data_args.split_seed).sort_index()
     rows = rows.assign(text=pd.Series(store.take(rows.index), rows.index, dtype=object))
@@ -89,7 +89,10 @@ def make_folds(rows: pd.DataFrame, folds: int, seed: int) -> np.ndarray:
     splitter = (StratifiedGroupKFold if grouped else StratifiedKFold)(folds, shuffle=True, random_state=seed)
     fold_of = np.empty(len(rows), dtype=int)
     fix = "give rows of more groups, or lower --folds"
-    with warnings.catch_warnings(), explain(ValueError, f"{source_of(rows)}: {folds} folds cannot be made", fix):
+    with (
+        warnings.catch_warnings(),
+        as_recipe_error(ValueError, f"{source_of(rows)}: {folds} folds cannot be made", fix),
+    ):
         warnings.simplefilter("ignore", UserWarning)  # of rare labels, which are refused above
         for fold, (_, test) in enumerate(splitter.split(rows, rows["label"], groups)):
             fold_of[test] = fold
@@ -137,7 +140,7 @@ def out_of_fold_logits(
             }
             found = predict_after_training(*arguments, splits)
             write_files(parts, lambda folder, name=path.name, found=found: np.save(folder / name, found))
-        with explain((OSError, ValueError, EOFError), f"{path}: cannot be read", "remove it"):
+        with as_recipe_error((OSError, ValueError, EOFError), f"{path}: cannot be read", "remove it"):
             logits[is_test] = np.load(path, allow_pickle=False)
     return logits
 

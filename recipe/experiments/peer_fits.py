@@ -14,7 +14,7 @@ from datasets import Dataset
 from sklearn.feature_extraction.text import HashingVectorizer, TfidfVectorizer
 
 from recipe.config import Arguments
-from recipe.errors import RecipeError, explain
+from recipe.errors import RecipeError, as_recipe_error
 from recipe.evaluation.baselines import fit_linear
 from recipe.experiments.fitting import make_trainer
 from recipe.experiments.peers import Fits, Fitted, Task
@@ -62,7 +62,9 @@ def train_gpt2(arguments: Arguments, train: Dataset, task: Task) -> Fitted:
 def load_run(folder: Path, task: Task) -> Fitted:
     """Load a finished run with the seconds that it noted, or NaN where it was resumed and noted its last part alone."""
     path = folder / "train_results.json"
-    with explain((OSError, ValueError, KeyError), f"{path}: cannot be read", "give the folder of a finished run"):
+    with as_recipe_error(
+        (OSError, ValueError, KeyError), f"{path}: cannot be read", "give the folder of a finished run"
+    ):
         noted = json.loads(path.read_text(encoding="utf-8"))
         seconds = math.nan if noted.get("train_resumed") else float(noted["train_runtime"])
     return load_gpt2(folder, task)._replace(timings={"seconds_to_train": seconds})

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from recipe.errors import one_line
+from recipe.errors import first_line
 from recipe.evaluation.intervals import SIGNIFICANCE, compare_paired, format_p
 from recipe.evaluation.metrics import label_metrics
 
@@ -87,7 +87,7 @@ def measure_peers(
         except Exception as error:  # whatever an optional package raises: GPT-2 may have trained for hours by then
             if name == "gpt2":
                 raise
-            skipped[name] = one_line(error)
+            skipped[name] = first_line(error)
             continue
         timings = {"seconds_to_train": trained - start, "seconds_to_classify": perf_counter() - trained}
         figures = label_metrics(predictions, labels) | timings | fitted.timings | {"megabytes": fitted.size / 1e6}
@@ -119,7 +119,7 @@ def peers_table(measured: Mapping[str, dict[str, Any]]) -> str:
     return shown.to_string()
 
 
-def where_gpt2_loses(measured: Mapping[str, dict[str, Any]]) -> list[str]:
+def compare_with_gpt2(measured: Mapping[str, dict[str, Any]]) -> list[str]:
     """Return a sentence for each of FIGURES: which peers are ahead of GPT-2, and by what."""
     gpt2, sentences = measured["gpt2"], []
     for name, words in FIGURES.items():
@@ -134,8 +134,8 @@ def where_gpt2_loses(measured: Mapping[str, dict[str, Any]]) -> list[str]:
                     verdict = "a clear difference" if p_value < SIGNIFICANCE else "no clear difference"
                     against += f", p {format_p(p_value)}: {verdict}"
                 ahead.append(f"{TITLES[peer]} ({against})")
-        told = f"GPT-2 loses to {'; '.join(ahead)}" if ahead else "GPT-2 loses to none of these"
+        verdict = f"GPT-2 loses to {'; '.join(ahead)}" if ahead else "no alternative is better"
         if math.isnan(gpt2[name]):
-            told = "not known, since the run was interrupted and resumed"
-        sentences.append(f"{words[0].upper()}{words[1:]}: {told}.")
+            verdict = "not known, since the run was interrupted and resumed"
+        sentences.append(f"{words[0].upper()}{words[1:]}: {verdict}.")
     return sentences

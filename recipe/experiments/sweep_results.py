@@ -58,7 +58,7 @@ def spread(runs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Return mean and standard deviation of runs that differ by their seed alone, and where another run's loss would lie.
 
     `low` and `high` bound the 95 % prediction interval of one more run, if losses are normal: mean -+ t sd sqrt(1 + 1/n),
-    and not below 0. Runs without a `loss` have diverged: they are counted, and what can be told of the others is.
+    and not below 0. Runs without a `loss` have diverged: they are counted, and the figures are of the others.
     """
     ended = [run for run in runs if "loss" in run]
     figures: dict[str, float] = {"runs": len(ended), "diverged": len(runs) - len(ended)}

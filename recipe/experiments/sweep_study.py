@@ -14,7 +14,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from recipe.data.dataset import TextSplits
-from recipe.errors import RecipeError, explain
+from recipe.errors import RecipeError, as_recipe_error
 
 FIRST = 10  # trials of a range that stand at equal ratios; as many as Optuna's TPE draws at random
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -55,7 +55,9 @@ def open_study(path: Path, plan: Sequence[dict[str, Any]], about: Mapping[str, A
         RecipeError: the journal is that of another sweep (`about` tells, a JSON mapping), or damaged.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with explain((ValueError, KeyError), f"{path} cannot be read", "pass --overwrite_output_dir to start again"):
+    with as_recipe_error(
+        (ValueError, KeyError), f"{path} cannot be read", "pass --overwrite_output_dir to start again"
+    ):
         storage = optuna.storages.JournalStorage(JournalFileBackend(str(path)))
         study = optuna.create_study(storage=storage, study_name="sweep", load_if_exists=True)
     about = json.loads(json.dumps(about))

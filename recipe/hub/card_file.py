@@ -7,7 +7,7 @@ from typing import Any
 import xxhash
 from huggingface_hub import ModelCard, ModelCardData
 
-from recipe.errors import explain
+from recipe.errors import as_recipe_error
 
 CARD_FILE, NEW_CARD_FILE = "README.md", "README.new.md"
 PICTURES = {  # of evaluation/run_figures.py, and their titles
@@ -30,7 +30,7 @@ def read_card(path: Path) -> ModelCard:
     Raises:
         RecipeError: no text, or front matter that is not YAML.
     """
-    with explain(Exception, f"{path}: cannot be read", "correct the lines between its `---`, or remove it"):
+    with as_recipe_error(Exception, f"{path}: cannot be read", "correct the lines between its `---`, or remove it"):
         return ModelCard(path.read_text(encoding="utf-8-sig"))
 
 

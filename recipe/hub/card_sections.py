@@ -25,7 +25,7 @@ HYPERPARAMETERS = (
 )  # fmt: skip
 REMOVED = {
     "conflicts_dropped": "with several labels",
-    "group_rows_given_up": "of groups that a split kept out",
+    "group_rows_dropped": "of groups that a split kept out",
     "duplicates_removed": "that were exact copies",
     "undersampled": "to make the labels equally frequent",
     "over_the_limit": "over the number asked for",

@@ -12,7 +12,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 import recipe
 from recipe.atomic import write_text
 from recipe.data.texts import read_run_config
-from recipe.errors import RecipeError, explain
+from recipe.errors import RecipeError, as_recipe_error
 from recipe.evaluation.report import Measurement
 from recipe.hub.card_file import CARD_FILE, NEW_CARD_FILE, is_edited, join_cards, read_card, run_part
 from recipe.hub.card_sections import (
@@ -140,7 +140,7 @@ def read_run(folder: Path) -> dict[str, Any]:
     files: dict[str, Any] = {"options": read_run_config(folder)}
     for name in ("config", "tokenizer_config", "train_results", "data_summary", "run_state"):
         path, needed = folder / f"{name}.json", name in ("config", "tokenizer_config")
-        with explain((OSError, ValueError), f"{path}: cannot be read", "give the folder of a saved model"):
+        with as_recipe_error((OSError, ValueError), f"{path}: cannot be read", "give the folder of a saved model"):
             files[name] = json.loads(path.read_text(encoding="utf-8")) if needed or path.exists() else {}
     return files
 

@@ -12,7 +12,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ge
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from recipe.errors import RecipeError, explain, one_line
+from recipe.errors import RecipeError, as_recipe_error, first_line
 from recipe.hub.card_file import CARD_FILE, NEW_CARD_FILE, PICTURES, published_card
 
 # What others need, and nothing of the user's own. Checkpoints, splits and hashes of the training texts stay here, and so does
@@ -64,13 +64,13 @@ def files_to_publish(run_dir: str | Path) -> list[Path]:
         raise RecipeError(f"{folder}: holds no saved model (config.json, model.safetensors): give a run's output_dir")
     state = folder / "run_state.json"
     if state.is_file():
-        with explain(Exception, f"{state}: cannot be read", "train again to restore it"):
+        with as_recipe_error(Exception, f"{state}: cannot be read", "train again to restore it"):
             finished = json.loads(state.read_text(encoding="utf-8"))["finished"]
         if not finished:
             raise RecipeError(f"{folder}: this run has not finished: run its command again first")
     if (folder / NEW_CARD_FILE).exists():
-        told = f"{folder}: {CARD_FILE} is of an earlier run, and {NEW_CARD_FILE} of this one"
-        raise RecipeError(f"{told}: put what you want of both into {CARD_FILE}, and remove {NEW_CARD_FILE}")
+        problem = f"{folder}: {CARD_FILE} is of an earlier run, and {NEW_CARD_FILE} of this one"
+        raise RecipeError(f"{problem}: put what you want of both into {CARD_FILE}, and remove {NEW_CARD_FILE}")
     found = {path for pattern in PUBLISHED for path in folder.glob(pattern) if path.is_file()}
     if links := sorted(path for path in found if path.is_symlink()):
         raise RecipeError(f"{links[0]}: is a symbolic link, which is not followed: put the file in its place")
@@ -95,7 +95,7 @@ def check_repo_id(repo_id: str | None) -> None:
         validate_repo_id(repo_id or "name")
     except HFValidationError as error:
         raise RecipeError(
-            f"{repo_id!r} is no repository: take a name such as me/spam-filter ({one_line(error)})"
+            f"{repo_id!r} is no repository: take a name such as me/spam-filter ({first_line(error)})"
         ) from error
 
 
@@ -157,7 +157,7 @@ def hub_errors(what: str, token: str | None, fix: str = AGAIN) -> Iterator[None]
         yield
     except HfHubHTTPError as error:
         status = error.response.status_code
-        reason = REASONS.get(status, f"the Hub has failed: {fix}" if status >= 500 else one_line(error))
+        reason = REASONS.get(status, f"the Hub has failed: {fix}" if status >= 500 else first_line(error))
         raise RecipeError(f"{what}: {reason} (HTTP {status})") from error
     except Exception as error:  # a broken connection, a timeout, a malformed answer: each library's own
         reason = " ".join(str(error).split()).replace(token or get_token() or "\0", "***")

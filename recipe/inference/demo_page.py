@@ -1,4 +1,4 @@
-"""The demo page (optional): a saved classifier in the browser, built with Gradio; serves nobody but this machine by default."""
+"""The demo page (optional): a saved classifier in the browser, built with Gradio; listens on localhost only, unless told otherwise."""
 
 import html
 import os
@@ -12,7 +12,7 @@ import gradio as gr
 from markdown_it import MarkdownIt
 
 from recipe.data.texts import clean_text, pair_fields_of
-from recipe.errors import RecipeError, describe, printable
+from recipe.errors import RecipeError, printable, user_message
 from recipe.inference.occlusion import Occlusion, leave_one_out
 from recipe.inference.prediction_files import open_predictions
 from recipe.inference.text_classifier import TextClassifier
@@ -61,7 +61,7 @@ SAFE = {
 
 
 def build_page(classifier: TextClassifier, model_dir: str | Path) -> gr.Blocks:
-    """Return the page: a text's label and the words it hangs on, a file's labels, the model's card and pictures."""
+    """Return the page: a text's label and the words it depends on, a file's labels, the model's card and pictures."""
     name = Path(model_dir).expanduser().resolve().name
     labels = f"{len(classifier.label_names)} labels: {', '.join(classifier.label_names[:MAX_BARS])}"
     more = " ..." if len(classifier.label_names) > MAX_BARS else ""
@@ -157,11 +157,11 @@ def occlusion_html(text: str, label: str, occlusion: Occlusion) -> str:
         parts.append(f'<mark style="--shade:{shade:.0f}%" title="{tip}">{escaped(piece)}</mark>')
         done = end
     parts.append(escaped(text[done:]))
-    told = (
+    shown = (
         f"{each} is left out once: the stronger the colour, the more the probability of <b>{escaped(label)}</b> falls"
     )
-    told += " without it. This is how the answer changes, and not the model's reason."
-    return f"<p>{told}</p><div class='occluded' dir='auto'>{''.join(parts)}</div>"
+    shown += " without it. This is how the answer changes, and not the model's reason."
+    return f"<p>{shown}</p><div class='occluded' dir='auto'>{''.join(parts)}</div>"
 
 
 def add_file_tab(classifier: TextClassifier, pair: dict[str, str | None]) -> None:
@@ -200,9 +200,9 @@ def add_file_tab(classifier: TextClassifier, pair: dict[str, str | None]) -> Non
             ending = gr.Radio([("CSV", ".csv"), ("JSON lines", ".jsonl")], value=".csv", label="Format of the result")
             button = gr.Button("Classify the file", variant="primary")
         with gr.Column():
-            told = show("<p class='note'>The result appears here.</p>", elem_id="told")
+            result = show("<p class='note'>The result appears here.</p>", elem_id="result")
             output = gr.File(label="Predictions", interactive=False, height=160, elem_id="predictions")
-    button.click(classify_file, [upload, column, ending], [told, output], **MODEL, **PRIVATE)
+    button.click(classify_file, [upload, column, ending], [result, output], **MODEL, **PRIVATE)
 
 
 def add_model_tab(model_dir: Path) -> None:
@@ -239,11 +239,11 @@ def escaped(text: str) -> str:
 
 @contextmanager
 def errors_on_the_page(upload: str | None = None) -> Iterator[None]:
-    """Show the line of an error that the user can mend; paths of the server are left out of it."""
+    """Show the line of an error that the user can fix; paths of the server are left out of it."""
     try:
         yield
     except Exception as error:
-        message = describe(error)
+        message = user_message(error)
         if message is None:
             raise
         folder = f"{Path(upload).parent}/" if upload else ""

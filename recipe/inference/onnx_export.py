@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedConfig
 
 from recipe.atomic import write_files, write_json
-from recipe.errors import RecipeError, explain
+from recipe.errors import RecipeError, as_recipe_error
 from recipe.inference.text_classifier import TextClassifier
 from recipe.model.onnx_graph import OnnxModel, export_graph, quantize_int8
 
@@ -131,7 +131,7 @@ def check_graph(classifier: TextClassifier, path: Path, rows: list[list[int]]) -
         }
         alone = classifier.collate([{"input_ids": part[0]}])
         expected = model(**batch).logits
-        with explain(Exception, f"{path.name}: onnxruntime cannot run it", "take a newer onnxruntime"):
+        with as_recipe_error(Exception, f"{path.name}: onnxruntime cannot run it", "take a newer onnxruntime"):
             found = [graph(**inputs).logits for inputs in (batch, padded_left, alone)]
         for logits in found:
             wanted = expected[: logits.shape[0]]

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from recipe.errors import OneLineParser, RecipeError, explain, parse_probability
+from recipe.errors import OneLineParser, RecipeError, as_recipe_error, parse_probability
 
 
 def add_shared_options(parser: OneLineParser) -> None:
@@ -36,7 +36,9 @@ def parse_options(parser: OneLineParser) -> argparse.Namespace:
 
 def check_output_dir(folder: Path, model_dir: str) -> None:
     """Raise RecipeError, before any work, for a folder that is not empty, or that lies in the model's own."""
-    with explain((OSError, ValueError), f"output_dir {str(folder)[:200]}: cannot be written", "give another one"):
+    with as_recipe_error(
+        (OSError, ValueError), f"output_dir {str(folder)[:200]}: cannot be written", "give another one"
+    ):
         if Path(model_dir).resolve() in folder.resolve().parents:
             raise RecipeError(f"output_dir {folder} lies in the model's own folder: give another one")
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

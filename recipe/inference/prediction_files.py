@@ -16,7 +16,7 @@ import numpy as np
 
 from recipe.atomic import finite, open_text
 from recipe.data.texts import escape
-from recipe.errors import RecipeError, explain
+from recipe.errors import RecipeError, as_recipe_error
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def check_output_file(
     """Raise RecipeError, before any work, for a file that cannot be written, that exists, or that is an input or the model's."""
     if path.suffix.lower() not in formats:
         raise RecipeError(f"{field} {path}: unknown ending {path.suffix!r}: take one of {', '.join(formats)}")
-    with explain((OSError, ValueError), f"{field} {str(path)[:200]}: cannot be written", "give another one"):
+    with as_recipe_error((OSError, ValueError), f"{field} {str(path)[:200]}: cannot be written", "give another one"):
         if "\0" in str(path):
             raise ValueError("a NUL in the name")
         if not path.parent.is_dir():

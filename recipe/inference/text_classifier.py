@@ -18,7 +18,7 @@ from recipe.data.tokenization import (
     load_tokenizer,
 )
 from recipe.distributed import gather_in_order
-from recipe.errors import RecipeError, one_line, parse_probability
+from recipe.errors import RecipeError, first_line, parse_probability
 from recipe.model.classifier import GPT2LastTokenClassifier
 
 PART_TEXTS = 2048  # texts tokenized and classified at once
@@ -50,7 +50,7 @@ class TextClassifier:
                 raise RuntimeError("it holds no numbers")
             self.model = model.to(self.device).eval()
         except Exception as error:  # each kind of device that is not there raises its own
-            raise RecipeError(f"device {str(device)!r} cannot be used here: {one_line(error)}: take cpu") from error
+            raise RecipeError(f"device {str(device)!r} cannot be used here: {first_line(error)}: take cpu") from error
         self.tokenizer, self.collate = tokenizer, PaddingCollator(tokenizer)
         self.max_length = tokenizer.model_max_length if self.windows is None else self.windows.limit
         self.label_names = [model.config.id2label[i] for i in range(model.config.num_labels)]

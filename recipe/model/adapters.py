@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from transformers.pytorch_utils import Conv1D
 
-from recipe.errors import RecipeError, explain
+from recipe.errors import RecipeError, as_recipe_error
 from recipe.model.classifier import GPT2LastTokenClassifier
 from recipe.model.freezing import FreezeReport, report_on
 
@@ -21,7 +21,7 @@ def add_adapters(model: GPT2LastTokenClassifier, r: int, alpha: float) -> tuple[
     Raises:
         RecipeError: no matrix of a block is trainable, or no head, or peft is not installed.
     """
-    with explain(ImportError, "lora_r needs peft", "pip install 'gpt2-classifier-recipe[lora]'"):
+    with as_recipe_error(ImportError, "lora_r needs peft", "pip install 'gpt2-classifier-recipe[lora]'"):
         from peft import LoraConfig, get_peft_model
 
     matrices = [name for name, module in model.named_modules() if isinstance(module, Conv1D)]

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, GPT2Con
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.gpt2.modeling_gpt2 import GPT2PreTrainedModel
 
-from recipe.errors import RecipeError, one_line
+from recipe.errors import RecipeError, first_line
 from recipe.model.config_checks import MODEL_TYPE, check_classifier_config, check_weights_header
 from recipe.model.input_checks import check_labels, check_token_ids
 from recipe.model.loading import (
@@ -94,7 +94,7 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
     ) -> "GPT2LastTokenClassifier":
         """Load any GPT-2, saved as GPT2Model, GPT2LMHeadModel or GPT2ForSequenceClassification, in float32.
 
-        A classifier's head is kept where it fits; elsewhere the head is a fresh one (`about_head` says which, in words).
+        A classifier's head is kept where it fits; elsewhere the head is a fresh one (`head_description` says which, in words).
 
         Args:
             pretrained_model_name_or_path: a folder or a hub id; safetensors weights only.
@@ -132,7 +132,7 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
                     **kwargs,
                 )
         except (OSError, SafetensorError) as error:
-            raise RecipeError(f"{name}: no weights that load: {describe_weights(name) or one_line(error)}") from error
+            raise RecipeError(f"{name}: no weights that load: {describe_weights(name) or first_line(error)}") from error
         check_loaded_weights(name, model, info, ignore_mismatched_sizes)
         if has_other_labels(base_config, id2label) and not info["mismatched_keys"]:  # right size, wrong labels
             model.reset_head()
@@ -141,7 +141,7 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
         model.head_is_fresh = bool(info["mismatched_keys"]) or any(k != "score.bias" for k in info["missing_keys"])
         if "pad_token_id" not in kwargs:
             model.config.pad_token_id = pad_token_id(name, model.config)
-        model.about_head = describe_head(name, base_config, model.config, info)
+        model.head_description = describe_head(name, base_config, model.config, info)
         return (model, info) if want_info else model
 
     def reset_head(self) -> None:

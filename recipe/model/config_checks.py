@@ -9,7 +9,7 @@ from transformers import GPT2Config
 from transformers.activations import ACT2FN
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from recipe.errors import RecipeError, one_line
+from recipe.errors import RecipeError, first_line
 
 MODEL_TYPE = "gpt2_last_token_classifier"  # of GPT2LastTokenClassifier's own folders
 POOLINGS = ("last", "first", "mean")
@@ -105,7 +105,7 @@ def check_weights_header(name: str, config: GPT2Config) -> None:
         if isinstance(error, RecipeError):
             raise
         raise RecipeError(
-            f"{folder}: no weights that load ({one_line(error)}): restore its safetensors files"
+            f"{folder}: no weights that load ({first_line(error)}): restore its safetensors files"
             " (those of a git checkout by `git lfs pull`)"
         ) from error
     if not shapes:

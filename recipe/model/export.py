@@ -70,7 +70,7 @@ def warn_unless_stock(model: GPT2LastTokenClassifier) -> None:
         )  # fmt: skip
 
 
-def servable(model: GPT2LastTokenClassifier) -> PreTrainedModel:
+def stock_or_self(model: GPT2LastTokenClassifier) -> PreTrainedModel:
     """Return the stock model, or, where none has the same logits, the model itself, with a warning."""
     try:
         return to_stock(model)
@@ -82,8 +82,8 @@ def servable(model: GPT2LastTokenClassifier) -> PreTrainedModel:
 def save_classifier(
     model: GPT2LastTokenClassifier, tokenizer: PreTrainedTokenizerBase | None, folder: str | Path
 ) -> None:
-    """Save the servable model and its tokenizer; the files replace older ones only once all are written."""
-    saved = servable(model)
+    """Save the stock_or_self model and its tokenizer; the files replace older ones only once all are written."""
+    saved = stock_or_self(model)
     if tokenizer is not None and tokenizer.pad_token_id is not None:
         saved.config.pad_token_id = tokenizer.pad_token_id  # by which a stock model tells a text's end from padding
 

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, GPT2Config
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
-from recipe.errors import RecipeError, explain, one_line
+from recipe.errors import RecipeError, as_recipe_error, first_line
 from recipe.model.config_checks import config_from_fields
 
 HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only")
@@ -27,7 +27,7 @@ def load_config(name: str, revision: str = "main", **hub_arguments: Any) -> GPT2
         RecipeError: no such folder or hub model, no readable config.json, or one that no GPT-2 classifier has.
     """
     folder = Path(name).expanduser()
-    with explain((OSError, ValueError), f"model {name[:200]!r} is no folder and no hub id", "check the name"):
+    with as_recipe_error((OSError, ValueError), f"model {name[:200]!r} is no folder and no hub id", "check the name"):
         parent_exists = folder.parent != Path(".") and folder.parent.is_dir()
         looks_local = name.startswith((".", "~", "/")) or name.count("/") > 1 or parent_exists
         is_folder = folder.is_dir()
@@ -40,11 +40,11 @@ def load_config(name: str, revision: str = "main", **hub_arguments: Any) -> GPT2
             config, _ = PreTrainedConfig.get_config_dict(name, revision=revision, **hub_arguments)
     except Exception as error:  # the hub, the network and the file each raise their own
         where = "has no readable config.json" if is_folder else "is neither a local folder nor found on the hub"
-        raise RecipeError(f"model {name!r} {where}: {one_line(error)}") from error
+        raise RecipeError(f"model {name!r} {where}: {first_line(error)}") from error
     return config_from_fields(name, config)
 
 
-def labels_of_head(config: GPT2Config) -> list[str] | None:
+def head_labels(config: GPT2Config) -> list[str] | None:
     """Return the labels by id of a classifier's head, or None if the checkpoint has no head or does not name them."""
     has_head = any("Classif" in name for name in config.architectures or [])
     names = [config.id2label[i] for i in range(config.num_labels)]
@@ -53,7 +53,7 @@ def labels_of_head(config: GPT2Config) -> list[str] | None:
 
 def has_other_labels(config: GPT2Config, id2label: dict[int, str] | None) -> bool:
     """Return whether the checkpoint has a named head, and it is not for these labels in this order."""
-    labels = labels_of_head(config)
+    labels = head_labels(config)
     return labels is not None and id2label is not None and labels != [id2label[i] for i in range(len(id2label))]
 
 
@@ -61,7 +61,7 @@ def check_labels_of_head(name: str, config: GPT2Config, id2label: dict[int, str]
     """Raise RecipeError for a checkpoint whose head was trained for other labels, unless a fresh one is asked for."""
     if has_other_labels(config, id2label) and not fresh_head:
         raise RecipeError(
-            f"{name}: its head is for the labels {', '.join(labels_of_head(config))}, the data has"
+            f"{name}: its head is for the labels {', '.join(head_labels(config))}, the data has"
             f" {', '.join(id2label.values())}: pass --ignore_mismatched_sizes true to start with a fresh head"
         )
 

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import GPT2Config
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from recipe.errors import RecipeError, explain
+from recipe.errors import RecipeError, as_recipe_error
 from recipe.model.classifier import GPT2LastTokenClassifier
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
@@ -40,7 +40,7 @@ class ExportableClassifier(nn.Module):
         columns = torch.where(mask, mask.long().cumsum(dim=1) - 1, width + 1)
         aligned = input_ids.new_full((input_ids.shape[0], width + 2), self.empty_id).scatter(1, columns, input_ids)
         # Cut to the longest text, so padding that no text needs costs nothing; and to 2 columns or more, since
-        # torch.export has to be told that a length which depends on the data is not 1, for which sdpa has a branch.
+        # torch.export has to know that a length which depends on the data is not 1, for which sdpa has a branch.
         longest = lengths.max().clamp(min=2).item()
         torch._check(longest >= 2)
         torch._check(longest <= width + 2)
@@ -64,7 +64,10 @@ def export_graph(model: GPT2LastTokenClassifier, empty_id: int, path: Path) -> N
     input_ids = torch.tensor([[empty_id] * 3] * 2)
     sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length")}
     problem = f"{type(model).__name__} cannot be exported by torch {torch.__version__}"
-    with quiet(), explain(Exception, problem, "take a newer torch and onnxscript"):  # it raises whatever it meets
+    with (
+        quiet(),
+        as_recipe_error(Exception, problem, "take a newer torch and onnxscript"),
+    ):  # it raises whatever it meets
         program = torch.onnx.export(
             ExportableClassifier(model, empty_id).eval(),
             (input_ids, torch.ones_like(input_ids)),
@@ -91,7 +94,7 @@ def quantize_int8(source: Path, target: Path) -> None:
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
         # Gemm, which torch.onnx makes of GPT-2's layers, becomes MatMul on the way, and that is quantized.
-        with explain(Exception, "onnxruntime cannot quantize the model", "leave --quantize out"):
+        with as_recipe_error(Exception, "onnxruntime cannot quantize the model", "leave --quantize out"):
             quantize_dynamic(source, target, per_channel=True, weight_type=QuantType.QInt8)
 
 
@@ -106,7 +109,7 @@ class OnnxModel(nn.Module):
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 4  # errors are raised; there is no need to print them too
         self.config = config
-        with explain(Exception, f"{path}: onnxruntime cannot load it", "take a newer onnxruntime"):
+        with as_recipe_error(Exception, f"{path}: onnxruntime cannot load it", "take a newer onnxruntime"):
             self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> SequenceClassifierOutput:

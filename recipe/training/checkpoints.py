@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from recipe.atomic import file_hash, write_json
-from recipe.errors import RecipeError, one_line
+from recipe.errors import RecipeError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ def why_best_incomplete(checkpoint: Path) -> str | None:
     return reason and f"{best}, the best so far, is incomplete: {reason}"
 
 
-def set_newer_aside(folder: Path, checkpoint: Path) -> None:
+def rename_later_checkpoints(folder: Path, checkpoint: Path) -> None:
     """Rename checkpoints after the one that training resumes from: their steps are repeated."""
     for path in list_checkpoints(folder):
         if checkpoint.resolve().parent == folder.resolve() and step_of(path) > step_of(checkpoint):
@@ -133,7 +133,7 @@ def load_trained(model: nn.Module, checkpoint: Path, base: dict[str, str]) -> No
             noted = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
     except (OSError, ValueError, SafetensorError) as error:
-        reason = f"no {WEIGHTS_FILE} that loads ({one_line(error)})"
+        reason = f"no {WEIGHTS_FILE} that loads ({first_line(error)})"
         raise RecipeError(f"{checkpoint}: {reason}: resume from another one") from error
     here, there = set(trained_names(model)), set(state)
     wrong = sorted(here - there) or ([] if there == set(model.state_dict()) else sorted(there - here))

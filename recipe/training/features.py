@@ -36,7 +36,7 @@ from transformers import GPT2Config, PreTrainedTokenizerBase, TrainingArguments
 from recipe.atomic import TEMPORARY_PREFIX, write_json
 from recipe.data.tokenization import PaddingCollator
 from recipe.distributed import in_every_process, on_main_process, shares
-from recipe.errors import RecipeError, explain, one_line
+from recipe.errors import RecipeError, as_recipe_error, first_line
 from recipe.model.classifier import GPT2LastTokenClassifier
 from recipe.model.input_checks import check_rows_for_model
 from recipe.training.cache_folder import ABOUT_FILE, DEFAULT_FOLDER, NAME, bytes_held, evict_least_recent, limit_of
@@ -88,7 +88,7 @@ def cache_features(
         args: of the training to come, which say how often it reads the data, and on which device.
 
     Raises:
-        RecipeError: `on`, or `bfloat16`, where the trunk cannot be cached; no room or permission; a text without tokens.
+        RecipeError: `on`, or `bfloat16`, where the trunk cannot be cached; no space or permission; a text without tokens.
     """
     for name, value, choices in (
         ("when", when, ("auto", "on", "off")),
@@ -101,7 +101,9 @@ def cache_features(
     reason = why_not_cached(classifier, splits, when, args)
     if reason is None:
         folder = Path(cache_dir or DEFAULT_FOLDER)
-        with explain(OSError, f"feature cache in {folder}", "pass --feature_cache_dir DIR, or --feature_cache off"):
+        with as_recipe_error(
+            OSError, f"feature cache in {folder}", "pass --feature_cache_dir DIR, or --feature_cache off"
+        ):
             rows = in_every_process(Rows, classifier.config, splits)
             store = in_every_process(FeatureStore, classifier, dtype_of(dtype, device), device, folder)
             limit = in_every_process(limit_of, folder, when, max_gb)
@@ -231,7 +233,7 @@ class FeatureStore:
                 except (OSError, ValueError, KeyError, pa.ArrowException) as error:
                     if getattr(error, "errno", None):  # the system's: the file may be sound
                         raise
-                    logger.warning("%s is damaged (%s): removed, its rows are computed again", path, one_line(error))
+                    logger.warning("%s is damaged (%s): removed, its rows are computed again", path, first_line(error))
                     path.unlink(missing_ok=True)
                     open_hidden.cache_clear()
         self.files, self.keys = list(found), np.concatenate([np.zeros(0, KEY), *found.values()])
@@ -268,7 +270,9 @@ class FeatureStore:
             logger.info("Feature cache: %s, %d texts to compute", about, len(self.missing(rows)))
             return None
         if when == "on":
-            raise RecipeError(f"feature_cache is on, but it takes {about}: make room, raise the limit, or pass auto")
+            raise RecipeError(
+                f"feature_cache is on, but it takes {about}: free disk space, raise the limit, or pass auto"
+            )
         return f"it takes {about}"
 
     def make_room(self, rows: Rows, limit: float) -> None:
@@ -333,12 +337,12 @@ def cut_shards(numbers: np.ndarray, lengths: np.ndarray) -> Iterator[np.ndarray]
 
     So a run that was killed goes on with the batches that it would have made, and gets the same states to the last bit.
     """
-    start, room = 0, SHARD_TOKENS
+    start, left = 0, SHARD_TOKENS
     for i, length in enumerate(lengths.tolist()):
-        if i > start and room < length:
+        if i > start and left < length:
             yield numbers[start:i]
-            start, room = i, SHARD_TOKENS
-        room -= length
+            start, left = i, SHARD_TOKENS
+        left -= length
     yield numbers[start:]
 
 

@@ -20,8 +20,13 @@ from recipe.atomic import TEMPORARY_PREFIX, write_json, write_text
 from recipe.data.dataset import SPLITS_FOLDER, load_saved_splits, same_texts, save_splits
 from recipe.data.texts import RUN_CONFIG_FILE
 from recipe.distributed import check_world_size, on_main_process, wait_for_everyone
-from recipe.errors import RecipeError, explain, one_line
-from recipe.training.checkpoints import last_complete_checkpoint, list_checkpoints, set_newer_aside, why_incomplete
+from recipe.errors import RecipeError, as_recipe_error, first_line
+from recipe.training.checkpoints import (
+    last_complete_checkpoint,
+    list_checkpoints,
+    rename_later_checkpoints,
+    why_incomplete,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +142,7 @@ class RunFolder:
                 self.lock = lock(self.path)
                 if not self.args.overwrite_output_dir and read_state(self.path) is not None:
                     raise RecipeError(f"output_dir {self.path}: another run has begun there: give another folder")
-            refuse_links(self.path)
+            check_folder_contents(self.path)
             for path in self.path.glob(f"{TEMPORARY_PREFIX}*"):
                 shutil.rmtree(path)
             for path in list_checkpoints(self.path):
@@ -145,12 +150,12 @@ class RunFolder:
                 if stale or (ours and why_incomplete(path)):
                     shutil.rmtree(path)
             if self.checkpoint is not None:
-                set_newer_aside(self.path, Path(self.checkpoint))
+                rename_later_checkpoints(self.path, Path(self.checkpoint))
             self._write_state(False)  # first, so that a kill leaves a folder that is known
             save_splits(splits, unfinished)
         except OSError as error:
             raise RecipeError(
-                f"output_dir {self.path} cannot be written to ({one_line(error)}): give another folder"
+                f"output_dir {self.path} cannot be written to ({first_line(error)}): give another folder"
             ) from error
 
     def _save(self, splits: datasets.DatasetDict) -> None:
@@ -170,7 +175,9 @@ class RunFolder:
 
 def check_writable(folder: Path) -> None:
     """Raise RecipeError for a path that cannot become a folder to write to."""
-    with explain((OSError, ValueError), f"output_dir {str(folder)[:200]!r} cannot be used", "give another folder"):
+    with as_recipe_error(
+        (OSError, ValueError), f"output_dir {str(folder)[:200]!r} cannot be used", "give another folder"
+    ):
         str(folder).encode()  # run_state.json names it
         if "\0" in str(folder) or (folder.is_symlink() and not folder.exists()):
             raise ValueError("no path, or a link that leads nowhere")
@@ -186,7 +193,9 @@ def check_writable(folder: Path) -> None:
 def lock(folder: Path) -> FileLock:
     """Keep a second process from training in the folder; a killed one's lock is released with it."""
     held = FileLock(folder / LOCK_FILE, is_singleton=True)
-    with explain(OSError, f"output_dir {folder}: {LOCK_FILE} cannot be locked", "remove it, or give another folder"):
+    with as_recipe_error(
+        OSError, f"output_dir {folder}: {LOCK_FILE} cannot be locked", "remove it, or give another folder"
+    ):
         try:
             held.acquire(timeout=0)
         except Timeout as error:
@@ -194,7 +203,7 @@ def lock(folder: Path) -> FileLock:
     return held
 
 
-def refuse_links(folder: Path) -> None:
+def check_folder_contents(folder: Path) -> None:
     """Raise RecipeError for symbolic links in the folder, which would be written through, and folders in place of files."""
     for path in folder.iterdir():
         odd = ""
@@ -213,7 +222,7 @@ def lies_in(folder: Path, checkpoint: str) -> bool:
 
 
 def is_empty(folder: Path) -> bool:
-    """Return whether the folder holds nothing but what a killed run had not yet moved into place, and its lock."""
+    """Return whether the folder holds nothing but a killed run's temporary files, and its lock."""
     ours = (LOCK_FILE, TEMPORARY_PREFIX)
     return not folder.is_dir() or all(path.name.startswith(ours) for path in folder.iterdir())
 
@@ -223,7 +232,7 @@ def read_state(folder: Path) -> dict[str, Any] | None:
     path = folder / STATE_FILE
     if not path.is_file():
         return None
-    with explain(Exception, f"{path} cannot be read", "pass --overwrite_output_dir to start from scratch"):
+    with as_recipe_error(Exception, f"{path} cannot be read", "pass --overwrite_output_dir to start from scratch"):
         state = json.loads(path.read_text(encoding="utf-8"))
         config = {**state["config"]}
         Path(config["output_dir"]).resolve()  # raises for what is no path

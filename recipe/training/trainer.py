@@ -27,7 +27,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import TrainOutput, has_length, rotate_checkpoints
 
 from recipe.distributed import any_process, check_sharding, on_main_process, wait_for_everyone
-from recipe.errors import RecipeError, explain
+from recipe.errors import RecipeError, as_recipe_error
 from recipe.model.classifier import GPT2LastTokenClassifier
 from recipe.model.export import save_classifier
 from recipe.model.input_checks import check_rows_for_model
@@ -93,7 +93,7 @@ class RecipeTrainer(Trainer):
             logger.warning("one of %d GPUs is used: to use all, start with `accelerate launch`", args.n_gpu)
             args._n_gpu = 1
         # A field asks for a package that is not installed, or for a combination that Trainer refuses.
-        with explain((ImportError, RuntimeError, ValueError), "training cannot start", "change that argument"):
+        with as_recipe_error((ImportError, RuntimeError, ValueError), "training cannot start", "change that argument"):
             super().__init__(model, args, *positional, **keywords)
         check_sharding(self.accelerator.state, self.model)
         own = positional[0] if positional else keywords.get("data_collator")
@@ -202,7 +202,7 @@ class RecipeTrainer(Trainer):
             return
         given = self.optimizer, self.lr_scheduler
         fix = "correct optim, optim_args, lr_scheduler_type or lr_scheduler_kwargs"
-        with explain(Exception, "the optimizer or its schedule cannot be made", fix):
+        with as_recipe_error(Exception, "the optimizer or its schedule cannot be made", fix):
             self.create_optimizer()
             self.create_scheduler(num_training_steps=max(self.args.max_steps, 1))
         self.optimizer, self.lr_scheduler = given

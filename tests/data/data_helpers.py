@@ -1,4 +1,4 @@
-"""Helpers of the data room's tests."""
+"""Helpers of the tests of data."""
 
 import pandas as pd
 

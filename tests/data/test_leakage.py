@@ -75,8 +75,8 @@ def test_given_files_keep_their_groups_and_training_gives_them_up(tmp_path, capl
     assert splits["test"]["text"][:] == test["text"].tolist()
     assert splits["validation"]["text"][:] == validation["text"][validation["author"] == 3].tolist()
     assert splits["train"]["text"][:] == frame["text"][frame["author"] > 3].tolist()
-    assert splits.summary["group_rows_given_up"] == {"train": 48, "validation": 6}
-    assert "48 rows given up in train, since their groups are also in a later split; 72 rows left" in caplog.text
+    assert splits.summary["group_rows_dropped"] == {"train": 48, "validation": 6}
+    assert "48 rows dropped from train, since their groups are also in a later split; 72 rows left" in caplog.text
     files["train_file"] = files["test_file"]
     with pytest.raises(RecipeError, match=r"test\.csv: every group of the train rows is also in a later split"):
         load_splits(DataArguments(**files, group_column="author", remove_duplicates=False))
@@ -89,7 +89,7 @@ def test_groups_are_one_by_value_in_every_format(tmp_path):
     files = {"train_file": write(tmp_path, frame), "test_file": str(tmp_path / "test.parquet")}
     splits = load_frames(DataArguments(**files, group_column="author"))
     assert set(splits["test"]["group"]) == {"0", "1", "2"}
-    assert splits.summary["group_rows_given_up"] == {"train": 36}
+    assert splits.summary["group_rows_dropped"] == {"train": 36}
 
 
 def test_a_missing_group_is_an_error(tmp_path):

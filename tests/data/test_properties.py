@@ -67,7 +67,7 @@ def check_rows_are_kept(frame, splits):
     """Rows out are rows in but for those that the summary names, each in its file's order with its own label."""
     parts, summary = parts_of(splits), splits.summary
     removed = sum(
-        sum(summary[step].values()) for step in ("duplicates_removed", "group_rows_given_up", "conflicts_dropped")
+        sum(summary[step].values()) for step in ("duplicates_removed", "group_rows_dropped", "conflicts_dropped")
     )
     assert sum(map(len, parts)) == len(frame) - removed == sum(summary["texts"].values())
     assert len(pd.concat(parts)["row"].unique()) == len(frame) - removed

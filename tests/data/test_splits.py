@@ -242,7 +242,7 @@ def test_groups_in_time_are_given_up_by_the_earlier_split(tmp_path):
     assert splits["test"]["text"][:] == frame["text"][80:].tolist()
     assert splits["validation"]["text"][:] == frame["text"][70:72].tolist()  # author 8 wrote 72 to 80
     assert splits["train"]["text"][:] == frame["text"][:63].tolist()  # author 7 wrote 63 to 71
-    assert splits.summary["group_rows_given_up"] == {"train": 7, "validation": 8}
+    assert splits.summary["group_rows_dropped"] == {"train": 7, "validation": 8}
 
 
 def test_time_needs_its_column():

@@ -67,7 +67,7 @@ def test_splits_are_tokenized_counted_and_keep_their_labels(caplog):
     lengths = [len(ids) for ids in whole]
     cut, seen = sum(length > 16 for length in lengths), sum(min(length, 16) for length in lengths)
     share = f"{seen / sum(lengths) * 100:.1f} %"
-    assert f"train: {seen} of {sum(lengths)} tokens seen ({share}), {cut} of 31 texts cut at 16 tokens" in caplog.text
+    assert f"train: {seen} of {sum(lengths)} tokens read ({share}), {cut} of 31 texts cut at 16 tokens" in caplog.text
 
 
 @pytest.mark.parametrize(

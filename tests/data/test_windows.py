@@ -82,10 +82,10 @@ def test_rows_are_windows_with_their_texts_label_and_index(caplog):
     assert rows["attention_mask"][:] == [[1] * length for length in rows["length"]]
     assert rows["input_ids"][4] == [CONFIG.eos_token_id]
     assert "train: 3 texts in 5 windows of 4 tokens, 1 of them shared with the window before" in caplog.text
-    assert "train: 12 of 12 tokens seen (100.0 %), 0 of 3 texts cut" in caplog.text
+    assert "train: 12 of 12 tokens read (100.0 %), 0 of 3 texts cut" in caplog.text
     rows = tokenize_windows(texts, tokenizer, Windows(4, 1, max_length=6))["train"]
     assert rows["length"][:] == [4, 3, 1, 1]
-    assert "train: 8 of 12 tokens seen (66.7 %), 1 of 3 texts cut at 6 tokens, their right end" in caplog.text
+    assert "train: 8 of 12 tokens read (66.7 %), 1 of 3 texts cut at 6 tokens, their right end" in caplog.text
 
 
 def test_a_config_remembers_its_windows(tmp_path):

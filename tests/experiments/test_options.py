@@ -53,7 +53,7 @@ def test_refused_options_and_files_that_are_kept(script, tmp_path, texts_file, m
     [
         ("learning_curve", lambda script, arguments: script["load"](arguments)),
         ("probe", lambda script, arguments: script["load"](arguments)),
-        ("peers", lambda script, arguments: script["of_training"](arguments)[1]),
+        ("peers", lambda script, arguments: script["training_task"](arguments)[1]),
     ],
 )
 def test_label_ids_are_those_of_the_models_head(script, load, tmp_path, texts_file, model):

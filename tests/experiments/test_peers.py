@@ -25,7 +25,7 @@ from recipe.experiments import sentence_models
 from recipe.experiments.drawing import draw_peers
 from recipe.experiments.fitting import predict_after_training
 from recipe.experiments.peer_fits import fits_of, load_run, train_gpt2
-from recipe.experiments.peers import Fitted, Task, measure_peers, peers_table, where_gpt2_loses
+from recipe.experiments.peers import Fitted, Task, compare_with_gpt2, measure_peers, peers_table
 from recipe.experiments.sentence_models import SentenceEmbedder, fit_minilm, fit_setfit
 
 TEXTS = make_texts(150, LABELS)
@@ -96,7 +96,7 @@ def test_what_fails_is_skipped_with_a_line_unless_it_is_gpt2(monkeypatch, caplog
         "setfit": f"setfit {install}",
     }
     assert "McNemar" not in peers_table(measured)
-    assert all("to none of these" in sentence for sentence in where_gpt2_loses(measured))
+    assert all("to none of these" in sentence for sentence in compare_with_gpt2(measured))
     with pytest.raises(TypeError, match="went away"):
         measure_peers({"gpt2": broken}, TASK, [""] * 100, TRUE)
 
@@ -106,14 +106,14 @@ def test_sentences_say_where_gpt2_loses(tmp_path):
     fits = {"gpt2": wrong(*range(10)), "tfidf": wrong(0), "ngrams": wrong(*range(9))}
     measured, _ = measure_peers(fits, TASK, [""] * 100, TRUE)
     measured["gpt2"]["seconds_to_train"] = 0.0
-    accuracy, macro_f1, train, _, size = where_gpt2_loses(measured)
+    accuracy, macro_f1, train, _, size = compare_with_gpt2(measured)
     assert accuracy == (
         "Accuracy: GPT-2 loses to TF-IDF of words + logistic regression (0.990 against 0.900, p 0.0039: a clear"
         " difference); hashed character n-grams + logistic regression (0.910 against 0.900, p 1.0000: no clear difference)."
     )
     assert macro_f1.startswith("Macro F1: GPT-2 loses to TF-IDF")
-    assert train == "Seconds to train: GPT-2 loses to none of these."
-    assert size == "MB on disk: GPT-2 loses to none of these."
+    assert train == "Seconds to train: no alternative is better."
+    assert size == "MB on disk: no alternative is better."
     pytest.importorskip("matplotlib")
     measured["gpt2"]["seconds_to_train"] = 3.0
     draw_peers(tmp_path / "peers.png", measured, "$title")
@@ -212,7 +212,7 @@ def test_a_finished_run_has_its_own_answers_and_seconds(finished, tmp_path):
     (resumed / "train_results.json").write_text(json.dumps({"train_runtime": noted, "train_resumed": True}))
     fits = {"gpt2": lambda task: load_run(resumed, task)}
     measured, _ = measure_peers(fits, TASK, texts, np.zeros(len(texts), dtype=int))
-    assert where_gpt2_loses(measured)[2] == "Seconds to train: not known, since the run was interrupted and resumed."
+    assert compare_with_gpt2(measured)[2] == "Seconds to train: not known, since the run was interrupted and resumed."
     assert "nan" not in peers_table(measured)
     with pytest.raises(RecipeError, match=r"train_results\.json: cannot be read .*give the folder of a finished run"):
         load_run(tmp_path, TASK)

@@ -9,7 +9,7 @@ from recipe.errors import RecipeError
 from recipe.model.classifier import GPT2LastTokenClassifier
 from recipe.model.export import to_stock
 from recipe.model.freezing import freeze_except
-from recipe.model.loading import labels_of_head, load_config
+from recipe.model.loading import head_labels, load_config
 
 LABELS = ["technology", "sport", "medicine"]
 
@@ -29,13 +29,13 @@ def saved(tmp_path_factory):
 
 
 def test_head_for_the_same_labels_is_kept(saved):
-    assert labels_of_head(load_config(str(saved))) == LABELS
+    assert head_labels(load_config(str(saved))) == LABELS
     stock = GPT2ForSequenceClassification.from_pretrained(saved)
     for keywords in ({"id2label": by_id(LABELS)}, {"id2label": by_id(LABELS), "ignore_mismatched_sizes": True}):
         model = GPT2LastTokenClassifier.from_pretrained(saved, **keywords)
         assert torch.equal(model.score.weight, stock.score.weight)
         assert model.config.id2label == by_id(LABELS)
-        assert model.about_head == f"{saved}'s head is kept, with its 3 labels (technology, sport, medicine)"
+        assert model.head_description == f"{saved}'s head is kept, with its 3 labels (technology, sport, medicine)"
 
 
 @pytest.mark.parametrize("labels", [["games", "medicine", "technology"], ["games", "art"], LABELS[::-1]])
@@ -49,7 +49,7 @@ def test_head_for_other_labels_is_refused_or_replaced(saved, labels):
     model = GPT2LastTokenClassifier.from_pretrained(saved, id2label=by_id(labels), ignore_mismatched_sizes=True)
     names = ", ".join(labels)
     old_head = f"in place of {saved}'s (technology, sport, medicine)"
-    assert model.about_head == f"fresh head for {len(labels)} labels ({names}) {old_head}"
+    assert model.head_description == f"fresh head for {len(labels)} labels ({names}) {old_head}"
     stock = GPT2ForSequenceClassification.from_pretrained(saved)
     old, new = stock.score.weight.detach(), model.score.weight.detach()
     assert torch.nn.functional.cosine_similarity(new[:, None], old[None], dim=-1).abs().max() < 0.6

@@ -120,7 +120,7 @@ def test_a_disk_that_is_full_loses_no_checkpoint(small_disk, texts_file, tmp_pat
     straight = run_here([*TRAIN, *fields_of(tiny_folder(), texts_file, tmp_path / "straight"), *fields])
     assert straight.returncode == 0
     command = [*TRAIN, *fields_of(tiny_folder(), texts_file, small_disk / "run"), *fields]
-    assert_refused(run_here(command), "no room to write")
+    assert_refused(run_here(command), "the disk is full")
     assert list((small_disk / "run").glob("checkpoint-*/complete.json"))
     subprocess.run(["mount", "-o", "remount,size=9m", str(small_disk)], check=True)
     result = run_here(command)
@@ -144,7 +144,7 @@ def test_a_full_disk_under_the_cache_the_predictions_and_the_figures(
         texts,
         "--overwrite_output_file",
     ]
-    assert_refused(run_here([*predict, "--output_file", small_disk / "out.csv"]), "no room to write")
+    assert_refused(run_here([*predict, "--output_file", small_disk / "out.csv"]), "the disk is full")
     assert contents(small_disk) == {small_disk / "out.csv": b"mine"}
     cache = ["--feature_cache", "on", "--feature_cache_dir", str(small_disk / "cache")]
     command = [*TRAIN, *fields_of(tiny_folder(), texts_file, tmp_path / "run"), *FAST, *cache]
@@ -159,4 +159,4 @@ def test_files_that_may_not_grow_are_one_line(finished, texts_file, tmp_path):
     command = (
         f"python scripts/train.py {' '.join(fields_of(tiny_folder(), texts_file, tmp_path / 'run'))} {' '.join(FAST)}"
     )
-    assert_refused(run("bash", "-c", f"ulimit -f 40; exec {command}"), "no room to write")
+    assert_refused(run("bash", "-c", f"ulimit -f 40; exec {command}"), "the disk is full")

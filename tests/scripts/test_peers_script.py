@@ -33,7 +33,7 @@ def test_peers_stand_in_one_table_and_in_both_files(tmp_path, fields):
         assert min(figures[name] for name in ("seconds_to_train", "seconds_to_classify", "megabytes")) > 0
     assert peers["tfidf"]["accuracy"] > 0.8 > peers["gpt2"]["accuracy"]  # random weights
     assert "Accuracy: GPT-2 loses to TF-IDF of words + logistic regression (" in result.stdout
-    for sentence in results["where_gpt2_loses"]:
+    for sentence in results["compare_with_gpt2"]:
         assert sentence in result.stdout
     for name in ABSENT:
         line = f"{EXTRA[name]} is not installed: pip install 'gpt2-classifier-recipe[peers]'"

@@ -4,7 +4,12 @@ import json
 
 import pytest
 
-from recipe.training.checkpoints import last_complete_checkpoint, mark_complete, set_newer_aside, why_incomplete
+from recipe.training.checkpoints import (
+    last_complete_checkpoint,
+    mark_complete,
+    rename_later_checkpoints,
+    why_incomplete,
+)
 
 
 @pytest.fixture
@@ -49,6 +54,6 @@ def test_checkpoint_without_its_best_one_is_passed_over(folder, caplog):
 
 
 def test_newer_checkpoints_are_set_aside(folder):
-    set_newer_aside(folder, folder / "checkpoint-6")
+    rename_later_checkpoints(folder, folder / "checkpoint-6")
     names = {path.name for path in folder.iterdir()}
     assert names == {"checkpoint-6", "replaced-checkpoint-12", "replaced-checkpoint-18"}
