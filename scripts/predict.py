@@ -32,7 +32,7 @@ def parse_args() -> argparse.Namespace:
         "--escape_formulas",
         choices=("true", "false"),
         default="true",
-        help="In CSV, put ' before cells that begin with = + - @, so that no spreadsheet runs them (default: true).",
+        help="In CSV, put ' before cells that a spreadsheet would run as formulas (default: true).",
     )
     parser.add_argument("--window", type=int, help="Tokens of a window; by default as in training, 0 for none.")
     add_shared_options(parser)

@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 
 import datasets
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet
 from huggingface_hub.utils import logging as hub_logging
 
 from recipe.arguments import DataArguments
-from recipe.data.texts import is_prediction_file, unescape
+from recipe.data.texts import unescape
 from recipe.data.utf8_file import BLOCK, Utf8File, check_readable
 from recipe.errors import RecipeError, as_recipe_error, first_line
 
@@ -115,9 +116,8 @@ def csv_batches(
                     raise RecipeError(f"{path}: column_names gives {counts}")
                 yield from batches(block_size, file_format.column_names, 1)
                 return
-            ours = is_prediction_file(found)
             for batch in (block[i : i + BATCH_ROWS] for block in reader for i in range(0, len(block), BATCH_ROWS)):
-                columns = [[*map(unescape, x.to_pylist())] for x in batch.columns] if ours else batch.columns
+                columns = [unescape_column(column) for column in batch.columns]
                 yield Batch(found, columns, range(first_row, first_row + len(batch)))
                 first_row += len(batch)
 
@@ -136,6 +136,12 @@ def csv_batches(
                 raise RecipeError(f"{path}: cannot be read ({first_line(error)[:200]}): {fix}") from error
     large = f"a row of over {file_format.max_row / 1e6:g} MB, or a quote that is not closed"
     raise RecipeError(f"{path}: {large}: cut the text, or raise --max_row_mb; {fix}")
+
+
+def unescape_column(column: pa.Array) -> pa.Array | list[str | None]:
+    """Return the cells without the apostrophes that predict.py, or a spreadsheet, has put before formulas."""
+    escaped = pa.compute.any(pa.compute.starts_with(column, "'")).as_py()
+    return [*map(unescape, column.to_pylist())] if escaped else column
 
 
 def json_batches(path: Path, suffix: str, file_format: FileFormat) -> Iterator[Batch]:

@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,27 +39,19 @@ def hash_texts(texts: Iterable[str]) -> "np.ndarray":
     return np.concatenate(hashes)
 
 
-# What a spreadsheet takes for a formula, behind any number of apostrophes; one more makes it a text.
-FORMULA = re.compile(r"'*[=+\-@\t\r]")
-
-
-NUMBER = re.compile(r"[-+][0-9]+(\.[0-9]+)?(e[-+]?[0-9]+)?", re.IGNORECASE)
+# What a spreadsheet runs: `=` and anything, or + - @ and a function call, a pipe to another program, or a sum. `@user hi` and
+# `-5 degrees` are texts to it. Apostrophes before it count, so that a text which has one already keeps it.
+FORMULA = re.compile(r"'*\s*(=|[+\-@](\s*[\w.]*\s*\(|[^\n]*\||[\d.]+([+\-*/^][\d.]+)+\s*$))")
 
 
 def escape(cell: Any) -> Any:
-    """Return a cell that no spreadsheet runs as a formula: an apostrophe before what begins with = + - @, and is no number."""
-    is_formula = isinstance(cell, str) and FORMULA.match(cell) and not NUMBER.fullmatch(cell)
-    return f"'{cell}" if is_formula else cell
+    """Return the cell with an apostrophe before a formula, so that no spreadsheet runs it."""
+    return f"'{cell}" if isinstance(cell, str) and FORMULA.match(cell) else cell
 
 
 def unescape(cell: Any) -> Any:
     """Return the cell that `escape` was given."""
     return cell[1:] if isinstance(cell, str) and cell.startswith("'") and FORMULA.match(cell) else cell
-
-
-def is_prediction_file(names: Sequence[str]) -> bool:
-    """Return whether these are the columns of a file that predict.py wrote, whose CSV cells are escaped."""
-    return {"text", "label"} <= {*names} and any(name.startswith("probability_") for name in names)
 
 
 def join_pairs(frame: "pd.DataFrame", separator: str) -> "pd.DataFrame":

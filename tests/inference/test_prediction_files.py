@@ -99,28 +99,41 @@ def test_a_link_stays_a_link(tmp_path):
 
 
 def test_no_spreadsheet_runs_a_text_and_we_read_it_back(tmp_path):
-    """Excel, LibreOffice and Sheets take a cell that begins with = + - @ (or a tab) for a formula."""
+    """Cells that Excel, LibreOffice or Sheets run get an apostrophe; all others are the same to every reader."""
     texts = [
         "=1+1",
-        "+44 20",
         "-2+3",
-        "@sum",
+        "@SUM(1+9)*cmd|' /C calc'!A0",
+        "-2+3+cmd|' /C calc'!A0",
+        "+HYPERLINK(1)",
+        "\t=x",
+        "'=quoted",
+        "''=",
+    ]
+    plain = [
+        "@user are you free?",
+        "-5 degrees",
+        "+ one more",
+        "+44 20",
+        "a list | of things",
+        "--",
         "-3.5",
         "+4412",
         "-1e-3",
-        "'=quoted",
-        "''=",
         "'plain'",
+        "'cause",
         "a=b",
-        "\t=x",
         "'",
     ]
+    formulas, texts = texts, [*texts, *plain]
     labels, probabilities = ["=ham"] * len(texts), np.full((len(texts), 2), 0.5)
     write_predictions(tmp_path / "x.csv", texts, labels, probabilities, ["=ham", "spam"])
     with (tmp_path / "x.csv").open(newline="") as file:
         rows = list(csv.reader(file))[1:]
-    left = [cell for row in rows for cell in row if cell[:1] in tuple("=+-@\t\r")]
-    assert left == ["-3.5", "+4412", "-1e-3"]  # plain numbers
+    assert [row[0] for row in rows] == [*(f"'{text}" for text in formulas), *plain]
+    assert {row[1] for row in rows} == {"'=ham"}
+    pd.read_csv(tmp_path / "x.csv").to_csv(tmp_path / "corrected.csv", columns=["text", "label"], index=False)
+    assert read_file(tmp_path / "corrected.csv").frame["text"].tolist() == texts
     frame = read_file(tmp_path / "x.csv").frame
     assert frame["text"].tolist() == texts
     assert frame["label"].tolist() == labels
