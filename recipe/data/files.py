@@ -91,15 +91,15 @@ def csv_batches(
     errors also name the row.
     """
     with Utf8File(path, leading=b"\r\n") as file:
-        first_line = file.peek().partition(b"\n")[0].decode("utf-8", "replace")
+        opening = file.peek().partition(b"\n")[0].decode("utf-8", "replace")
     marks = {".tsv": "", ".csv": ",\t;"}.get(suffix, "\t,;")
-    guess = next((mark for mark in marks if mark in first_line), "\t" if suffix == ".tsv" else ",")
+    guess = next((mark for mark in marks if mark in opening), "\t" if suffix == ".tsv" else ",")
     delimiter = (guess if file_format.delimiter is None else file_format.delimiter).replace("\\t", "\t")
     if len(delimiter) != 1 or not delimiter.isascii():
         raise RecipeError(f"delimiter is {delimiter!r}: give a single ASCII character, as in --delimiter ';'")
     quoted = {"minimal": True, "none": False, "auto": delimiter != "\t"}[file_format.csv_quoting]
     # A blank line is an empty value in a file of one column, and nothing at all elsewhere.
-    options = {"delimiter": delimiter, "newlines_in_values": quoted, "ignore_empty_lines": delimiter in first_line}
+    options = {"delimiter": delimiter, "newlines_in_values": quoted, "ignore_empty_lines": delimiter in opening}
     parse = pa.csv.ParseOptions(quote_char='"' if quoted else False, **options)
     nulls = {"null_values": [""], "strings_can_be_null": True, "quoted_strings_can_be_null": False}
     convert = pa.csv.ConvertOptions(default_column_type=pa.string(), **nulls)
