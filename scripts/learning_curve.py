@@ -116,7 +116,9 @@ def report(
     summary = summarize(measured)
     for name in (name for name in TITLES if name not in set(summary["name"])):
         print(f"{TITLES[name]} could not be fitted: its texts hold no words, or too many labels and words")
-    print(f"Test split of {test_texts:,} texts; mean ± sd over {args.seeds} seeds:\n\n{curve_table(summary)}\n")
+    print(
+        f"Test split of {test_texts:,} texts; mean ± sd over {args.seeds} seed{'s' * (args.seeds > 1)}:\n\n{curve_table(summary)}\n"
+    )
     guesses = guess_more(measured, test_texts, args.seeds)
     results = {"model": model, "test_texts": test_texts, "points": measured, "skipped": skipped}
     results |= {"summary": summary.to_dict("records"), "power_laws": guesses, "interval": "bootstrap over seeds"}

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from recipe.errors import OneLineParser, RecipeError, run_script
+from recipe.errors import OneLineParser, RecipeError, printable, run_script
 from recipe.inference.options import add_shared_options, parse_options
 
 
@@ -80,6 +80,8 @@ def main() -> None:
             texts_in_all += len(texts)
             if is_main:
                 writer.write(texts, labels, probabilities, others)
+    if args.output_file and is_main:
+        print(f"Saved to {printable(str(args.output_file))}", file=sys.stderr)
     if args.abstain_below is not None and is_main:
         summary = f"{unsure_in_all} of {texts_in_all} texts got no label"
         print(f"{summary}: no probability is {args.abstain_below:g} or more", file=sys.stderr)

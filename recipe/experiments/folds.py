@@ -188,8 +188,7 @@ def fold_figures(
     by_fold = [figures(fold_of == fold) for fold in range(fold_of.max() + 1)]
     table = pd.DataFrame(by_fold)
     low, high = corrected_interval(table)
-    for name in table.columns.intersection(SHARES):
-        low[name], high[name] = max(low[name], 0.0), min(high[name], 1.0)
+    low, high = low.clip(lower=0.0), high.where(~high.index.isin(SHARES), high.clip(upper=1.0))
     texts = np.bincount(fold_of).tolist()
     return {
         "pooled": figures(np.full(len(labels), True)),

@@ -120,10 +120,10 @@ def advise(scores: Sequence[dict[str, float]], texts: int) -> Advice:
     begin = 1 if within[last] else blocks
     last_too = f"the last block's {accuracies[last]:.3f} is {'within it too' if within[last] else 'not'}"
     sentence = (
-        f"{name_depth(depth).capitalize()} is the shallowest depth ({accuracies[depth]:.3f}) within one standard error"
-        f" ({error:.3f}, of {texts:,} texts) of the best ({accuracies[best]:.3f}, {name_depth(best)}), so up to"
-        f" --trainable last_blocks:{blocks} may pay; {last_too}, so begin with last_blocks:{begin}, and check by training"
-        " whether another number does better: a probe of frozen states cannot tell what training makes of them."
+        f"The shallowest depth within one standard error ({error:.3f}, of {texts:,} texts) of the best"
+        f" ({accuracies[best]:.3f}, {name_depth(best)}): {name_depth(depth)} ({accuracies[depth]:.3f}). So up to"
+        f" --trainable last_blocks:{blocks} may help; {last_too}, so begin with last_blocks:{begin}, and check by training"
+        " whether another number is better: a probe of frozen states does not show what training makes of them."
     )
     return Advice(best, error, depth, blocks, begin, sentence)
 

@@ -75,7 +75,7 @@ def scores_of(*right, texts=100):
         ),  # the error of 90 % of 100 is 0.03
         ([50, 80, 87, 90, 80], 3, 2, 2, 2, "0.800 is not, so begin with last_blocks:2,"),
         ([50, 60, 70, 80, 90], 4, 4, 1, 1, "block 4)"),  # at least one
-        ([90, 60, 70, 80, 90], 0, 0, 4, 1, "The embeddings is the shallowest depth"),
+        ([90, 60, 70, 80, 90], 0, 0, 4, 1, "(0.900, the embeddings): the embeddings (0.900)"),
         ([98, 99, 100, 100, 100], 2, 2, 2, 1, "(0.009, of 100 texts)"),  # no error at all by the usual formula
     ],
 )
@@ -83,7 +83,7 @@ def test_advice_is_the_one_standard_error_rule(right, best, depth, blocks, begin
     scores = scores_of(*right)
     advice = advise(scores, 100)
     assert (advice.best, advice.depth, advice.blocks, advice.begin) == (best, depth, blocks, begin)
-    assert f"--trainable last_blocks:{blocks} may pay" in advice.sentence
+    assert f"--trainable last_blocks:{blocks} may help" in advice.sentence
     assert words in advice.sentence
 
 
