@@ -9,6 +9,7 @@ import signal
 import time
 
 import pytest
+import torch
 from conftest import (
     FAST,
     ROOT,
@@ -35,6 +36,7 @@ def start(argv: list[str]) -> multiprocessing.Process:
         log = os.open(os.devnull, os.O_WRONLY)
         os.dup2(log, 1)
         os.dup2(log, 2)
+        torch.set_num_threads(1)  # a forked child would wait for OpenMP threads that only its parent has
         train_script().main(argv)
 
     child = FORK.Process(target=work)
