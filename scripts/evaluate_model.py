@@ -54,7 +54,7 @@ def main() -> None:
     import numpy as np
     from accelerate import PartialState
 
-    from recipe.data.texts import read_run_config
+    from recipe.data.texts import base_model_name, read_run_config
     from recipe.data.trained_on import warn_about_trained_texts
     from recipe.evaluation.report import measure, print_confusion, print_report
     from recipe.inference.text_classifier import TextClassifier
@@ -73,7 +73,8 @@ def main() -> None:
         temperature = calibrate_head(classifier.model, logits, np.array(validation["label"]), text_index)
     if args.decision_threshold is not None:
         classifier.set_threshold(args.decision_threshold)
-    measured = measure(classifier, test, True, temperature=temperature, abstain_below=args.abstain_below)
+    settings = {"temperature": temperature, "abstain_below": args.abstain_below}
+    measured = measure(classifier, test, True, **settings, model_name=base_model_name(args.model_dir))
     if not PartialState().is_main_process:  # under `accelerate launch` the processes divide the texts, one reports
         return
     if train is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recipe.errors import RecipeError, as_recipe_error
+from recipe.shipped import PACKAGE, shipped
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,6 +76,13 @@ def read_run_config(model_dir: str | Path) -> dict[str, Any]:
         if name in fields and not isinstance(fields[name], kinds):
             raise RecipeError(f"{path}: {name} is {str(fields[name])[:40]!r}: restore it, or remove the file")
     return fields
+
+
+def base_model_name(model_dir: str | Path) -> str:
+    """Return the name of the model that a saved one was trained from; `this model` for a folder, whose name may be private."""
+    base = Path(shipped(read_run_config(model_dir).get("model_name_or_path")) or model_dir)
+    is_public = not base.exists() or base.resolve().is_relative_to(PACKAGE)
+    return base.name if is_public else "this model"
 
 
 def pair_fields_of(model_dir: str | Path) -> dict[str, Any]:

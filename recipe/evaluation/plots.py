@@ -122,10 +122,10 @@ def draw_curve(axes: "Axes", curve: "pd.DataFrame", name: str, color: str) -> No
 def draw_accuracies(axes: "Axes", measured: Measurement) -> None:
     """Draw accuracies with their 95 % intervals, the model on top."""
     rows = {TITLES[name]: measured.baselines[name][0] for name in TITLES if name in measured.baselines}
-    rows["GPT-2"] = measured.scores
+    rows[measured.model_name] = measured.scores
     for height, (title, figures) in enumerate(rows.items()):
         accuracy, low, high = (figures[name] for name in ("accuracy", "accuracy_low", "accuracy_high"))
-        color, offset = BLUE if title == "GPT-2" else GREY, {"textcoords": "offset points", "ha": "center"}
+        color, offset = BLUE if title == measured.model_name else GREY, {"textcoords": "offset points", "ha": "center"}
         axes.errorbar(accuracy, height, xerr=[[accuracy - low], [high - accuracy]], fmt="o", color=color, capsize=3)
         axes.annotate(f"{accuracy:.3f}", (accuracy, height), (0, 6), fontsize=8, **offset)
     axes.set_yticks(range(len(rows)), labels=[title.replace(" + ", " +\n") for title in rows], fontsize=8)

@@ -14,7 +14,7 @@ from scipy.special import softmax
 from sklearn.metrics import classification_report, confusion_matrix
 
 from recipe.atomic import write_json, write_text
-from recipe.data.texts import escape
+from recipe.data.texts import base_model_name, escape
 from recipe.data.tokenization import Coverage
 from recipe.distributed import wait_for_everyone
 from recipe.errors import shorten
@@ -45,6 +45,7 @@ class Measurement:
     threshold: float | None = None  # of the decision between two labels
     temperature: float | None = None  # what the head was divided by, if it was calibrated
     abstain_below: float | None = None
+    model_name: str = "GPT-2"  # in tables and sentences
     baselines: dict[str, tuple[dict[str, float], PairedComparison]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -106,12 +107,12 @@ class Measurement:
 
 
 def measure(
-    classifier: TextClassifier, split: "Dataset", progress: bool = False, **settings: float | None
+    classifier: TextClassifier, split: "Dataset", progress: bool = False, **settings: float | str | None
 ) -> Measurement:
     """Classify the split's `text` and compare with its `label` (ids); every process of a run calls this.
 
     Args:
-        settings: `temperature` and `abstain_below`, as in Measurement.
+        settings: `temperature`, `abstain_below` and `model_name`, as in Measurement.
     """
     answers = classifier.window_logits(split["text"][:], progress)
     labels, threshold = np.array(split["label"]), classifier.decision_threshold
@@ -164,7 +165,7 @@ def evaluate_saved(
     """
     wait_for_everyone()  # until the main process has saved the model
     classifier = TextClassifier.from_pretrained(model_dir, device)
-    measured = measure(classifier, test, progress, temperature=temperature)
+    measured = measure(classifier, test, progress, temperature=temperature, model_name=base_model_name(model_dir))
     if PartialState().is_main_process:
         path = Path(model_dir) / "test_results.json"
         write_json(path, measured.results("test"))  # baselines may take long: nothing is lost in them
@@ -210,13 +211,15 @@ def print_comparison(measured: Measurement) -> None:
     print("\n".join(line.rstrip() for line in lines))
     if verdict := comparison_verdict(measured):
         print(f"\n{verdict}")
+    if step := next_step(measured):
+        print(step)
     print()
 
 
 def comparison_table(measured: Measurement) -> pd.DataFrame:
     """Return the figures of the model and its baselines, the strongest first, as text."""
     names = [name for name in reversed(TITLES) if name in measured.baselines]
-    titles = ["GPT-2", *(TITLES[name] for name in names)]
+    titles = [measured.model_name, *(TITLES[name] for name in names)]
     figures = pd.DataFrame([measured.scores, *(measured.baselines[name][0] for name in names)], index=titles)
     figures = figures[["accuracy", "accuracy_low", "accuracy_high", "macro_f1"]].map("{:.3f}".format)
     intervals = figures["accuracy_low"] + " - " + figures["accuracy_high"]
@@ -229,16 +232,31 @@ def comparison_table(measured: Measurement) -> pd.DataFrame:
 
 def comparison_verdict(measured: Measurement) -> str:
     """Return the sentence that compares the model with its strongest baseline; "" without one."""
-    name = next((name for name in reversed(TITLES) if name in measured.baselines), None)
+    name = strongest_baseline(measured)
     if name is None:
         return ""
-    test = measured.baselines[name][1]
+    model, test = measured.model_name, measured.baselines[name][1]
     if not test.gains and not test.losses:
-        return f"GPT-2 and {TITLES[name]} are right on the same texts"
+        return f"{model} and {TITLES[name]} are right on the same texts: no difference"
     gains, losses = (f"{texts} text{'' if texts == 1 else 's'}" for texts in (test.gains, test.losses))
     p = format_p(test.p_value)
-    against = f"wrong on {losses} that it gets right (p {p if p[0] == '<' else f'= {p}'}): {test.verdict}"
-    return f"GPT-2 is right on {gains} that {TITLES[name]} gets wrong, and {against}"
+    against = f"wrong on {losses} that it gets right (McNemar's p {p if p[0] == '<' else f'= {p}'}): {test.verdict}"
+    return f"{model} is right on {gains} that {TITLES[name]} gets wrong, and {against}"
+
+
+def next_step(measured: Measurement) -> str:
+    """Return what to try where the model is not clearly better than its strongest baseline; "" where it is."""
+    name = strongest_baseline(measured)
+    if name is None or measured.baselines[name][1].verdict == "better":
+        return ""
+    return (
+        "What may help: training more blocks (scripts/probe.py shows how many to begin with), another learning rate"
+        f" (scripts/sweep.py), more texts (scripts/learning_curve.py), a larger GPT-2. Else {TITLES[name]} is cheaper."
+    )
+
+
+def strongest_baseline(measured: Measurement) -> str | None:
+    return next((name for name in reversed(TITLES) if name in measured.baselines), None)
 
 
 def print_confusion(measured: Measurement) -> None:

@@ -9,7 +9,13 @@ import pandas as pd
 from sklearn.metrics import precision_recall_fscore_support
 
 from recipe.errors import printable, shorten
-from recipe.evaluation.report import Measurement, comparison_table, comparison_verdict, most_frequent_mistakes
+from recipe.evaluation.report import (
+    Measurement,
+    comparison_table,
+    comparison_verdict,
+    most_frequent_mistakes,
+    next_step,
+)
 from recipe.hub.card_file import PICTURES
 from recipe.shipped import PACKAGE
 
@@ -89,7 +95,7 @@ def describe_results(measured: Measurement, without_copies: bool) -> dict[str, s
     return {
         "about_test": f"On {len(measured.labels):,} test texts{unseen}, measured on the saved model{followed}:",
         "results": table(comparison_table(measured).rename_axis("")),
-        "verdict": verdict and f" {verdict}, by McNemar's exact test.",
+        "verdict": " ".join(["", *([f"{verdict}."] if verdict else []), next_step(measured)]).rstrip(),
         "per_label": table(pd.DataFrame(columns, pd.Index(names, name="label"))),
         "confusion": table(matrix) if len(names) <= WIDE else "",
         "calibration": calibration,

@@ -3,6 +3,7 @@ import pytest
 from datasets import Dataset
 from sklearn.metrics import confusion_matrix
 
+from recipe.data.texts import base_model_name
 from recipe.evaluation.report import Measurement, print_confusion, print_report
 
 # Three texts right, the second one wrong; top probabilities 0.88, 0.73, 0.95, 0.62.
@@ -61,7 +62,8 @@ def test_the_report_shows_every_part(capsys):
     for line in (
         "GPT-2                            1.000  0.510 - 1.000     1.000",
         "GPT-2 is right on 1 text that TF-IDF + logistic regression gets wrong, and wrong on 0 texts that it gets right"
-        " (p = 1.0000): no clear difference",
+        " (McNemar's p = 1.0000): no clear difference",
+        "What may help: training more blocks (scripts/probe.py shows how many",
         "Threshold 0.9 on the probability of 'spam': at 0.5, accuracy 0.7500 and macro F1 0.7333",
         "Abstaining below 0.8: 2 of 4 texts answered (50.0%), accuracy on these 1.0000 (0.342 - 1.000)",
         "ham            3           0",
@@ -93,3 +95,20 @@ def test_of_many_labels_the_worst_mistakes_are_shown(capsys):
     report = measured.report("test")
     np.testing.assert_array_equal(report["test_confusion_matrix"], confusion_matrix(labels, logits.argmax(1)))
     assert report["label_names"][3] == "label 3"
+
+
+@pytest.mark.parametrize(
+    ("base", "name"),
+    [
+        ("openai-community/gpt2", "gpt2"),
+        ("recipe/assets/gpt2-nano", "gpt2-nano"),
+        ("PRIVATE", "this model"),
+        (None, "this model"),
+    ],
+)
+def test_the_model_is_called_by_the_name_that_others_know(tmp_path, monkeypatch, base, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secret").mkdir()
+    base = str(tmp_path / "secret") if base == "PRIVATE" else base
+    (tmp_path / "run_config.yaml").write_text("{}" if base is None else f"model_name_or_path: {base}")
+    assert base_model_name(tmp_path) == name

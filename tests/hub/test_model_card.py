@@ -60,7 +60,7 @@ def test_tables_are_scikit_learns_and_the_runs(trained):
     card, figures = (trained / "README.md").read_text(), read(trained / "test_results.json")
     rows = {row[0]: row[1:] for row in cells(card)}
     low, high = figures["test_accuracy_low"], figures["test_accuracy_high"]
-    assert rows["GPT-2"][:2] == [f"{figures['test_accuracy']:.3f}", f"{low:.3f} - {high:.3f}"]
+    assert rows["gpt2-nano"][:2] == [f"{figures['test_accuracy']:.3f}", f"{low:.3f} - {high:.3f}"]
     summary = read(trained / "data_summary.json")
     assert rows["train"] == ["210", "70", "70", "70"]
     assert rows["test"] == [str(summary["texts"]["test"]), "20", "20", "20"]
