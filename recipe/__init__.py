@@ -44,6 +44,7 @@ MODULES = {
     "head_labels": "model.loading",
     "load_config": "model.loading",
     "loss_for": "training.class_weights",
+    "once_a_machine": "distributed",
     "publish": "hub.publish",
     "remember_windows": "data.windows",
     "save_run_figures": "evaluation.run_figures",

@@ -106,9 +106,8 @@ def in_every_process(work: Callable[..., Any], *args: Any) -> Any:
 def once_a_machine(work: Callable[..., Any], *args: Any, **keywords: Any) -> Any:
     """Return what `work` returns in the first process of each machine, in all its processes; an error there ends all.
 
-    All processes have to call it, and wait for that one (up to `ddp_timeout`). A dataset that lies in files is handed over
-    by their names, and each process maps them; let each do its own work for one that lies in memory. Before the processes
-    know of each other, each does.
+    All processes have to call it, and wait for that one (up to `ddp_timeout`); not within `main_process_first`, which holds
+    all others back. A dataset that lies in files is handed over by their names, and each process maps them.
     """
     if not torch.distributed.is_initialized():
         return work(*args, **keywords)

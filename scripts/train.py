@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     # 2. Texts and labels, in three splits. For your own: recipe.TextSplits(a DatasetDict with the columns text and label).
     name, revision = model_args.model_name_or_path, model_args.model_revision
     config = recipe.load_config(name, revision)
-    splits = recipe.load_splits(data_args, recipe.head_labels(config))
+    splits = recipe.once_a_machine(recipe.load_splits, data_args, recipe.head_labels(config))
     check_threshold(training_args.decision_threshold, splits["validation"])
     recipe.warn_about_trained_texts(splits["test"]["text"], name)
 
@@ -74,7 +74,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
     # 6. Tokens, and the frozen trunk, run once per text: its output is the column `trunk_output`, kept in --feature_cache_dir
     # for later runs with the same frozen weights. Test texts are read in step 8, by the saved model.
-    tokenized = recipe.tokenize_texts({part: splits[part] for part in ("train", "validation")}, tokenizer, windows)
+    rows = {part: splits[part] for part in ("train", "validation")}
+    tokenized = recipe.once_a_machine(recipe.tokenize_texts, rows, tokenizer, windows)
     warn_about_long_evaluation({**tokenized.num_rows, "test": len(splits["test"])}, training_args)
     cached = recipe.cache_features(model, tokenized, **model_args.cache, args=training_args)
 

@@ -24,7 +24,6 @@ from recipe.data.splits import draw_samples, make_missing_splits, undersample
 from recipe.data.store import TextStore
 from recipe.data.tables import TEXT_AND_LABEL, Wanted
 from recipe.data.texts import pair_fields_of, read_run_config
-from recipe.distributed import once_a_machine
 from recipe.errors import RecipeError, as_recipe_error
 
 logger = logging.getLogger(__name__)
@@ -75,18 +74,12 @@ class SplitRows(NamedTuple):
 def load_splits(args: DataArguments, label_names: list[str] | None = None) -> TextSplits:
     """Load texts and labels as three splits; the same rows always give the same splits and label ids.
 
-    Of several processes all have to call it: the first on a machine does the work, and the others map its files.
-
     Args:
         label_names: the labels by id of a head that is kept; used where it names all of the data's.
 
     Raises:
         RecipeError: whatever is wrong with the data, with file and row.
     """
-    return once_a_machine(read_and_split, args, label_names)
-
-
-def read_and_split(args: DataArguments, label_names: list[str] | None) -> TextSplits:
     rows, names, summary, store = load_rows(args, label_names)
     return TextSplits({split: to_dataset(rows[rows["split"] == split], names, store) for split in SPLITS}, summary)
 

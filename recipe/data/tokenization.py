@@ -1,9 +1,8 @@
 """Tokenization: texts into token ids, cut where too long, never empty, never with a special token that a user typed."""
 
-import functools
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -93,8 +92,6 @@ def tokenize(
 ) -> "datasets.DatasetDict":
     """Tokenize every split of a DatasetDict, and log how much of its texts the model will see.
 
-    Of several processes all have to call it: the first on a machine does the work, and the others map its files.
-
     Args:
         splits: with the columns `text` (string) and `label` (ClassLabel, or int from 0 up).
         max_length: as in encode_texts.
@@ -123,22 +120,13 @@ def tokenize(
         # All that the tokens depend on: `datasets` would pickle the tokenizer, a second a run.
         depend_on = repr((dataset._fingerprint, *rules, tokenizer.split_special_tokens)).encode()
         options = {"remove_columns": dataset.column_names, "new_fingerprint": xxhash.xxh3_64_hexdigest(depend_on)}
-        tokenized[split] = map_once(dataset, encode, desc=f"Tokenizing {split}", **options)
+        tokenized[split] = dataset.map(encode, batched=True, desc=f"Tokenizing {split}", **options)
         coverage = tokenized.coverage[split] = Coverage.of(tokenized[split]["uncut_length"][:], limit)
         if coverage.texts_cut:
             logger.warning("%s: %s at %d tokens, their %s end", split, coverage, limit, side)
         else:
             logger.info("%s: %s", split, coverage)
     return tokenized
-
-
-def map_once(dataset: "datasets.Dataset", function: Callable[..., Any], **options: Any) -> "datasets.Dataset":
-    """Return dataset.map(function, batched=True, ...): of a dataset in files, computed once a machine and then mapped."""
-    from recipe.distributed import once_a_machine
-
-    map_all = functools.partial(dataset.map, function, batched=True, **options)
-    lies_in_files = dataset.cache_files and dataset.format["type"] != "custom"  # a transform may not be sent
-    return once_a_machine(map_all) if lies_in_files else map_all()
 
 
 def check_columns(split: str, dataset: "datasets.Dataset") -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from transformers import GPT2Config, PreTrainedTokenizerBase
 
-from recipe.data.tokenization import NO_LIMIT, map_once, tokenize
+from recipe.data.tokenization import NO_LIMIT, tokenize
 from recipe.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def tokenize_windows(
     tokenized = tokenize(splits, tokenizer, windows.limit)
     for split, texts in tokenized.items():
         options = {"remove_columns": texts.column_names, "fn_kwargs": {"windows": windows}, "desc": f"Cutting {split}"}
-        tokenized[split] = map_once(texts, cut_rows, with_indices=True, **options)
+        tokenized[split] = texts.map(cut_rows, batched=True, with_indices=True, **options)
         logger.info("%s: %d texts in %d %s", split, len(texts), len(tokenized[split]), windows)
     return tokenized
 

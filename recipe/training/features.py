@@ -35,7 +35,7 @@ from transformers import GPT2Config, PreTrainedTokenizerBase, TrainingArguments
 
 from recipe.atomic import TEMPORARY_PREFIX, write_json
 from recipe.data.tokenization import PaddingCollator
-from recipe.distributed import in_every_process, on_main_process, shares
+from recipe.distributed import gather_in_order, in_every_process, on_main_process, shares
 from recipe.errors import RecipeError, as_recipe_error, first_line
 from recipe.model.classifier import GPT2LastTokenClassifier
 from recipe.model.input_checks import check_rows_for_model
@@ -54,7 +54,7 @@ logger = logging.getLogger(__name__)
 warnings.filterwarnings("ignore", message="The given buffer is not writable")  # views of mapped files are only read
 
 Data = TypeVar("Data", datasets.Dataset, datasets.DatasetDict)
-COLUMN = "trunk_output"
+COLUMN, DEPTH_COLUMN = "trunk_output", "trunk_depth"
 BOOKKEEPING = ("length", "uncut_length", "text_index")  # columns of `tokenize` that no model takes
 SHARD_TOKENS = 250_000  # tokens a file (0.8 GB at GPT-2 small's width): what a killed run loses at most
 KEY = np.dtype("S16")
@@ -72,9 +72,12 @@ def cache_features(
 ) -> Data:
     """Return the dataset, or each of a DatasetDict's, with the column `trunk_output`: what the frozen blocks make of each text.
 
+    And `trunk_depth`, how many blocks that were, for the model to check.
+
     A row of it reads as a tensor [T, n_embd] ([1, n_embd] where nothing but the head trains), memory-mapped from disk. Rows
     that an earlier run left in the folder are found; the others are computed, each text once, divided among the processes.
-    Call it after `freeze_except`: what is frozen decides how many blocks the trunk has.
+    Call it after `freeze_except`: what is frozen decides how many blocks the trunk has. And after all changes of the texts:
+    joining datasets, or changing their token ids, comes before.
 
     Args:
         model: a GPT2LastTokenClassifier, plain or with peft adapters; it is moved to the device that trains.
@@ -293,6 +296,8 @@ class FeatureStore:
 
     def attach(self, splits: Mapping[str, datasets.Dataset], rows: Rows, limit: float) -> dict[str, datasets.Dataset]:
         """Compute the rows that are missing, divided among the processes, and return the splits with the column."""
+        if len({*gather_in_order([(self.folder.name, xxhash.xxh3_64_hexdigest(rows.keys))])}) > 1:
+            raise RecipeError("the processes have other weights or texts than each other: load the same in each")
         in_every_process(self.make_room, rows, limit)
         for index, count in shares():  # of all processes, then of those of a machine that has a folder of its own
             in_every_process(self.read)
@@ -380,8 +385,13 @@ def read_keys(path: Path) -> np.ndarray:
 
 @functools.lru_cache(maxsize=16)
 def open_hidden(files: tuple[str, ...]) -> pa.ChunkedArray:
-    """Return the hidden states of all rows of some files, as bytes, memory-mapped."""
-    return pa.chunked_array([chunk for path in files for chunk in open_table(path)["hidden"].chunks])
+    """Return the hidden states of all rows of some files, as bytes, memory-mapped.
+
+    Raises:
+        RecipeError: a file that is gone, as after load_from_disk of a dataset whose cache was cleared since.
+    """
+    with as_recipe_error(OSError, "trunk_output lies in a file that cannot be read", "call cache_features again"):
+        return pa.chunked_array([chunk for path in files for chunk in open_table(path)["hidden"].chunks])
 
 
 @dataclass
@@ -404,11 +414,9 @@ class TrunkOutput:
         return self.pa_type
 
     def decode_example(self, place: int, token_per_repo_id: Any = None) -> torch.Tensor:
-        """Return [T, n_embd], a view of the mapped file: not to be written to. Its attribute `depth` is the trunk's."""
+        """Return [T, n_embd], a view of the mapped file: not to be written to."""
         states = torch.frombuffer(open_hidden(tuple(self.files))[place].as_buffer(), dtype=getattr(torch, self.dtype))
-        states = states.view(-1, self.n_embd)
-        states.depth = self.depth
-        return states
+        return states.view(-1, self.n_embd)
 
 
 with warnings.catch_warnings(action="ignore"):  # `datasets` calls this function experimental
@@ -416,12 +424,13 @@ with warnings.catch_warnings(action="ignore"):  # `datasets` calls this function
 
 
 def add_column(split: datasets.Dataset, places: np.ndarray, feature: TrunkOutput) -> datasets.Dataset:
-    """Return a split with the column `trunk_output`, in place of one that it may have."""
-    columns = split.format["columns"]
-    split = split.remove_columns(COLUMN) if COLUMN in split.column_names else split
+    """Return a split with the columns `trunk_output` and `trunk_depth`, in place of those that it may have."""
+    columns, new = split.format["columns"], (COLUMN, DEPTH_COLUMN)
+    split = split.remove_columns([name for name in new if name in split.column_names])
     name = xxhash.xxh3_64(f"{split._fingerprint} {feature}".encode())
     name.update(places)
-    shown = {**split.format, "columns": [*(c for c in columns if c != COLUMN), COLUMN]}
+    shown = {**split.format, "columns": [*(c for c in columns if c not in new), *new]}
+    split = split.add_column(DEPTH_COLUMN, np.full(len(places), feature.depth, np.int8), new_fingerprint="depth")
     return split.add_column(COLUMN, places, new_fingerprint=name.hexdigest(), feature=feature).with_format(
         shown["type"], shown["columns"], shown["output_all_columns"], **shown["format_kwargs"]
     )
@@ -440,15 +449,28 @@ class FeatureCollator:
         self.tokenizer = tokenizer if is_tokenizer else getattr(tokenizer, "tokenizer", None)
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """Return the batch, with `trunk_output` [B, T, n_embd] and `trunk_depth`, int64 [B], if all its rows are cached."""
-        states = [row.get(COLUMN) for row in rows]
-        batch = self.collator([{name: row[name] for name in row if name not in (COLUMN, *BOOKKEEPING)} for row in rows])
-        if all(isinstance(row, torch.Tensor) for row in states):
-            batch[COLUMN] = pad_sequence(states, batch_first=True)
-            depths = [getattr(row, "depth", None) for row in states]  # not in copies, which set_format("torch") makes
-            if None not in depths:
-                batch["trunk_depth"] = torch.tensor(depths)
-        return batch
+        """Return the batch, with `trunk_output` [B, T, n_embd] and `trunk_depth`, int64 [B], if all its rows are cached.
+
+        Raises:
+            RecipeError: a row whose token ids are not as many as when it was cached.
+        """
+        apart = (COLUMN, DEPTH_COLUMN, *BOOKKEEPING)
+        batch = self.collator([{name: row[name] for name in row if name not in apart} for row in rows])
+        if any(row.get(COLUMN) is None for row in rows):
+            return batch
+        states = [
+            torch.as_tensor(row[COLUMN]) for row in rows
+        ]  # lists, where another `map` has written the column anew
+        for row, cached in zip(rows, states, strict=True):
+            tokens = int(sum(row["attention_mask"])) if "attention_mask" in row else len(row["input_ids"])
+            if len(cached) not in (1, tokens):
+                raise RecipeError(
+                    f"a text of {tokens} tokens was cached with {len(cached)}: call cache_features after all changes of the"
+                    " texts"
+                )
+        batch[COLUMN] = pad_sequence(states, batch_first=True)
+        depths = [row.get(DEPTH_COLUMN) for row in rows]
+        return batch if None in depths else {**batch, DEPTH_COLUMN: torch.as_tensor(depths).long()}
 
 
 def check_trunk(model: GPT2LastTokenClassifier, dataset: Any) -> None:

@@ -133,7 +133,9 @@ class RecipeTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """Refuse rows that were cached from another trunk, or with other weights, than the model has."""
-        check_trunk(self.classifier, self.train_dataset)
+        evaluated = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
+        for dataset in (self.train_dataset, *evaluated):
+            check_trunk(self.classifier, dataset)
         return super().get_train_dataloader()
 
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:

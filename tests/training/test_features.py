@@ -22,7 +22,7 @@ from recipe.errors import RecipeError
 from recipe.model.classifier import GPT2LastTokenClassifier
 from recipe.model.tail import GPT2Block
 from recipe.training.cache_folder import clear_caches, list_caches
-from recipe.training.features import passes_over_data
+from recipe.training.features import open_hidden, passes_over_data
 from recipe.training.trunk import dtype_of, folder_name, has_native_bfloat16, in_dtype, trunk_key
 
 CPU = torch.device("cpu")
@@ -70,7 +70,7 @@ def computed(monkeypatch):
 def test_rows_are_transformers_hidden_states_unpadded(tmp_path):
     model = frozen_model()
     rows = cache(model, SEQUENCES, tmp_path)
-    assert rows.column_names == ["input_ids", "labels", "trunk_output"]
+    assert rows.column_names == ["input_ids", "labels", "trunk_depth", "trunk_output"]
     for row in rows:
         assert row["trunk_output"].shape == (len(row["input_ids"]), 32)
         expected = reference_states(model, row["input_ids"], 3)
@@ -376,17 +376,44 @@ def test_a_trunk_with_code_of_others_is_not_cached(tmp_path, caplog, change):
     assert "of its own" in caplog.text
 
 
-def test_the_model_refuses_rows_of_another_depth(tmp_path):
+@pytest.mark.parametrize("kind", [None, "torch", "numpy"])
+def test_the_model_refuses_rows_of_another_depth(tmp_path, kind):
     model = frozen_model()
-    rows = cache(model, SEQUENCES, tmp_path)
+    rows = cache(model, SEQUENCES, tmp_path).with_format(kind, ["trunk_output", "trunk_depth"], output_all_columns=True)
     batch = FeatureCollator(collate)([rows[0], rows[2]])
     model.transformer.h[2].requires_grad_(True)
     with pytest.raises(RecipeError, match="the trunk was cached with 3 frozen blocks, but now 2 are"):
         model(**batch)
 
 
+def test_texts_that_change_after_caching_are_refused(tmp_path):
+    rows = cache(frozen_model(), SEQUENCES, tmp_path)
+    for change in (lambda ids: [*ids, 5], lambda ids: ids[-2:]):
+        changed = rows.map(lambda row, change=change: {"input_ids": change(row["input_ids"])})
+        with pytest.raises(RecipeError, match=r"was cached with \d+: call cache_features after all changes"):
+            FeatureCollator(collate)([dict(changed[i]) for i in range(len(changed))])
+
+
+def test_states_that_another_map_has_written_anew_are_used(tmp_path):
+    rows = cache(frozen_model(), SEQUENCES, tmp_path)
+    copied = rows.map(lambda row: {**row, "more": 1})
+    one, two = (FeatureCollator(collate)([dict(data[i]) for i in (0, 2)]) for data in (rows, copied))
+    assert torch.equal(one["trunk_output"], two["trunk_output"])
+    assert torch.equal(one["trunk_depth"], two["trunk_depth"])
+
+
+def test_rows_whose_file_is_gone_are_refused_with_the_way_on(tmp_path):
+    cache(frozen_model(), SEQUENCES, tmp_path / "cache").save_to_disk(tmp_path / "saved")
+    open_hidden.cache_clear()
+    clear_caches(tmp_path / "cache")
+    with pytest.raises(
+        RecipeError, match=r"trunk_output lies in a file that cannot be read.*call cache_features again"
+    ):
+        Dataset.load_from_disk(tmp_path / "saved")[0]
+
+
 def test_the_model_refuses_one_token_a_text_where_blocks_train(tmp_path):
-    """Copies of cached rows, as set_format("torch") makes them, do not tell their depth."""
+    """Rows that a loop of one's own has made may lack their depth."""
     rows = cache(frozen_model(["score.*"]), SEQUENCES, tmp_path)
     batch = FeatureCollator(collate)([rows[0], rows[2]])
     del batch["trunk_depth"]

@@ -11,6 +11,7 @@ from transformers import (
     TrainerCallback,
 )
 
+from recipe import cache_features
 from recipe.errors import RecipeError
 from recipe.model.export import to_stock
 from recipe.training.callbacks import EarlyStopping
@@ -44,6 +45,16 @@ def test_a_trunk_that_changed_after_caching_is_refused(tmp_path):
             change(trainer.model)
             with pytest.raises(RecipeError, match=r"the trunk was cached with .*: call cache_features again"):
                 getattr(trainer, act)(*([trainer.eval_dataset] if act == "predict" else []))
+
+
+def test_validation_rows_of_other_weights_are_refused_before_training(tmp_path):
+    trainer, other = make_trainer("plain", tmp_path), frozen_model()
+    with torch.no_grad():
+        other.transformer.wte.weight.mul_(1.1)
+    trainer.eval_dataset = cache_features(other, trainer.eval_dataset, tmp_path / "cache", when="on")
+    with pytest.raises(RecipeError, match="the trunk was cached with other weights"):
+        trainer.train()
+    assert trainer.state.global_step == 0
 
 
 def test_noise_for_frozen_embeddings_is_refused(tmp_path):
