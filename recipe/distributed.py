@@ -4,10 +4,7 @@ import logging
 import os
 import pickle
 import platform
-import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -144,22 +141,6 @@ def shares() -> list[tuple[int, int]]:
     return [(state.process_index, state.num_processes), (state.local_process_index, on_this_machine)]
 
 
-def warn_about_busy_machine() -> None:
-    """Log a warning where other programs use the cores: OpenMP's threads wait for each other by spinning."""
-    told_how = {"OMP_WAIT_POLICY", "OMP_NUM_THREADS"} & set(os.environ)
-    if told_how or not sys.platform.startswith("linux") or torch.accelerator.is_available():
-        return
-    others = []
-    for _ in range(3):  # programs that run right now, this one apart
-        others.append(int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0]) - 1)
-        time.sleep(0.02)
-    if min(others) >= os.cpu_count() / 2:
-        logger.warning(
-            "%d of %d cores are busy with other programs, which slows a run several times: set OMP_WAIT_POLICY=PASSIVE",
-            min(others), os.cpu_count(),
-        )  # fmt: skip
-
-
 def setup_logging(is_main_process: bool) -> None:
     """Show the recipe's own messages, plain, and progress bars: in the main process alone."""
     if not is_main_process:
@@ -173,5 +154,3 @@ def setup_logging(is_main_process: bool) -> None:
     package = logging.getLogger("recipe")
     package.handlers, package.propagate = [handler], False
     package.setLevel(logging.INFO if is_main_process else logging.ERROR)
-    if is_main_process:
-        warn_about_busy_machine()

@@ -6,10 +6,12 @@ PACKAGE = Path(__file__).parent
 
 
 def shipped(path: str | None) -> str | None:
-    """Return the path; one into `recipe/` that does not exist from here is that of the installed package."""
-    installed = PACKAGE.parent / (path or "")
-    is_ours = path is not None and path.startswith("recipe/") and not Path(path).exists()
-    return str(installed) if is_ours and installed.exists() else path
+    """Return the path, or, if nothing is there, what the package ships under it: `recipe/...`, or a recipe's bare name."""
+    if path is None or Path(path).exists():
+        return path
+    ours = PACKAGE.parent / path if path.startswith("recipe/") else PACKAGE / "configs" / path
+    is_ours = path.startswith("recipe/") or path.endswith(".yaml")
+    return str(ours) if is_ours and ours.exists() else path
 
 
 def find_script(name: str) -> Path:

@@ -133,3 +133,13 @@ def test_the_book_recipe_is_the_published_protocol():
     assert (training.learning_rate, training.weight_decay, training.max_grad_norm) == (5e-5, 0.1, 0)
     assert training.lr_scheduler_type == "constant"
     assert isinstance(training, TrainingArguments)
+
+
+def test_a_shipped_recipe_is_found_by_its_bare_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    by_name = parse_arguments(["--config", "quickstart.yaml", "--train_file", "x.csv"])
+    assert by_name[2].learning_rate == 1e-3
+    (tmp_path / "quickstart.yaml").write_text(
+        "learning_rate: 0.5\nmodel_name_or_path: recipe/assets/gpt2-nano\noutput_dir: out\n"
+    )
+    assert parse_arguments(["--config", "quickstart.yaml", "--train_file", "x.csv"])[2].learning_rate == 0.5

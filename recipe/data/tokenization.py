@@ -130,7 +130,11 @@ def tokenize(
 
 
 def check_columns(split: str, dataset: "datasets.Dataset") -> None:
-    """Refuse a split without the columns `text` and `label`, or with rows that lack one of them."""
+    """Refuse a split without the columns `text` and `label`, with rows that lack one of them, or with pairs of texts."""
+    if "text_pair" in dataset.column_names:
+        raise RecipeError(
+            f"{split}: join the column text_pair onto text first, as load_splits does with a line break between"
+        )
     ids = "give ids from 0 up, or names by class_encode_column('label')"
     for column, kind, fix in (("text", str, "give strings"), ("label", int, ids)):
         if column not in dataset.column_names:

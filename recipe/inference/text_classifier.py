@@ -34,10 +34,14 @@ class TextClassifier:
     def __init__(
         self,
         model: GPT2LastTokenClassifier,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerBase | None = None,
         device: str | torch.device | None = None,
         window: int | None = None,
     ):
+        if tokenizer is None:
+            raise RecipeError(
+                "TextClassifier takes a model and its tokenizer; TextClassifier.from_pretrained(FOLDER) loads both"
+            )
         self.windows = None
         if getattr(model.config, "window", None) if window is None else window:
             from recipe.data.windows import choose_windows

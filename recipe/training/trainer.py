@@ -115,6 +115,8 @@ class RecipeTrainer(Trainer):
                 "neftune_noise_alpha adds noise to embeddings that train, and here they are frozen: drop it"
             )
         if isinstance(self.train_dataset, datasets.Dataset):
+            if "text" in self.train_dataset.column_names and "input_ids" not in self.train_dataset.column_names:
+                raise RecipeError("train_dataset has texts and no input_ids: call tokenize(splits, tokenizer) first")
             check_rows_for_model(self.train_dataset, classifier.config, "train")
         self.stop_on_sigterm = StopOnSigterm()
         self.add_callback(self.stop_on_sigterm)

@@ -73,6 +73,7 @@ def test_splits_are_tokenized_counted_and_keep_their_labels(caplog):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
+        ({"text": ["a"], "text_pair": ["b"], "label": [1]}, "test: join the column text_pair onto text first"),
         ({"text": ["a"], "target": [1]}, "test: no column 'label' among text, target"),
         ({"text": ["a", None], "label": [1, 0]}, "test: row 1 has the text 'None'"),
         ({"text": ["a", "b"], "label": [1, -1]}, "test: row 1 has the label '-1'"),

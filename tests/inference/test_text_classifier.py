@@ -137,3 +137,8 @@ def test_a_backbone_alone_is_refused():
 def test_an_unknown_device_is_refused():
     with pytest.raises(RecipeError, match="device 'gpu7' cannot be used here"):
         TextClassifier.from_pretrained(three_label_run(), "gpu7")
+
+
+def test_a_folder_in_place_of_a_model_is_refused_with_the_way_to_load_it():
+    with pytest.raises(RecipeError, match=r"TextClassifier\.from_pretrained\(FOLDER\) loads both"):
+        TextClassifier(str(NANO))

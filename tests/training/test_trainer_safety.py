@@ -68,6 +68,12 @@ def test_noise_for_frozen_embeddings_is_refused(tmp_path):
     assert losses[0] != losses[1]
 
 
+def test_texts_without_tokens_are_refused_with_the_way_to_make_them(tmp_path):
+    texts = Dataset.from_dict({"text": ["a", "b"], "labels": [0, 1]})
+    with pytest.raises(RecipeError, match=r"no input_ids: call tokenize\(splits, tokenizer\) first"):
+        make_trainer("plain", tmp_path, train_dataset=texts)
+
+
 def test_batches_of_different_sizes_are_refused(tmp_path):
     with pytest.raises(RecipeError, match="whose texts would not count alike: take group_by_length"):
         make_trainer("cached", tmp_path, arguments_={"train_sampling_strategy": "batch_rebalance"})
