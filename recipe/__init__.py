@@ -47,7 +47,7 @@ MODULES = {
     "once_a_machine": "distributed",
     "publish": "hub.publish",
     "remember_windows": "data.windows",
-    "save_run_figures": "evaluation.run_figures",
+    "save_run_figures": "evaluation.plots",
     "summary_table": "data.dataset",
     "tokenize_texts": "data.windows",
     "trainable_patterns": "model.freezing",

@@ -36,8 +36,7 @@ def main() -> None:
     from recipe.evaluation.plots import can_draw
     from recipe.experiments.drawing import draw_experiments
     from recipe.experiments.options import print_saved
-    from recipe.experiments.row_runs import finished_runs, run_rows
-    from recipe.experiments.rows import check_rows, describe, load_experiments, summarize
+    from recipe.experiments.rows import check_rows, describe, finished_runs, load_experiments, run_rows, summarize
 
     experiments = load_experiments(args.config)
     experiments.seeds = [*dict.fromkeys(args.seeds)] if args.seeds else experiments.seeds

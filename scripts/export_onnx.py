@@ -36,10 +36,9 @@ def main() -> None:
     check_output_dir(args.output_dir, args.model_dir)
     # Imported here, since --help and wrong options need none of it.
     from recipe.data.dataset import SPLITS_FOLDER
-    from recipe.inference.onnx_export import MODEL_FILE, export_folder
+    from recipe.inference.onnx_export import MODEL_FILE, export_folder, require_onnx
     from recipe.inference.text_classifier import TextClassifier
     from recipe.model.loading import load_config
-    from recipe.model.onnx_graph import require_onnx
 
     require_onnx()
     load_config(args.model_dir)  # which refuses a folder that is not there
@@ -75,8 +74,8 @@ def print_cost(classifier: "TextClassifier", test: "Dataset", float_path: Path, 
     import numpy as np
 
     from recipe.evaluation.intervals import wilson_interval
+    from recipe.inference.onnx_export import OnnxModel
     from recipe.inference.text_classifier import TextClassifier
-    from recipe.model.onnx_graph import OnnxModel
 
     true = np.array(classifier.label_names)[test["label"][:]]
     predicted = {}

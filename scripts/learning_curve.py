@@ -132,8 +132,7 @@ def report(
 def guess_more(measured: list[dict[str, Any]], test_texts: int, seeds: int) -> dict[str, dict[str, Any]]:
     """Fit the power laws, print what each expects of twice the texts, and return them by classifier."""
     from recipe.evaluation.intervals import wilson_interval
-    from recipe.experiments.curves import TITLES, contradicts, describe_guess
-    from recipe.experiments.power_law import extrapolate
+    from recipe.experiments.curves import TITLES, contradicts, describe_guess, extrapolate
 
     guesses = {}
     for name in TITLES:

@@ -46,8 +46,7 @@ def main() -> None:
 
     from recipe.data.trained_on import warn_about_trained_texts
     from recipe.distributed import setup_logging
-    from recipe.experiments.peer_fits import fits_of
-    from recipe.experiments.peers import Task, measure_peers
+    from recipe.experiments.peers import Task, fits_of, measure_peers
 
     setup_logging(True)
     name, splits, fit_gpt2, settings = run_task(args.model_dir) if arguments is None else training_task(arguments)
@@ -66,7 +65,7 @@ def run_task(model_dir: Path) -> "tuple[str, TextSplits, Callable, dict[str, Any
 
     from recipe.data.dataset import load_saved_splits
     from recipe.data.texts import read_run_config
-    from recipe.experiments.peer_fits import load_run
+    from recipe.experiments.peers import load_run
 
     splits, config = load_saved_splits(model_dir), read_run_config(model_dir)
     settings = {key: config[key] for key in ("class_weight", "seed") if key in config}
@@ -77,7 +76,7 @@ def run_task(model_dir: Path) -> "tuple[str, TextSplits, Callable, dict[str, Any
 def training_task(arguments: "Arguments") -> "tuple[str, TextSplits, Callable, dict[str, Any]]":
     """Return the same of a training to come, whose labels have the ids of the base model's head, if any."""
     from recipe.data.dataset import load_splits
-    from recipe.experiments.peer_fits import train_gpt2
+    from recipe.experiments.peers import train_gpt2
     from recipe.model.loading import head_labels, load_config
 
     model_args, data_args, training_args = arguments

@@ -31,7 +31,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    from recipe.hub.card_file import CARD_FILE
+    from recipe.hub.model_card import CARD_FILE
     from recipe.hub.publish import check_repo_id, files_to_publish, publish
 
     check_repo_id(args.repo_id)

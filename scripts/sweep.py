@@ -105,8 +105,7 @@ def is_finished(folder: Path) -> bool:
 def load(args: argparse.Namespace, arguments: "Arguments", splits: "TextSplits", space: dict, scratch: str) -> tuple:
     """Return the sweep, its study, which may have trials of an interrupted one, and how many trials there will be."""
     from recipe.experiments.options import settings_of
-    from recipe.experiments.sweep import Sweep
-    from recipe.experiments.sweep_study import hash_texts, open_study, plan_trials
+    from recipe.experiments.sweep import Sweep, hash_texts, open_study, plan_trials
 
     # Before a trainer is made, whose state another TrainingArguments would reset.
     about = {**settings_of(arguments), "space": space, "halving": args.halving}
@@ -130,8 +129,7 @@ def search(sweep: "Sweep", study: "optuna.Study", trials: int, factor: int) -> "
     """Run the trials that are missing, print the table of all, and return it."""
     from tqdm import tqdm
 
-    from recipe.experiments.sweep_results import tabulate
-    from recipe.experiments.sweep_study import DONE
+    from recipe.experiments.sweep import DONE, tabulate
 
     sweep.fill_cache()
     logging.getLogger("recipe").setLevel(logging.WARNING)  # each trial would say the same
@@ -150,8 +148,7 @@ def report(
     from tqdm import tqdm
 
     from recipe.atomic import write_json
-    from recipe.experiments.sweep import compare_best
-    from recipe.experiments.sweep_results import describe_spread, setting_of, train_command
+    from recipe.experiments.sweep import compare_best, describe_spread, setting_of, train_command
 
     command = train_command(words, setting_of(table.iloc[0], sweep.space), args.output_dir / "best")
     print(f"To train the best: {command}", flush=True)
@@ -175,7 +172,7 @@ def main() -> None:
     from recipe.data.dataset import load_splits
     from recipe.distributed import setup_logging
     from recipe.evaluation.plots import can_draw
-    from recipe.experiments.sweep_results import draw_sweep
+    from recipe.experiments.sweep import draw_sweep
     from recipe.model.loading import head_labels, load_config
 
     setup_logging(True)

@@ -1,5 +1,6 @@
 """The model card: README.md of a run, filled in from what the run has left in its folder and from its test."""
 
+import html
 import json
 import logging
 import re
@@ -7,24 +8,23 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+import xxhash
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from sklearn.metrics import precision_recall_fscore_support
 
 import recipe
 from recipe.atomic import write_text
 from recipe.data.texts import read_run_config
-from recipe.errors import RecipeError, as_recipe_error
-from recipe.evaluation.report import Measurement
-from recipe.hub.card_file import CARD_FILE, NEW_CARD_FILE, is_edited, join_cards, read_card, run_part
-from recipe.hub.card_sections import (
-    describe_data,
-    describe_head,
-    describe_limits,
-    describe_results,
-    describe_training,
-    describe_windows,
-    escape,
-    find_pictures,
+from recipe.errors import RecipeError, as_recipe_error, printable, shorten
+from recipe.evaluation.report import (
+    Measurement,
+    comparison_table,
+    comparison_verdict,
+    most_frequent_mistakes,
+    next_step,
 )
+from recipe.shipped import PACKAGE
 
 logger = logging.getLogger(__name__)
 
@@ -168,3 +168,245 @@ def eval_results(measured: Measurement, dataset: str | None) -> list[EvalResult]
 
 def versions() -> dict[str, str]:
     return {**{package: version(package) for package in PACKAGES}, "gpt2-classifier-recipe": recipe.__version__}
+
+
+CARD_FILE, NEW_CARD_FILE = "README.md", "README.new.md"
+PICTURES = {  # of evaluation/plots.py, and their titles
+    "confusion_matrix": "Confusion matrix",
+    "reliability": "Reliability",
+    "precision_recall": "Precision and recall",
+    "length": "Accuracy by length",
+    "training": "Training",
+}
+# The hash tells whether somebody has edited the run's part.
+BEGIN = "<!-- The run's part: a new run replaces it, and keeps what is written above and below. {hash} -->"
+END = "<!-- The end of the run's part. -->"
+BLOCK = re.compile(re.escape(BEGIN).replace(r"\{hash\}", "([0-9a-f]*)") + f"\n(.*)\n{re.escape(END)}", re.DOTALL)
+OURS = ("metrics", "model-index")  # of the front matter: an earlier run's are not kept
+
+
+def read_card(path: Path) -> ModelCard:
+    """Read a card, with or without front matter and a byte-order mark.
+
+    Raises:
+        RecipeError: no text, or front matter that is not YAML.
+    """
+    with as_recipe_error(Exception, f"{path}: cannot be read", "correct the lines between its `---`, or remove it"):
+        return ModelCard(path.read_text(encoding="utf-8-sig"))
+
+
+def run_part(block: str) -> str:
+    """Return the run's part of a card between its marks."""
+    return f"{BEGIN.format(hash=hash_of(block))}\n{block}\n{END}"
+
+
+def is_edited(card: ModelCard) -> bool:
+    """Return whether somebody has edited the run's part of a card, or one of its marks."""
+    found = BLOCK.search(card.text)
+    return BEGIN.partition("{")[0] in card.text if found is None else hash_of(found[2]) != found[1]
+
+
+def join_cards(old: ModelCard, new: ModelCard) -> ModelCard:
+    """Return the old card, not edited, with the new one's run's part and front matter; fields that the run lacks stay."""
+    found, block = BLOCK.search(old.text), BLOCK.search(new.text)[0]
+    text = old.text[: found.start()] + block + old.text[found.end() :] if found else f"{old.text.rstrip()}\n\n{block}\n"
+    kept = {name: value for name, value in old.data.to_dict().items() if name not in OURS}
+    fields = {**kept, **new.data.to_dict(), "tags": [*(kept.get("tags") or ()), *(new.data.tags or ())]}
+    joined = ModelCard(str(new))
+    joined.data, joined.text = ModelCardData(**fields), text
+    return joined
+
+
+def hash_of(block: str) -> str:
+    return xxhash.xxh3_64_hexdigest(block.encode())
+
+
+def published_card(path: Path, repo_id: str, revision: str | None, metadata: dict[str, Any]) -> ModelCard:
+    """Return a folder's card as it is published: it is called, and loads, what the Hub has.
+
+    Args:
+        metadata: more fields of the front matter; `tags` are added to those that it has.
+    """
+    card, published_name = read_card(path), repo_id.split("/")[-1]
+    name = card.data.model_name or path.resolve().parent.name  # of the run's own folder, which may be copied
+    fields = {**card.data.to_dict(), **metadata}
+    fields["tags"] = [*(card.data.tags or ()), *(metadata.get("tags") or ())]
+    for entry in fields.get("model-index") or ():
+        entry["name"] = published_name
+    card.data = ModelCardData(**fields)
+    loaded = f'"{repo_id}", revision="{revision}"' if revision else f'"{repo_id}"'
+    text = re.sub(rf"\A(\s*)# {re.escape(name)}\n", rf"\1# {published_name}\n", card.text)
+    for call in ("model=", "from_pretrained("):
+        text = text.replace(f'{call}"."', call + loaded)
+    text = text.replace('  # ".": run it in the model\'s folder', "")
+    card.text = text
+    return card
+
+
+WIDE = 12  # labels: of more, the confusion matrix is a picture alone
+MISTAKES = 5  # that the limits name
+NANO = PACKAGE / "assets" / "gpt2-nano"
+HYPERPARAMETERS = (
+    "learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "processes",
+    "gradient_accumulation_steps", "early_stopping_patience", "metric_for_best_model",
+    "lr_scheduler_type", "warmup_steps", "optim", "weight_decay", "max_grad_norm", "label_smoothing_factor", "dropout",
+    "lora_r", "lora_alpha",
+    "class_weight", "bf16", "fp16", "trunk_dtype", "seed",
+)  # fmt: skip
+REMOVED = {
+    "conflicts_dropped": "with several labels",
+    "group_rows_dropped": "of groups that a split kept out",
+    "duplicates_removed": "that were exact copies",
+    "undersampled": "to make the labels equally frequent",
+    "over_the_limit": "over the number asked for",
+}
+
+
+def escape(name: str) -> str:
+    """Return a name as Markdown that shows it as it is, on one line."""
+    plain = html.escape(printable(shorten(name, 60)), quote=False)
+    return re.sub(r"([\\`*_\[\]|~#$])", r"\\\1", plain)
+
+
+def table(frame: pd.DataFrame) -> str:
+    """Return a frame of text as a Markdown table, its index the first column."""
+    rows = [[frame.index.name or "", *frame.columns], ["---"] + ["---:"] * frame.shape[1], *frame.reset_index().values]
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
+
+
+def describe_head(config: dict[str, Any]) -> str:
+    """Return what the head is and what it reads."""
+    token = {"first": "first token", "mean": "tokens' mean"}.get(config.get("pooling"), "last token")
+    is_linear = config.get("architectures", [""])[0] in ("GPT2ForSequenceClassification", "GPT2LastTokenClassifier")
+    return f"a {'linear head' if is_linear else 'head of its own'} on its {token}"
+
+
+def describe_windows(run: dict[str, Any]) -> str:
+    """Return how long texts are read; "" for a model that truncates them."""
+    config, tokenizer = run["config"], run["tokenizer_config"]
+    if not config.get("window"):
+        return ""
+    end = "last" if tokenizer.get("truncation_side") == "left" else "first"
+    part = f", of its {end} {config['window_max_length']} tokens" if config.get("window_max_length") else ""
+    return (
+        f"A long text is read in windows of {config['window']} tokens{part}, whose probabilities are averaged: the package\n"
+        f"`gpt2-classifier-recipe` does that, `pipeline` reads the {end} {tokenizer['model_max_length']} tokens alone."
+    )
+
+
+def describe_results(measured: Measurement, without_copies: bool) -> dict[str, str]:
+    """Return the parts of the section on results, by their names in the template.
+
+    Args:
+        without_copies: no text of the test is also one of training.
+    """
+    names, scores = [escape(name) for name in measured.label_names], measured.scores
+    figures = precision_recall_fscore_support(
+        measured.labels, measured.predictions, labels=range(len(names)), zero_division=0
+    )
+    formats = {"precision": "{:.3f}", "recall": "{:.3f}", "F1": "{:.3f}", "test texts": "{:.0f}"}
+    columns = {name: [*map(form.format, values)] for (name, form), values in zip(formats.items(), figures, strict=True)}
+    matrix = pd.DataFrame(measured.confusion, pd.Index(names, name="true \\ predicted"), names)
+    calibration = f"The expected calibration error is {scores['ece']:.3f}, the cross entropy {scores['loss']:.3f}."
+    if measured.temperature is not None:
+        calibration += (
+            f" The head was divided by a temperature of {measured.temperature:.4g}, fitted to the validation texts:"
+            f" before, the calibration error was {scores['ece_uncalibrated']:.3f}."
+        )
+    unseen = ", of which none is a training text" if without_copies else ""
+    followed = ", with the threshold" if measured.threshold is not None else ""
+    verdict = comparison_verdict(measured)
+    return {
+        "about_test": f"On {len(measured.labels):,} test texts{unseen}, measured on the saved model{followed}:",
+        "results": table(comparison_table(measured).rename_axis("")),
+        "verdict": " ".join(["", *([f"{verdict}."] if verdict else []), next_step(measured)]).rstrip(),
+        "per_label": table(pd.DataFrame(columns, pd.Index(names, name="label"))),
+        "confusion": table(matrix) if len(names) <= WIDE else "",
+        "calibration": calibration,
+    }
+
+
+def describe_training(run: dict[str, Any], base: str | None) -> str:
+    """Return what was trained, from what, and how.
+
+    Args:
+        run: what read_run returns.
+        base: the base model's name on the Hub, if it has one.
+    """
+    config, options, train = run["config"], run["options"], run["train_results"]
+    shape = f"a GPT-2 of {config['n_layer']} blocks, {config['n_embd']} wide"
+    if base:
+        origin = f"[{base}](https://huggingface.co/{base})"
+    elif Path(options.get("model_name_or_path", "")).resolve() == NANO.resolve():
+        origin = f"gpt2-nano, {shape}, which `gpt2-classifier-recipe` ships"
+    else:
+        origin = shape
+    lines = [f"The base model is {origin}."]
+    if "trainable_parameters" in train:
+        patterns = ", ".join(f"`{pattern}`" for pattern in options.get("trainable", []))
+        counts = f"{train['trainable_parameters']:,} of {train['total_parameters']:,} parameters"
+        adapted = "; LoRA adapters in place of matrices, and the head" if options.get("lora_r") else ""
+        lines.append(f"{counts} were trained ({patterns}{adapted}).")
+        mean = train["train_tokens"] / train["train_samples"]
+        lines.append(f"The training texts have {mean:.0f} tokens on average.")
+    settings = {**options, "processes": run["run_state"].get("processes", 1)}
+    if not options.get("lora_r"):
+        settings.pop("lora_alpha", None)
+    if options.get("max_steps", 0) > 0:
+        settings.pop("num_train_epochs", None)
+    shown = {name: settings[name] for name in HYPERPARAMETERS if settings.get(name) not in (None, "none", "")}
+    shown = {name: value for name, value in shown.items() if value is not False}
+    if not options:
+        return " ".join(lines)
+    values = pd.DataFrame({"value": [f"`{value}`" for value in shown.values()]}, pd.Index(shown, name="option"))
+    return " ".join(lines) + "\n\n" + table(values)
+
+
+def describe_data(summary: dict[str, Any], dataset: str | None) -> str:
+    """Return how many texts were read, removed and split: counts alone."""
+    lines = (
+        [f"The texts are those of the dataset [{dataset}](https://huggingface.co/datasets/{dataset})."]
+        if dataset
+        else []
+    )
+    if not summary:
+        return " ".join(lines)
+    read = sum(rows for files in summary["rows_read"].values() for rows in files.values())
+    removed = {why: sum(summary[step].values()) for step, why in REMOVED.items() if summary[step]}
+    left_out = "; left out were " + ", ".join(f"{rows:,} {why}" for why, rows in removed.items()) if removed else ""
+    lines.append(f"{read:,} rows were read{left_out}. What remains, by split:")
+    labels = pd.DataFrame.from_dict(summary["labels"], orient="index")
+    labels = labels.rename(columns=escape) if labels.shape[1] <= WIDE else labels[[]]
+    counts = pd.concat([pd.Series(summary["texts"], name="texts"), labels], axis=1).rename_axis("split")
+    return " ".join(lines) + "\n\n" + table(counts.map("{:,}".format))
+
+
+def describe_limits(run: dict[str, Any], measured: Measurement | None) -> str:
+    """Return what the model cannot do, as a list."""
+    config, tokenizer = run["config"], run["tokenizer_config"]
+    length = config.get("window_max_length") if config.get("window") else tokenizer["model_max_length"]
+    limits = []
+    if length:
+        end = "beginning" if tokenizer.get("truncation_side") == "left" else "end"
+        cut = measured.coverage.texts_cut if measured and measured.coverage is not None else 0
+        limits.append(
+            f"Texts of more than {length} tokens lose their {end}" + (f": {cut:,} of the test's." if cut else ".")
+        )
+    limits.append("Every text is given one of the labels, also one that none of them fits.")
+    limits.append("Texts unlike those of training, in another language for example, were not measured.")
+    if measured and (mistakes := most_frequent_mistakes(measured, MISTAKES)):
+        named = [f"{escape(true)} taken for {escape(predicted)} ({texts})" for true, predicted, texts in mistakes]
+        limits.append(f"Most frequent mistakes on the test: {', '.join(named)}.")
+    return "\n".join(f"- {limit}" for limit in limits)
+
+
+def find_pictures(folder: Path, num_labels: int) -> dict[str, list[str]]:
+    """Return the run's pictures as Markdown, by the section that shows them."""
+    sections = {"results": ["reliability", "precision_recall", "length"], "training": ["training"]}
+    if num_labels > WIDE:  # else there is a table
+        sections["results"].insert(0, "confusion_matrix")
+    paths = {name: f"figures/{name}.png" for name in PICTURES}
+    return {
+        section: [f"![{PICTURES[name]}]({paths[name]})" for name in names if (folder / paths[name]).is_file()]
+        for section, names in sections.items()
+    }

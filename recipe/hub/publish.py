@@ -13,7 +13,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from recipe.errors import RecipeError, as_recipe_error, first_line
-from recipe.hub.card_file import CARD_FILE, NEW_CARD_FILE, PICTURES, published_card
+from recipe.hub.model_card import CARD_FILE, NEW_CARD_FILE, PICTURES, published_card
 
 # What others need, and nothing of the user's own. Checkpoints, splits and hashes of the training texts stay here, and so does
 # run_config.yaml with its paths.

@@ -10,9 +10,9 @@ import numpy as np
 from protocol import Setup, device_of, our_model, seconds_of, set_up
 from transformers import pipeline
 
+from recipe.inference.onnx_export import OnnxModel, export_graph, quantize_int8
 from recipe.inference.text_classifier import TextClassifier
 from recipe.model.export import to_stock
-from recipe.model.onnx_graph import OnnxModel, export_graph, quantize_int8
 
 
 def measure_inference(job: dict[str, Any]) -> dict[str, dict[str, float]]:

@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 from protocol import our_trainer, set_up
 
-from recipe.experiments.sweep import Sweep, compare_best
-from recipe.experiments.sweep_results import tabulate
-from recipe.experiments.sweep_study import open_study, plan_trials
+from recipe.experiments.sweep import Sweep, compare_best, open_study, plan_trials, tabulate
 
 SEEDS = 3  # sweep.py's default
 

@@ -21,12 +21,22 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from recipe.config import parse_arguments
 from recipe.data.dataset import load_saved_splits
 from recipe.errors import RecipeError
-from recipe.experiments import sentence_models
+from recipe.experiments import peers
 from recipe.experiments.drawing import draw_peers
 from recipe.experiments.fitting import predict_after_training
-from recipe.experiments.peer_fits import fits_of, load_run, train_gpt2
-from recipe.experiments.peers import Fitted, Task, compare_with_gpt2, measure_peers, peers_table
-from recipe.experiments.sentence_models import SentenceEmbedder, fit_minilm, fit_setfit
+from recipe.experiments.peers import (
+    Fitted,
+    SentenceEmbedder,
+    Task,
+    compare_with_gpt2,
+    fit_minilm,
+    fit_setfit,
+    fits_of,
+    load_run,
+    measure_peers,
+    peers_table,
+    train_gpt2,
+)
 
 TEXTS = make_texts(150, LABELS)
 NOISY = np.random.default_rng(0).permutation(TEXTS["label"].map(LABELS.index).to_numpy())
@@ -85,7 +95,7 @@ def test_what_fails_is_skipped_with_a_line_unless_it_is_gpt2(monkeypatch, caplog
     def broken(task):
         raise TypeError("an argument\nthat went away")
 
-    monkeypatch.setattr(sentence_models.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None)
     fits = {"gpt2": wrong(1), "tfidf": broken, "minilm": fit_minilm, "setfit": fit_setfit}
     measured, skipped = measure_peers(fits, TASK, [""] * 100, TRUE)
     assert list(measured) == ["gpt2"]
@@ -153,7 +163,7 @@ def test_embeddings_are_the_mean_over_tokens_scaled_to_length_one(bert):
 
 
 def test_minilm_has_a_linear_head_of_scikit_learn(bert, monkeypatch):
-    monkeypatch.setattr(sentence_models, "find_minilm", lambda: bert)
+    monkeypatch.setattr(peers, "find_minilm", lambda: bert)
     fitted = fit_minilm(TASK)
     train, test = embed_by_hand(bert, TASK.texts), embed_by_hand(bert, TEST)
     mean, deviation = train.mean(axis=0), train.std(axis=0)
@@ -163,7 +173,7 @@ def test_minilm_has_a_linear_head_of_scikit_learn(bert, monkeypatch):
 
 
 def test_weights_are_the_published_ones_in_safetensors(tmp_path, monkeypatch):
-    monkeypatch.setattr(sentence_models, "find_package", lambda name: tmp_path)
+    monkeypatch.setattr(peers, "find_package", lambda name: tmp_path)
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "pytorch_model.bin").write_bytes(pickle.dumps("weights"))
     fits = {"gpt2": wrong(1), "minilm": fit_minilm}
@@ -174,9 +184,9 @@ def test_weights_are_the_published_ones_in_safetensors(tmp_path, monkeypatch):
 
 def test_embeddings_are_sentence_transformers_own():
     """With the extra `peers` alone."""
-    pytest.importorskip(sentence_models.MINILM)
+    pytest.importorskip(peers.MINILM)
     library = pytest.importorskip("sentence_transformers")
-    folder, texts = sentence_models.find_minilm(), ["", *TEST, "word " * 600]
+    folder, texts = peers.find_minilm(), ["", *TEST, "word " * 600]
     theirs = library.SentenceTransformer(str(folder), device="cpu").encode(texts)
     np.testing.assert_allclose(SentenceEmbedder(folder, torch.device("cpu")).embed(texts), theirs, atol=1e-5)
 

@@ -19,8 +19,7 @@ from transformers import GPT2Config, GPT2Model
 
 from recipe.config import parse_arguments, resolved_config
 from recipe.errors import RecipeError
-from recipe.experiments.row_runs import finished_runs
-from recipe.experiments.rows import arguments_of, check_rows, describe, load_experiments, summarize
+from recipe.experiments.rows import arguments_of, check_rows, describe, finished_runs, load_experiments, summarize
 
 BASE = "base: recipe/configs/quickstart.yaml\n"
 ODD = "max_length: null, eval_strategy: no, load_best_model_at_end: false, use_cpu: true, lr_scheduler_kwargs: {num_cycles: 2}"

@@ -2,20 +2,34 @@
 
 import json
 import math
+import shlex
 import shutil
 
 import numpy as np
 import optuna
+import pandas as pd
 import pytest
 from conftest import FAST, make_texts, tiny_folder
 from optuna.trial import TrialState
+from saved_models import LABELS, cut
 
 from recipe.config import parse_arguments
-from recipe.data.dataset import load_splits
+from recipe.data.dataset import TextSplits, load_splits
 from recipe.errors import RecipeError
-from recipe.experiments.sweep import Halving, Sweep, compare_best
-from recipe.experiments.sweep_results import best_and_runner_up, tabulate
-from recipe.experiments.sweep_study import open_study, plan_trials
+from recipe.experiments.sweep import (
+    Halving,
+    Sweep,
+    best_and_runner_up,
+    compare_best,
+    describe_spread,
+    draw_sweep,
+    hash_texts,
+    open_study,
+    plan_trials,
+    spread,
+    tabulate,
+    train_command,
+)
 
 
 @pytest.fixture(scope="module")
@@ -220,3 +234,144 @@ def test_a_range_that_goes_on_draws_no_rate_twice(data, tmp_path):
     for trials in (1, 2, 3):
         sweep.search(study, trials)
     assert len({trial.params["learning_rate"] for trial in study.trials}) == 3
+
+
+def test_lists_are_combined_and_ranges_divided_evenly():
+    count, plan = plan_trials({"learning_rate": [1e-3, 1e-2], "depth": [0, 1, 2]}, None, 0)
+    assert count == 6
+    assert {(values["learning_rate"], values["depth"]) for values in plan} == {
+        (rate, depth) for rate in (1e-3, 1e-2) for depth in (0, 1, 2)
+    }
+    count, plan = plan_trials({"learning_rate": (1e-4, 1e-2), "depth": [1, 2]}, 12, 0)
+    rates = sorted(values["learning_rate"] for values in plan)
+    assert (count, len(rates), rates[0], rates[-1]) == (12, 10, 1e-4, 1e-2)
+    np.testing.assert_allclose(np.diff(np.log(rates)), np.log(100) / 9, rtol=0.02)
+    assert rates != [values["learning_rate"] for values in plan]
+
+
+def test_another_text_or_label_has_another_hash():
+    frame = make_texts(40, LABELS)
+    one_text, one_label = frame.copy(), frame.copy()
+    one_text.loc[0, "text"] += "!"
+    one_label.loc[0, "label"] = next(label for label in LABELS if label != frame.loc[0, "label"])
+    frames = (frame, frame.copy(), one_text, one_label)
+    first, again, *others = (hash_texts(TextSplits(cut(rows, LABELS))) for rows in frames)
+    assert first == again
+    assert len({first, *others}) == 3
+
+
+TABLE = pd.DataFrame(
+    {
+        "learning_rate": [1e-3, 1e-3, 1e-2, 1e-4, 1.0],
+        "depth": [1, 1, 1, 2, 2],
+        "seed": [1, 2, 1, 1, 1],
+        "loss": [0.2, 0.3, 0.4, 0.1, np.nan],
+        "epochs": [3, 3, 1, 2, 0],
+        "state": ["complete", "complete", "pruned", "pruned", "diverged"],
+    }
+)
+NAMES = ["learning_rate", "depth", "seed"]
+
+
+def test_the_runner_up_is_another_setting_not_another_seed():
+    best, runner_up = best_and_runner_up(TABLE, NAMES)
+    assert (best.name, runner_up.name) == (0, 2)
+    assert best_and_runner_up(TABLE[:2], NAMES)[1] is None
+    assert best_and_runner_up(TABLE.iloc[[0, 4]], NAMES)[1] is None
+
+
+def as_runs(losses, accuracies=None):
+    pairs = zip(losses, losses if accuracies is None else accuracies, strict=True)
+    return [{"loss": loss, "accuracy": accuracy} for loss, accuracy in pairs]
+
+
+def test_the_interval_holds_one_more_run_in_95_of_100():
+    rng = np.random.default_rng(0)
+    draws = rng.normal(10, 2, size=(3000, 4))
+    bounds = [spread(as_runs(losses[:3])) for losses in draws]
+    inside = [found["low"] <= losses[3] <= found["high"] for found, losses in zip(bounds, draws, strict=True)]
+    assert np.mean(inside) == pytest.approx(0.95, abs=0.02)
+    found = spread(as_runs([1.0, 2.0, 4.0], [0.5, 0.5, 0.8]))
+    assert found["loss"] == pytest.approx(7 / 3)
+    assert found["loss_sd"] == pytest.approx(np.std([1, 2, 4], ddof=1))
+    assert found["accuracy_sd"] == pytest.approx(np.std([0.5, 0.5, 0.8], ddof=1))
+
+
+@pytest.mark.parametrize(
+    ("losses", "runner_up", "told"),
+    [
+        ([0.10, 0.11, 0.12], 0.12, "lies within 0.0603 to 0.1597"),
+        ([0.10, 0.11, 0.12], 0.2, "single runs of the best setting would: worse."),
+        ([0.10, 0.11, 0.12], 0.01, "single runs of the best setting would: a better one."),
+        ([0.10, 0.11, 0.12], None, "no other setting"),
+        ([0.1], 0.2, "two or more have a spread"),
+    ],
+)
+def test_noise_is_told_from_a_difference(losses, runner_up, told):
+    other = None if runner_up is None else {"loss": runner_up}
+    assert told in describe_spread(spread(as_runs(losses)), other)
+
+
+def test_seeds_that_diverged_are_told_beside_the_others():
+    lost = {"diverged": "the loss is nan at step 3"}
+    figures = spread([*as_runs([0.1, 0.2]), lost])
+    assert figures == {**spread(as_runs([0.1, 0.2])), "diverged": 1}
+    told = describe_spread(figures, lost)
+    assert told.startswith("Of 3 other seeds, 1 diverged with the best setting: take a lower rate.\n")
+    assert "with 2 other seeds: validation loss 0.1500" in told
+    assert told.endswith("The runner-up diverged: the loss is nan at step 3.")
+    assert (
+        describe_spread(spread([lost]), None)
+        == "Of 1 other seeds, 1 diverged with the best setting: take a lower rate."
+    )
+
+
+def test_the_command_replaces_what_was_swept():
+    words = [
+        "--train_file",
+        "a b.csv",
+        "--learning_rate",
+        "1e-3",
+        "--trainable",
+        "head",
+        "x.*",
+        "--seed=7",
+        "--bf16",
+        "true",
+    ]
+    command = train_command(
+        [*words, "--hub_token", "hf_x", "--hub-token=hf_x", "--overwrite_output_dir"],
+        {"learning_rate": 3e-05, "depth": 2},
+        "runs/best",
+    )
+    assert "hf_x" not in command
+    python, script, *given = shlex.split(command)
+    assert (python, script) == ("python", "scripts/train.py")
+    model_args, data_args, training_args = parse_arguments(given)
+    assert model_args.trainable == ["last_blocks:2"]
+    assert data_args.train_file == ["a b.csv"]
+    assert (training_args.learning_rate, training_args.seed, training_args.bf16) == (3e-05, 7, True)
+    assert (training_args.output_dir, training_args.overwrite_output_dir) == ("runs/best", False)
+    assert given.count("--learning_rate") == given.count("--trainable") == 1
+
+
+@pytest.mark.parametrize("figures", [{}, {"runs": 0, "diverged": 2}])
+def test_a_picture_without_other_seeds_has_no_mean(tmp_path, monkeypatch, figures):
+    drawn = []
+    monkeypatch.setattr("recipe.experiments.sweep.save_figure", lambda figure, path: drawn.append(figure))
+    draw_sweep(tmp_path / "sweep.png", TABLE, figures)
+    assert not drawn[0].axes[0].containers
+
+
+def test_pruned_trials_are_hollow(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr("recipe.experiments.sweep.save_figure", lambda figure, path: figures.append(figure))
+    draw_sweep(tmp_path / "sweep.png", TABLE, spread(as_runs([0.2, 0.3], [0.9, 0.9])))
+    (axes,) = figures[0].axes
+    dots = [dot for dot in axes.collections if dot.get_label() != "_nolegend_" and hasattr(dot, "get_sizes")]
+    hollow = sum(len(dot.get_offsets()) for dot in dots if len(dot.get_facecolors()) == 0)
+    filled = sum(len(dot.get_offsets()) for dot in dots if len(dot.get_facecolors()))
+    assert (filled, hollow) == (2, 2)
+    assert sorted(text.get_text() for text in axes.texts) == ["1", "2"]
+    assert sum(len(line.get_xdata()) for line in axes.lines if line.get_marker() == "x") == 1
+    assert [text.get_text() for text in axes.get_legend().get_texts()][:2] == ["1 block trains", "2 blocks train"]

@@ -16,8 +16,7 @@ from sklearn.metrics import classification_report
 from recipe.data.dataset import load_saved_splits
 from recipe.data.tokenization import Coverage
 from recipe.evaluation.report import Measurement
-from recipe.hub.card_file import BEGIN, END
-from recipe.hub.model_card import write_model_card
+from recipe.hub.model_card import BEGIN, END, write_model_card
 
 SMALL = ["--max_train_samples", "30", "--max_eval_samples", "15", "--max_predict_samples", "15"]
 

@@ -46,7 +46,7 @@ def test_an_interruption_leaves_the_figures_of_the_peers_before(tmp_path, fields
     def interrupt(task):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("recipe.experiments.peer_fits.fit_minilm", interrupt)
+    monkeypatch.setattr("recipe.experiments.peers.fit_minilm", interrupt)
     result = run_here([*PEERS, *fields, "--output_file", tmp_path / "peers.json"])
     assert result.returncode == 130
     assert [path.name for path in tmp_path.iterdir()] == ["peers.json.unfinished"]
