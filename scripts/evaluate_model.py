@@ -56,7 +56,7 @@ def main() -> None:
 
     from recipe.data.texts import base_model_name, read_run_config
     from recipe.data.trained_on import warn_about_trained_texts
-    from recipe.evaluation.report import measure, print_confusion, print_report
+    from recipe.evaluation.report import measure, print_confusion, print_coverage, print_report
     from recipe.inference.text_classifier import TextClassifier
 
     classifier = TextClassifier.from_pretrained(args.model_dir, args.device)
@@ -83,6 +83,7 @@ def main() -> None:
     print(f"{printable(' '.join(args.test_file or ['Test split of the run']))}, {len(test)} texts:")
     print_report(measured)
     print_confusion(measured)
+    print_coverage(measured)
     if args.calibrate and not args.output_dir:
         print("\nThe calibrated model is not saved: --output_dir DIR does that")
     write_results(args, classifier, measured)

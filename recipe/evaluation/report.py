@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 TITLES = {"majority": "majority class", "tfidf": "TF-IDF + logistic regression"}  # baselines, by rising strength
 EXAMPLES = 6  # texts shown after the test
 WIDE = 12  # labels: a matrix of more does not fit on a screen
+ABSTAIN_BELOW = (0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)  # levels of the table that it is chosen from
 CELL = 10  # characters of a label's name over a column
 
 
@@ -271,6 +272,23 @@ def print_confusion(measured: Measurement) -> None:
     print("\nMost frequent mistakes" if mistakes else "\nNo mistakes")
     for true, predicted, texts in mistakes:
         print(f"{texts:>7}  {shorten(true)} taken for {shorten(predicted)}")
+
+
+def print_coverage(measured: Measurement) -> None:
+    """Print how many texts get an answer, and how many of these are right, by what --abstain_below may be."""
+    table = coverage_table(measured).map("{:.3f}".format)
+    print("\nBy --abstain_below: share of texts that get a label, and accuracy on these")
+    print(table.rename(index="{:g}".format).to_string())
+
+
+def coverage_table(measured: Measurement) -> pd.DataFrame:
+    """Return `answered` and `accuracy`, shares, by the lowest top probability that is answered; levels that answer no text are left out."""
+    right, rows = measured.predictions == measured.labels, {}
+    for level in ABSTAIN_BELOW:
+        answered = ~is_unsure(measured.probabilities, level)
+        if answered.any():
+            rows[level] = {"answered": answered.mean(), "accuracy": right[answered].mean()}
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def most_frequent_mistakes(measured: Measurement, count: int) -> list[tuple[str, str, int]]:

@@ -176,7 +176,7 @@ def check_two_labels(threshold: str | float, label_names: Sequence[str]) -> None
     if len(label_names) != 2:
         raise RecipeError(
             f"decision_threshold is {threshold}, but there are {len(label_names)} labels: a threshold decides between two;"
-            " leave it out"
+            " leave it out; predict.py's --abstain_below leaves unsure texts without a label"
         )
 
 
