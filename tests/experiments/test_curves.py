@@ -149,7 +149,7 @@ def test_summary_table_and_picture(splits, tmp_path):
     worse = {**guess, "accuracy": 0.9, "measured": 0.972}
     assert contradicts(worse)
     assert not contradicts({**worse, "accuracy": 0.97})
-    told = "no guess, as no power law fits: 0.972 was measured, and the one that fits best expects 0.900 of 180 texts"
+    told = "no estimate, since no power law fits: 0.972 was measured, and the one that fits best expects 0.900 of 180 texts"
     assert describe_guess("gpt2", worse, 2).endswith(told)
     accuracy, macro_f1 = draw_curves(measured, {"gpt2": guess}, "a $title$").axes
     dotted = [line for line in accuracy.lines if line.get_linestyle() == ":"]
