@@ -35,10 +35,12 @@ class Windows:
         return self.max_length or NO_LIMIT
 
     def cut(self, input_ids: Sequence[int]) -> list[Sequence[int]]:
-        """Return windows that hold every token; the last, the only one that may be shorter, ends where the text ends.
+        """Return the windows of a text; the last one ends where the text ends, and may be shorter.
 
-        The tokenizer's `return_overflowing_tokens` cuts the same windows, but not after a cut to `max_length`, starting
-        from the end where `truncation_side` is left, and it leaves its limit behind in the tokenizer.json that is saved.
+        Windows(4, 1).cut(range(9)) gives tokens 0-3, 3-6 and 6-8.
+
+        Not the tokenizer's `return_overflowing_tokens`, which does not cut after `max_length`, begins at the end where
+        `truncation_side` is left, and stays in the tokenizer.json that is saved.
         """
         starts = range(0, max(1, len(input_ids) - self.overlap), self.size - self.overlap)
         return [input_ids[start : start + self.size] for start in starts]

@@ -128,10 +128,10 @@ SCORES = {"accuracy": "accuracy", "macro_f1": "macro F1"}
 
 
 def nested_order(labels: np.ndarray, seed: int) -> np.ndarray:
-    """Return the rows in an order of which every beginning is a stratified sample: int [N].
+    """Return the rows in an order whose first n rows are a stratified sample, for every n: int [N].
 
-    Row k of a label's m shuffled rows has its place at (k + 1/2) / m of the way, so that a beginning of n rows holds n/N of
-    each label's, but for rounding.
+    Row k of a label's m shuffled rows is sorted by (k + 1/2) / m. So of 4 rows of a and 2 of b the order is
+    a (1/8), b (1/4), a (3/8), a (5/8), b (3/4), a (7/8).
     """
     rng, place = np.random.default_rng(seed), np.empty(len(labels))
     for label in np.unique(labels):

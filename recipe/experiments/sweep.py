@@ -46,11 +46,13 @@ Space = Mapping[str, list | tuple[float, float]]
 
 
 def plan_trials(space: Space, trials: int | None, seed: int) -> tuple[int, list[dict[str, Any]]]:
-    """Return how many trials to run, and the values that the first of them take.
+    """Return how many trials to run, and the values that the first of them take, in a random order.
 
-    Lists are combined, each with each (or as many of these as there are trials). The first trials of a range stand at equal
-    ratios, since ten random rates leave gaps, and draw their other values; later ones Optuna chooses by those before them.
-    The order is random: with rising rates each might beat those before it, and none would be pruned.
+    learning_rate [1e-3, 1e-2], depth [1, 2]    all four combinations, or `trials` of them
+    learning_rate (1e-4, 1e-2), trials 3        1e-4, 1e-3, 1e-2: equal ratios, without the gaps of random rates
+    beyond FIRST trials of a range              Optuna chooses, by the trials before
+
+    In rising order each rate might beat those before it, and none would be pruned.
     """
     rates = space["learning_rate"]
     if isinstance(rates, tuple):

@@ -29,14 +29,14 @@ from recipe.model.tail import GPT2Block, align_left, count_tokens, pool
 
 
 class GPT2ClassifierConfig(GPT2Config):
-    """GPT2Config and what a classifier adds to it; fields that are None stay out of config.json.
+    """GPT2Config with more fields; those that are None stay out of config.json.
 
-    A model type of its own: where this package is not imported, the Auto classes and pipeline() refuse a folder of this
-    class, which they would else load as a stock GPT2ForSequenceClassification, and answer wrongly.
+    pooling: the token that the head reads: `last` (the recipe), `first` or `mean`.
+    decision_threshold: for two labels, the probability from which on label 1 is predicted; None: the likelier label is.
+    window, window_overlap, window_max_length: in tokens, how long texts were cut (see recipe/data/windows.py).
 
-    `pooling` is the token that the head reads: `last` (the recipe), `first` or `mean`. `decision_threshold`, for two labels,
-    is the probability from which on label 1 is predicted; None takes the likeliest label. `window`, `window_overlap` and
-    `window_max_length`, in tokens, say how long texts were cut (see recipe/data/windows.py).
+    Its model_type is not `gpt2`: without this package imported, the Auto classes then refuse such a folder. As `gpt2` they
+    would load it as a stock GPT2ForSequenceClassification, which answers wrongly.
     """
 
     model_type = MODEL_TYPE

@@ -67,10 +67,13 @@ class GPT2Block(modeling_gpt2.GPT2Block):
 def last_token_block(block: GPT2Block, hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     """Return what `block(hidden)` gives for each text's last token, and compute nothing else.
 
-    With one query a text, keys and values need not be computed. For token x and head h, q.(W_k x + b_k) is
-    (W_k' q).x and a constant that softmax drops; and the mix of the values W_v x + b_v is W_v of the mix of the x.
-    So the query goes through W_k once, the mix through W_v once, and a token costs 2 n_head n_embd multiply-adds. With d
-    for n_embd, a text costs about 12 d^2 + 2 n_head d T in place of 12 d^2 T (or of 2 d^2 T + 10 d^2 with keys and values).
+    With one query q a text, no token needs a key or a value. For the normed tokens x_1 .. x_T, and each head:
+
+        scores_t = q . (W_k x_t + b_k) = (W_k' q) . x_t + constant     (softmax drops the constant)
+        weights  = softmax(scores)
+        output   = sum_t weights_t (W_v x_t + b_v) = W_v (sum_t weights_t x_t) + b_v
+
+    With d for n_embd, a text costs about 12 d^2 + 2 n_head d T multiply-adds in place of 12 d^2 T.
 
     Args:
         block: one that has the shortcut.

@@ -70,14 +70,14 @@ def cache_features(
     max_gb: float | None = None,
     args: TrainingArguments | None = None,
 ) -> Data:
-    """Return the dataset, or each of a DatasetDict's, with the column `trunk_output`: what the frozen blocks make of each text.
+    """Return the dataset, or each of a DatasetDict's, with two more columns:
 
-    And `trunk_depth`, how many blocks that were, for the model to check.
+    trunk_output: the hidden states after the frozen blocks: a tensor [T, n_embd] a row, memory-mapped from disk
+        ([1, n_embd] where nothing but the head trains).
+    trunk_depth: the number of frozen blocks, which the model checks.
 
-    A row of it reads as a tensor [T, n_embd] ([1, n_embd] where nothing but the head trains), memory-mapped from disk. Rows
-    that an earlier run left in the folder are found; the others are computed, each text once, divided among the processes.
-    Call it after `freeze_except`: what is frozen decides how many blocks the trunk has. And after all changes of the texts:
-    joining datasets, or changing their token ids, comes before.
+    Rows that an earlier run left in the folder are found; the others are computed, each text once, divided among the
+    processes. Call it after `freeze_except`, which decides how many blocks are frozen, and after all changes of the texts.
 
     Args:
         model: a GPT2LastTokenClassifier, plain or with peft adapters; it is moved to the device that trains.
