@@ -19,7 +19,8 @@ COMMANDS = list(
         for line in block.splitlines()
     )
 )
-(PYTHON,) = re.findall(r"```python\n(.*?)```", READMES[0].read_text(), re.DOTALL)
+CLASSIFY, TEMPLATE = re.findall(r"```python\n(.*?)```", READMES[0].read_text(), re.DOTALL)
+TWO = ["Are you free tonight?", "You have won!"]
 FEW = ["--max_steps", "3", "--disable_tqdm", "true"]
 SMALL = [*FEW, "--max_train_samples", "64", "--max_eval_samples", "20", "--max_predict_samples", "20"]
 SMALL += ["--baselines", "false", "--overwrite_output_dir"]
@@ -92,13 +93,22 @@ def test_commands_run_in_order(checkout, run_here):
 
 
 def test_template_runs(checkout, monkeypatch):
-    code = PYTHON.replace("openai-community/gpt2", str(tiny_folder()))
+    code = TEMPLATE.replace("openai-community/gpt2", str(tiny_folder()))
     code = code.replace('"runs/template",', '"runs/template", max_steps=3,')
     assert "max_steps" in code
     monkeypatch.chdir(checkout)
     exec(compile(code, "README.md", "exec"), {"__name__": "template"})
     classify = pipeline("text-classification", "runs/template")
     assert classify("the goal of the match")[0]["label"] in {"sport", "medicine"}
+
+
+def test_a_saved_model_answers_in_python(checkout, monkeypatch):
+    monkeypatch.chdir(checkout)
+    found = {}
+    exec(compile(CLASSIFY.replace("runs/mine", "runs/quickstart"), "README.md", "exec"), found)
+    labels, probabilities = found["labels"], found["probabilities"]
+    assert [answer["label"] for answer in pipeline("text-classification", "runs/quickstart")(TWO)] == labels
+    assert probabilities.shape == (2, 3)
 
 
 def test_make_targets_exist():
@@ -122,4 +132,4 @@ def test_links_lead_somewhere():
 
 
 def test_readme_is_short():
-    assert len(READMES[0].read_text().splitlines()) <= 180
+    assert len(READMES[0].read_text().splitlines()) <= 190
