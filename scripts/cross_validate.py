@@ -57,7 +57,8 @@ def main() -> None:
     from scipy.special import softmax
 
     from recipe.distributed import setup_logging
-    from recipe.experiments.folds import load_training_rows, make_folds, out_of_fold_logits, remove_parts
+    from recipe.experiments.folds import load_training_rows, make_folds, out_of_fold_logits
+    from recipe.experiments.runs import unfinished
 
     setup_logging(is_main_process=True)
     datasets.disable_progress_bars()  # one bar of folds instead, and no word of each on what it reads
@@ -65,12 +66,12 @@ def main() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     rows, names = load_training_rows(arguments)
     fold_of = make_folds(rows, args.folds, data_args.split_seed)
-    parts = args.output_file.with_name(f"{args.output_file.name}.folds")
-    logits = out_of_fold_logits(arguments, rows, names, fold_of, parts)
+    kept = unfinished(args.output_file)
+    logits = out_of_fold_logits(arguments, rows, names, fold_of, kept)
     labels = rows["label"].map({name: i for i, name in enumerate(names)}).to_numpy(dtype=np.int64)
     figures = compare(rows, labels, fold_of, logits, data_args.class_weight, training_args.baselines)
     write_results(args, rows, names, softmax(logits.astype(np.float64), axis=-1), fold_of, figures)
-    remove_parts(parts)
+    kept.unlink(missing_ok=True)
     print_figures(figures, len(rows), args.folds)
     print_saved(args.output_file, args.figures_file, args.plot_file)
 

@@ -20,7 +20,8 @@ from recipe.experiments.options import add_output_options, parse_options, print_
 if TYPE_CHECKING:
     from recipe.config import Arguments
     from recipe.data.dataset import TextSplits
-    from recipe.experiments.curves import Fit, Points
+    from recipe.experiments.curves import Fit
+    from recipe.experiments.runs import Results
 
 FRACTIONS = [0.05, 0.1, 0.25, 0.5, 1.0]
 
@@ -44,14 +45,15 @@ def main() -> None:
     args, arguments = parse_args()
     # Imported here, since --help and wrong options need none of it.
     from recipe.distributed import setup_logging
-    from recipe.experiments.curves import Points
+    from recipe.experiments.runs import Results, unfinished
 
     setup_logging(True)
     splits = load(arguments)
-    points = Points(args.output_file, settings_of(arguments), splits)
-    measured, skipped = measure(args, arguments, splits, points)
+    rows = [splits[name][column][:] for name in ("train", "test") for column in ("text", "label")]
+    results = Results(unfinished(args.output_file), settings_of(arguments), rows)
+    measured, skipped = measure(args, arguments, splits, results)
     report(args, arguments[0].model_name_or_path, measured, skipped, len(splits["test"]))
-    points.path.unlink(missing_ok=True)
+    results.remove()
 
 
 def load(arguments: "Arguments") -> "TextSplits":
@@ -67,7 +69,7 @@ def load(arguments: "Arguments") -> "TextSplits":
 
 
 def measure(
-    args: argparse.Namespace, arguments: "Arguments", splits: "TextSplits", points: "Points"
+    args: argparse.Namespace, arguments: "Arguments", splits: "TextSplits", results: "Results"
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Train on every part, and return the points and the skipped parts of measure_curve."""
     from recipe.experiments.curves import measure_curve
@@ -77,7 +79,7 @@ def measure(
     fractions = sorted(set(args.fractions))
     seeds = range(training_args.seed, training_args.seed + args.seeds)
     with quietly():
-        return measure_curve(splits, fractions, seeds, fits_of(arguments), points, not training_args.disable_tqdm)
+        return measure_curve(splits, fractions, seeds, fits_of(arguments), results, not training_args.disable_tqdm)
 
 
 def fits_of(arguments: "Arguments") -> "dict[str, Fit]":

@@ -87,14 +87,10 @@ def training_task(arguments: "Arguments") -> "tuple[str, TextSplits, Callable, d
     return name, splits, partial(train_gpt2, arguments, splits["train"]), settings
 
 
-def unfinished(output_file: Path) -> Path:
-    """Return where the figures are until all peers are measured."""
-    return output_file.with_name(f"{output_file.name}.unfinished")
-
-
 def keep_unfinished(output_file: Path | None, about: dict[str, Any], measured: dict[str, dict[str, Any]]) -> None:
     """Write the figures so far, so that they outlast an interruption."""
     from recipe.atomic import write_json
+    from recipe.experiments.runs import unfinished
 
     if output_file:
         write_json(unfinished(output_file), {**about, "peers": measured})
@@ -107,6 +103,7 @@ def report(
     from recipe.atomic import write_json
     from recipe.experiments.drawing import draw_peers
     from recipe.experiments.peers import TITLES, compare_with_gpt2, peers_table
+    from recipe.experiments.runs import unfinished
 
     sentences = compare_with_gpt2(measured)
     name, train, test = about["model"], about["texts"]["train"], about["texts"]["test"]

@@ -35,6 +35,7 @@ OPTIONAL = {
     "experiments.drawing",
     "experiments.fitting",
     "experiments.rows",
+    "experiments.runs",
     "experiments.curves",
     "experiments.options",
     "experiments.probing",

@@ -5,26 +5,24 @@ A power law is fitted to it: the error falls as e(n) = a n^-b + c with the numbe
 
 import contextlib
 import itertools
-import json
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import xxhash
 from datasets import Dataset
 from scipy.optimize import OptimizeWarning, curve_fit
 from tqdm.auto import tqdm
 
-from recipe.atomic import write_json
-from recipe.errors import RecipeError, as_recipe_error, shorten
+from recipe.errors import shorten
 from recipe.evaluation.metrics import label_metrics
 from recipe.evaluation.plots import BLUE, GREY
 from recipe.evaluation.report import TITLES as BASELINES
+from recipe.experiments.runs import Results
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -140,42 +138,12 @@ def nested_order(labels: np.ndarray, seed: int) -> np.ndarray:
     return np.lexsort((rng.permutation(len(labels)), place))
 
 
-class Points:
-    """The measured points, kept in a file beside the results until those are complete: an interrupted run finds them again.
-
-    Raises:
-        RecipeError: a file that cannot be read, or whose points are of other options or texts.
-    """
-
-    def __init__(self, output_file: Path, settings: dict[str, Any], splits: Mapping[str, Dataset]):
-        content = (settings, *(splits[name][column][:] for name in ("train", "test") for column in ("text", "label")))
-        self.run = xxhash.xxh3_128_hexdigest(repr(content).encode())
-        self.path, self.found = output_file.with_name(f"{output_file.name}.unfinished"), []
-        if not self.path.exists():
-            return
-        fix = "remove it to start from scratch"
-        with as_recipe_error((OSError, ValueError, KeyError, TypeError), f"{self.path}: cannot be read", fix):
-            kept = json.loads(self.path.read_text(encoding="utf-8"))
-            if kept["run"] != self.run:
-                raise RecipeError(
-                    f"{self.path}: holds the points of other options or texts: give those again, or {fix}"
-                )
-            self.found = kept["points"]
-
-    def find(self, texts: int, seed: int) -> dict[str, Any] | None:
-        return next((point for point in self.found if (point["texts"], point["seed"]) == (texts, seed)), None)
-
-    def add(self, point: dict[str, Any]) -> None:
-        self.found.append(point)
-        write_json(self.path, {"run": self.run, "points": self.found})
-
-
 def measure_curve(
     splits: Mapping[str, Dataset],
     fractions: Sequence[float],
     seeds: Sequence[int],
     fits: Mapping[str, Fit],
-    points: Points,
+    results: Results,
     progress: bool = False,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Fit every classifier to every subset, and measure it on the same test split.
@@ -185,6 +153,7 @@ def measure_curve(
         fractions: of the training texts, rising.
         seeds: each draws subsets of its own, and is passed on to the fits.
         fits: by the names of TITLES.
+        results: of an earlier run, which an interruption has left.
 
     Returns:
         The points, with `texts`, `fraction`, `seed` and, of each fit, `accuracy` and `macro_f1`; and the subsets that were
@@ -203,18 +172,22 @@ def measure_curve(
                 about = {"texts": size, "fraction": fraction, "seed": seed}
                 if lacks := [names[label] for label in np.setdiff1d(labels, labels[rows])]:
                     skipped.append({**about, "lacks": lacks})
-                elif point := points.find(size, seed):
-                    measured.append({**point, **about})  # the same number of texts may be asked for as another part
                 else:
-                    subset, point = {"train": train.select(rows), "test": splits["test"]}, about
-                    for name, fit in fits.items():
-                        if (predictions := fit(subset, seed)) is not None:
-                            figures = label_metrics(predictions, true)
-                            point[name] = {score: figures[score] for score in SCORES}
-                    points.add(point)
-                    measured.append(point)
+                    subset = {"train": train.select(rows), "test": splits["test"]}
+                    case = {"texts": size, "seed": seed}  # the same number of texts may be asked for as another part
+                    measured.append({**about, **results.of(case, partial(fit_all, fits, subset, seed, true))})
                 bar.update(size)
     return measured, skipped
+
+
+def fit_all(fits: Mapping[str, Fit], subset: Mapping[str, Dataset], seed: int, true: np.ndarray) -> dict[str, Any]:
+    """Return the scores of each classifier that can be fitted to a subset."""
+    scores = {}
+    for name, fit in fits.items():
+        if (predictions := fit(subset, seed)) is not None:
+            figures = label_metrics(predictions, true)
+            scores[name] = {score: figures[score] for score in SCORES}
+    return scores
 
 
 def summarize(points: Sequence[dict[str, Any]]) -> pd.DataFrame:

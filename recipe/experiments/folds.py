@@ -1,16 +1,14 @@
 """Cross-validation: folds of all training rows, each classified by a model that was trained on the other folds."""
 
-import contextlib
-import json
 import logging
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 import pandas as pd
-import xxhash
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.stats import t as student
@@ -19,7 +17,6 @@ from tqdm.auto import tqdm
 from transformers import EvalPrediction
 
 from recipe.arguments import DataArguments
-from recipe.atomic import write_files
 from recipe.config import Arguments
 from recipe.data.dataset import load_rows
 from recipe.data.rows import check_label_coverage, source_of
@@ -31,6 +28,7 @@ from recipe.evaluation.metrics import compute_metrics, label_metrics
 from recipe.evaluation.report import TITLES as BASELINES
 from recipe.experiments.fitting import predict_after_training
 from recipe.experiments.options import settings_of
+from recipe.experiments.runs import Results
 from recipe.model.loading import head_labels, load_config
 
 logger = logging.getLogger(__name__)
@@ -114,43 +112,26 @@ def joined_groups(rows: pd.DataFrame) -> np.ndarray:
 
 
 def out_of_fold_logits(
-    arguments: Arguments, rows: pd.DataFrame, names: list[str], fold_of: np.ndarray, parts: Path
+    arguments: Arguments, rows: pd.DataFrame, names: list[str], fold_of: np.ndarray, path: Path
 ) -> np.ndarray:
     """Train once for each fold, on all others, and return the logits of every row: float32 [N, num_labels].
 
     Args:
-        parts: folder that keeps the logits of each finished fold, under a hash of all that they depend on; a fold that
-            it holds is not trained again.
+        path: of the file that keeps the logits of each finished fold until all are.
     """
     features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)})
     columns = {"text": rows["text"].tolist(), "label": rows["label"].map(names.index).tolist()}
     dataset = datasets.Dataset.from_dict(columns, features=features)
     logits = np.empty((len(rows), len(names)), dtype=np.float32)
-    content = [settings_of(arguments), names, rows["text"].tolist(), rows["label"].tolist(), fold_of.tolist()]
-    key = xxhash.xxh3_64_hexdigest(json.dumps(content, sort_keys=True).encode())
-    paths = [parts / f"{key}-{fold}.npy" for fold in range(fold_of.max() + 1)]
-    if finished := sum(path.is_file() for path in paths):
-        logger.info("%d of %d folds are there from before, in %s", finished, len(paths), parts)
-    for fold, path in enumerate(tqdm(paths, desc="Folds", unit=" folds", leave=False)):
-        is_test = fold_of == fold
-        if not path.is_file():
-            splits = {
-                "train": dataset.select(np.flatnonzero(~is_test)),
-                "test": dataset.select(np.flatnonzero(is_test)),
-            }
-            found = predict_after_training(*arguments, splits)
-            write_files(parts, lambda folder, name=path.name, found=found: np.save(folder / name, found))
-        with as_recipe_error((OSError, ValueError, EOFError), f"{path}: cannot be read", "remove it"):
-            logits[is_test] = np.load(path, allow_pickle=False)
+    results = Results(path, settings_of(arguments), names, columns, fold_of.tolist())
+
+    def train(fold: int) -> dict[str, Any]:
+        others, its = (dataset.select(np.flatnonzero(chosen)) for chosen in (fold_of != fold, fold_of == fold))
+        return {"logits": predict_after_training(*arguments, {"train": others, "test": its}).tolist()}
+
+    for fold in tqdm(range(fold_of.max() + 1), desc="Folds", unit=" folds", leave=False):
+        logits[fold_of == fold] = results.of({"fold": fold}, partial(train, fold))["logits"]
     return logits
-
-
-def remove_parts(parts: Path) -> None:
-    """Remove what out_of_fold_logits kept, once its result is saved; a folder that holds anything else stays."""
-    for path in parts.glob("*.npy"):
-        path.unlink()
-    with contextlib.suppress(OSError):
-        parts.rmdir()
 
 
 def out_of_fold_baselines(

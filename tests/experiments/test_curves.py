@@ -10,9 +10,7 @@ from conftest import make_texts
 from saved_models import LABELS, to_dataset
 from sklearn.metrics import f1_score
 
-from recipe.errors import RecipeError
 from recipe.experiments.curves import (
-    Points,
     PowerLaw,
     contradicts,
     curve_table,
@@ -24,6 +22,7 @@ from recipe.experiments.curves import (
     nested_order,
     summarize,
 )
+from recipe.experiments.runs import Results, unfinished
 
 FRACTIONS = [0.1, 0.5, 1.0]
 
@@ -48,8 +47,9 @@ class FakeFit:
 
 
 def measure(splits, folder, fit, fractions=FRACTIONS, seeds=(7, 8), settings=None, **others):
-    points = Points(folder / "x.json", settings or {}, splits)
-    return measure_curve(splits, fractions, seeds, {"gpt2": fit, **others}, points)
+    rows = [splits[name]["text"][:] for name in ("train", "test")]
+    results = Results(unfinished(folder / "x.json"), settings or {}, rows)
+    return measure_curve(splits, fractions, seeds, {"gpt2": fit, **others}, results)
 
 
 def test_beginnings_are_stratified():
@@ -114,16 +114,13 @@ def test_a_part_of_the_same_size_may_be_given_otherwise(splits, tmp_path):
     assert "45 (50.1 %)" in curve_table(summary)
 
 
-def test_points_of_another_run_are_refused(splits, tmp_path):
+def test_points_of_other_options_or_texts_are_measured_anew(splits, tmp_path):
     measure(splits, tmp_path, FakeFit())
     others = {"train": splits["test"], "test": splits["train"]}
     for settings, data in [({"learning_rate": 1}, splits), ({}, others)]:
-        with pytest.raises(RecipeError, match=r"x\.json\.unfinished: holds the points of other options or texts"):
-            measure(data, tmp_path, FakeFit(), settings=settings)
-    for content in ("{", "[]", "{}"):
-        (tmp_path / "x.json.unfinished").write_text(content)
-        with pytest.raises(RecipeError, match=r"cannot be read .*remove it to start from scratch"):
-            measure(splits, tmp_path, FakeFit())
+        fit = FakeFit()
+        measure(data, tmp_path, fit, settings=settings)
+        assert len(fit.calls) == 6
 
 
 def test_summary_table_and_picture(splits, tmp_path):

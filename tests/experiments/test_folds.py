@@ -25,7 +25,6 @@ from recipe.experiments.folds import (
     make_folds,
     out_of_fold_baselines,
     out_of_fold_logits,
-    remove_parts,
 )
 
 NAMES = ["medicine", "sport", "technology"]
@@ -156,8 +155,8 @@ def test_each_text_is_predicted_without_it_and_interruptions_lose_nothing(rows, 
         )
 
     monkeypatch.setattr(module, "predict_after_training", predict)
-    fold_of, parts = make_folds(rows, 4, 0), tmp_path / "parts"
-    given = (rows, NAMES, fold_of, parts)
+    fold_of, kept = make_folds(rows, 4, 0), tmp_path / "kept"
+    given = (rows, NAMES, fold_of, kept)
     model = shutil.copytree(tiny_folder(), tmp_path / "model")
     given_model = arguments("a.csv", "--model_name_or_path", model)
     with pytest.raises(KeyboardInterrupt):
@@ -176,8 +175,6 @@ def test_each_text_is_predicted_without_it_and_interruptions_lose_nothing(rows, 
     (model / "model.safetensors").write_bytes(b"saved again")
     out_of_fold_logits(given_model, *given)
     assert len(trained) == 16
-    remove_parts(parts)
-    assert not parts.exists()
 
 
 def test_figures_are_those_of_scikit_learn():

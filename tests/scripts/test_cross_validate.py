@@ -85,7 +85,7 @@ def test_an_interrupted_command_goes_on(validated, tmp_path, run_here, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(f"recipe.experiments.{step}", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
         assert run_here(command).returncode == 130
-    assert [path.name for path in tmp_path.iterdir()] == ["out.csv.folds"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out.csv.unfinished"]
     result = run_here(command)
     assert (result.returncode, len(trained)) == (0, 2), result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folds.png", "out.csv", "out.json"]
