@@ -42,7 +42,7 @@ def hash_texts(texts: Iterable[str]) -> "np.ndarray":
 
 # What a spreadsheet runs: `=` and anything, or + - @ and a function call, a pipe to another program, or a sum. `@user hi` and
 # `-5 degrees` are texts to it. Apostrophes before it count, so that a text which has one already keeps it.
-FORMULA = re.compile(r"'*\s*(=|[+\-@](\s*[\w.]*\s*\(|[^\n]*\||[\d.]+([+\-*/^][\d.]+)+\s*$))")
+FORMULA = re.compile(r"'*\s*(=|[+\-@](\s*([\w.]+\s*)?\(|[^\n]*\||[\d.]+([+\-*/^][\d.]+)+\s*$))")
 
 
 def escape(cell: Any) -> Any:

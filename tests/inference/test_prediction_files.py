@@ -106,6 +106,7 @@ def test_no_spreadsheet_runs_a_text_and_we_read_it_back(tmp_path):
         "@SUM(1+9)*cmd|' /C calc'!A0",
         "-2+3+cmd|' /C calc'!A0",
         "+HYPERLINK(1)",
+        "@ SUM (1)",
         "\t=x",
         "'=quoted",
         "''=",
@@ -116,6 +117,7 @@ def test_no_spreadsheet_runs_a_text_and_we_read_it_back(tmp_path):
         "+ one more",
         "+44 20",
         "a list | of things",
+        f"+{' ' * 100_000}x",  # in no quadratic time
         "--",
         "-3.5",
         "+4412",
