@@ -13,7 +13,6 @@ same command goes on with the folds that are missing. find_label_errors.py finds
 """
 
 import argparse
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,28 +50,25 @@ def parse_args() -> "tuple[argparse.Namespace, Arguments]":
 
 def main() -> None:
     args, arguments = parse_args()
-    _, data_args, training_args = arguments
-    import datasets
+    model_args, data_args, training_args = arguments
     import numpy as np
     from scipy.special import softmax
 
     from recipe.distributed import setup_logging
-    from recipe.experiments.folds import load_training_rows, make_folds, out_of_fold_logits
+    from recipe.experiments.folds import load_training_rows, make_folds, out_of_fold_logits, titles_of
     from recipe.experiments.runs import unfinished
 
     setup_logging(is_main_process=True)
-    datasets.disable_progress_bars()  # one bar of folds instead, and no word of each on what it reads
-    for name in ("recipe.data.tokenization", "recipe.training.features"):
-        logging.getLogger(name).setLevel(logging.WARNING)
     rows, names = load_training_rows(arguments)
     fold_of = make_folds(rows, args.folds, data_args.split_seed)
     kept = unfinished(args.output_file)
     logits = out_of_fold_logits(arguments, rows, names, fold_of, kept)
     labels = rows["label"].map({name: i for i, name in enumerate(names)}).to_numpy(dtype=np.int64)
     figures = compare(rows, labels, fold_of, logits, data_args.class_weight, training_args.baselines)
-    write_results(args, rows, names, softmax(logits.astype(np.float64), axis=-1), fold_of, figures)
+    titles = titles_of(model_args.model_name_or_path)
+    write_results(args, rows, names, softmax(logits.astype(np.float64), axis=-1), fold_of, figures, titles)
     kept.unlink(missing_ok=True)
-    print_figures(figures, len(rows), args.folds)
+    print_figures(figures, len(rows), args.folds, titles)
     print_saved(args.output_file, args.figures_file, args.plot_file)
 
 
@@ -83,11 +79,11 @@ def write_results(
     probabilities: "np.ndarray",
     fold_of: "np.ndarray",
     figures: dict[str, Any],
+    titles: dict[str, str],
 ) -> None:
     """Write a row for each text, of which `label` is the given one, the figures, and the picture where one is asked for."""
     from recipe.atomic import write_json
-    from recipe.experiments.drawing import draw_folds
-    from recipe.experiments.folds import TITLES
+    from recipe.experiments.folds import draw_folds
     from recipe.inference.prediction_files import open_predictions
 
     others = {
@@ -101,7 +97,7 @@ def write_results(
     with open_predictions(args.output_file, names) as writer:
         writer.write(rows["text"].tolist(), rows["label"].tolist(), probabilities, others)
         if args.plot_file:
-            draw_folds(args.plot_file, figures, TITLES)
+            draw_folds(args.plot_file, figures, titles)
         write_json(args.figures_file, {"texts": len(rows), "label_names": names, "folds": args.folds, **figures})
 
 
@@ -127,25 +123,24 @@ def compare(
     return figures
 
 
-def print_figures(figures: dict[str, Any], texts: int, folds: int) -> None:
+def print_figures(figures: dict[str, Any], texts: int, folds: int, titles: dict[str, str]) -> None:
     """Print the figures over all texts and over folds, the model beside its baselines."""
     import pandas as pd
 
     from recipe.evaluation.intervals import format_p
-    from recipe.experiments.folds import TITLES
 
     print(f"{texts:,} texts, each classified by a model that was trained on the other {folds - 1} of {folds} folds:\n")
     table = []
     for name, title in FIGURES.items():
-        for who in (who for who in TITLES if name in figures.get(who, {}).get("mean", {})):
+        for who in (who for who in titles if name in figures.get(who, {}).get("mean", {})):
             pooled, mean, sd, low, high = (figures[who][x][name] for x in ("pooled", "mean", "sd", "low", "high"))
             numbers = (f"{pooled:.4f}", f"{mean:.4f}", f"{sd:.4f}", f"{low:.4f} - {high:.4f}")
-            table.append((f"{name if name == 'loss' else title}, {TITLES[who]}", *numbers))
+            table.append((f"{name if name == 'loss' else title}, {titles[who]}", *numbers))
     columns = ["", "all texts", "mean of folds", "sd", "95 % interval"]
     print(pd.DataFrame(table, columns=columns).set_index("").to_string())
-    for who in (who for who in TITLES if "mcnemar" in figures.get(who, {})):
+    for who in (who for who in titles if "mcnemar" in figures.get(who, {})):
         test = figures[who]["mcnemar"]
-        right = f"GPT-2 alone is right on {test['gains']} texts, {TITLES[who]} alone on {test['losses']}"
+        right = f"{titles['gpt2']} alone is right on {test['gains']} texts, {titles[who]} alone on {test['losses']}"
         print(f"\n{right} (McNemar's p {format_p(test['p_value'])}): {test['verdict']}")
 
 

@@ -11,17 +11,13 @@ Interrupted, the same command goes on: finished points are kept in OUTPUT_FILE.u
 """
 
 import argparse
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from recipe.errors import OneLineParser, RecipeError, run_script
-from recipe.experiments.options import add_output_options, parse_options, print_saved, settings_of
+from recipe.experiments.options import add_output_options, parse_options, print_saved
 
 if TYPE_CHECKING:
     from recipe.config import Arguments
-    from recipe.data.dataset import TextSplits
-    from recipe.experiments.curves import Fit
-    from recipe.experiments.runs import Results
 
 FRACTIONS = [0.05, 0.1, 0.25, 0.5, 1.0]
 
@@ -44,59 +40,26 @@ def parse_args() -> "tuple[argparse.Namespace, Arguments]":
 def main() -> None:
     args, arguments = parse_args()
     # Imported here, since --help and wrong options need none of it.
-    from recipe.distributed import setup_logging
-    from recipe.experiments.runs import Results, unfinished
-
-    setup_logging(True)
-    splits = load(arguments)
-    rows = [splits[name][column][:] for name in ("train", "test") for column in ("text", "label")]
-    results = Results(unfinished(args.output_file), settings_of(arguments), rows)
-    measured, skipped = measure(args, arguments, splits, results)
-    report(args, arguments[0].model_name_or_path, measured, skipped, len(splits["test"]))
-    results.remove()
-
-
-def load(arguments: "Arguments") -> "TextSplits":
-    """Load the splits, with the label ids of the base model's head, if any; warn of test texts that it was trained on."""
     from recipe.data.dataset import load_splits
     from recipe.data.trained_on import warn_about_trained_texts
+    from recipe.distributed import setup_logging
+    from recipe.experiments.curves import measure_curve
+    from recipe.experiments.runs import Results, Runner, settings_of, unfinished
     from recipe.model.loading import head_labels, load_config
 
-    model_args, data_args, _ = arguments
-    splits = load_splits(data_args, head_labels(load_config(model_args.model_name_or_path, model_args.model_revision)))
+    setup_logging(True)
+    model_args, data_args, training_args = arguments
+    config = load_config(model_args.model_name_or_path, model_args.model_revision)
+    splits = load_splits(data_args, head_labels(config))  # with the label ids of the base model's head, if any
     warn_about_trained_texts(splits["test"]["text"], model_args.model_name_or_path)
-    return splits
-
-
-def measure(
-    args: argparse.Namespace, arguments: "Arguments", splits: "TextSplits", results: "Results"
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Train on every part, and return the points and the skipped parts of measure_curve."""
-    from recipe.experiments.curves import measure_curve
-    from recipe.experiments.fitting import quietly
-
-    training_args = arguments[2]
-    fractions = sorted(set(args.fractions))
+    chosen = {name: splits[name] for name in ("train", "test")}
+    rows = [split[column][:] for split in chosen.values() for column in ("text", "label")]
+    results = Results(unfinished(args.output_file), settings_of(arguments), rows)
     seeds = range(training_args.seed, training_args.seed + args.seeds)
-    with quietly():
-        return measure_curve(splits, fractions, seeds, fits_of(arguments), results, not training_args.disable_tqdm)
-
-
-def fits_of(arguments: "Arguments") -> "dict[str, Fit]":
-    """Return how GPT-2 and TF-IDF are fitted."""
-    import numpy as np
-
-    from recipe.evaluation.baselines import baseline_predictions
-    from recipe.experiments.fitting import predict_after_training
-
-    def fit_gpt2(subset: Mapping[str, Any], seed: int) -> np.ndarray:
-        return predict_after_training(*arguments, subset, seed).argmax(axis=-1)
-
-    def fit_tfidf(subset: Mapping[str, Any], seed: int) -> np.ndarray | None:
-        train, texts = subset["train"], subset["test"]["text"][:]
-        return baseline_predictions(train["text"][:], train["label"][:], texts, arguments[1].class_weight).get("tfidf")
-
-    return {"gpt2": fit_gpt2, "tfidf": fit_tfidf}
+    fractions, progress = sorted(set(args.fractions)), not training_args.disable_tqdm
+    measured, skipped = measure_curve(Runner(arguments, chosen), splits, fractions, seeds, results, progress)
+    report(args, model_args.model_name_or_path, measured, skipped, len(splits["test"]))
+    results.remove()
 
 
 def report(
@@ -108,42 +71,45 @@ def report(
 ) -> None:
     """Print the table and the guesses, and write the files that are asked for."""
     from recipe.atomic import write_files, write_json
+    from recipe.data.texts import shown_name
     from recipe.evaluation.plots import save_figure
-    from recipe.experiments.curves import TITLES, curve_table, draw_curves, summarize
+    from recipe.evaluation.report import TITLES
+    from recipe.experiments.curves import curve_table, draw_curves, summarize
 
     for part in skipped:
         print(f"Skipped: {part['texts']} texts of seed {part['seed']} hold no text of {', '.join(part['lacks'])}")
     if not measured:
         raise RecipeError("every part lacks a label: take larger fractions")
-    summary = summarize(measured)
-    for name in (name for name in TITLES if name not in set(summary["name"])):
-        print(f"{TITLES[name]} could not be fitted: its texts hold no words, or too many labels and words")
-    print(
-        f"Test split of {test_texts:,} texts; mean ± sd over {args.seeds} seed{'s' * (args.seeds > 1)}:\n\n{curve_table(summary)}\n"
-    )
-    guesses = guess_more(measured, test_texts, args.seeds)
+    summary, titles = summarize(measured), {"gpt2": shown_name(model), "tfidf": TITLES["tfidf"]}
+    for name in (name for name in titles if name not in set(summary["name"])):
+        print(f"{titles[name]} could not be fitted: its texts hold no words, or too many labels and words")
+    seeds = f"{args.seeds} seed{'s' * (args.seeds > 1)}"
+    print(f"Test split of {test_texts:,} texts; mean ± sd over {seeds}:\n\n{curve_table(summary, titles)}\n")
+    guesses = guess_more(measured, test_texts, args.seeds, titles)
     results = {"model": model, "test_texts": test_texts, "points": measured, "skipped": skipped}
     results |= {"summary": summary.to_dict("records"), "power_laws": guesses, "interval": "bootstrap over seeds"}
     if args.plot_file:
-        figure = draw_curves(measured, guesses, f"{model}: {test_texts:,} test texts")
+        figure = draw_curves(measured, guesses, titles, f"{model}: {test_texts:,} test texts")
         write_files(args.plot_file.parent, lambda folder: save_figure(figure, folder / args.plot_file.name))
     write_json(args.output_file, results)
     print_saved(args.output_file, args.plot_file)
 
 
-def guess_more(measured: list[dict[str, Any]], test_texts: int, seeds: int) -> dict[str, dict[str, Any]]:
+def guess_more(
+    measured: list[dict[str, Any]], test_texts: int, seeds: int, titles: dict[str, str]
+) -> dict[str, dict[str, Any]]:
     """Fit the power laws, print what each expects of twice the texts, and return them by classifier."""
     from recipe.evaluation.intervals import wilson_interval
-    from recipe.experiments.curves import TITLES, contradicts, describe_guess, extrapolate
+    from recipe.experiments.curves import contradicts, describe_guess, extrapolate
 
     guesses = {}
-    for name in TITLES:
+    for name, title in titles.items():
         errors = [{**point, "error": 1 - point[name]["accuracy"]} for point in measured if name in point]
         if guess := extrapolate(errors, test_texts):
             guesses |= {} if contradicts(guess) else {name: guess}
-            print(describe_guess(name, guess, seeds))
+            print(describe_guess(title, guess, seeds))
         elif errors:
-            print(f"{TITLES[name]}: no power law: it needs three sizes")
+            print(f"{title}: no power law: it needs three sizes")
     if not guesses:
         return guesses
     right = round(test_texts * min(guess["accuracy"] for guess in guesses.values()))

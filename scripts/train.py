@@ -24,8 +24,6 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     """Run the recipe and return the test figures."""
     # 1. The options: a YAML recipe, overridden by the command line. --help and mistakes end here, before slow imports.
     model_args, data_args, training_args = parse_arguments(sys.argv[1:] if argv is None else argv)
-    from transformers import set_seed
-
     import recipe
     from recipe.evaluation import run_steps
     from recipe.evaluation.calibration import check_calibration, check_threshold
@@ -51,23 +49,13 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     tokenizer = recipe.load_tokenizer(name, config, max_length, data_args.truncation_side, revision)
 
     # 4. The model: pretrained GPT-2, and a head on its last token. For another head, subclass it: see examples/own_head.py.
-    set_seed(training_args.seed)
-    model = recipe.GPT2LastTokenClassifier.from_pretrained(
-        name,
-        revision=revision,
-        id2label=dict(enumerate(splits.label_names)),
-        pooling=model_args.pooling,
-        dropout=model_args.dropout,
-        ignore_mismatched_sizes=model_args.ignore_mismatched_sizes,
-    )
+    model = recipe.load_model(model_args, splits.label_names, training_args.seed)
     recipe.remember_windows(model.config, windows)
     recipe.warn_unless_stock(model)
 
-    # 5. What trains; everything else is frozen. With lora_r, LoRA adapters train, and the matrices stay frozen too.
-    report = recipe.freeze_except(model, recipe.trainable_patterns(model.config, model_args.trainable))
+    # 5. What trains, by parameter name; everything else is frozen. With lora_r, LoRA adapters train in place of the matrices.
     head_description = model.head_description
-    if model_args.lora_r:
-        model, report = recipe.add_adapters(model, model_args.lora_r, model_args.lora_alpha)
+    model, report = recipe.freeze(model, model_args)
     logger.info("%s\n\n%s\n\n%s", recipe.summary_table(splits.summary), report, head_description)
     if training_args.calibrate:
         check_calibration(model)
@@ -79,17 +67,10 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     warn_about_long_evaluation({**tokenized.num_rows, "test": len(splits["test"])}, training_args)
     cached = recipe.cache_features(model, tokenized, **model_args.cache, args=training_args)
 
-    # 7. Training of the tail. Other metrics, losses and callbacks go in here: see examples/own_metric.py and own_loss.py.
-    trainer = recipe.RecipeTrainer(
-        model,
-        training_args,
-        train_dataset=cached["train"],
-        eval_dataset=cached["validation"],
-        processing_class=tokenizer,
-        compute_metrics=recipe.by_text(recipe.compute_metrics, cached["validation"]),
-        compute_loss_func=recipe.loss_for(data_args.class_weight, cached["train"]["labels"], len(splits.label_names)),
-        callbacks=recipe.callbacks_for(training_args),
-    )
+    # 7. Training of the tail, by RecipeTrainer. Other metrics, losses and callbacks are its keywords, given here: see
+    # examples/own_metric.py and own_loss.py.
+    arguments, callbacks = (model_args, data_args, training_args), recipe.callbacks_for(training_args)
+    trainer = recipe.make_trainer(model, arguments, cached, tokenizer, callbacks=callbacks)
     trainer.check_optimizer()
     run.start(splits)
     trained = trainer.train(resume_from_checkpoint=run.checkpoint)

@@ -79,10 +79,15 @@ def read_run_config(model_dir: str | Path) -> dict[str, Any]:
 
 
 def base_model_name(model_dir: str | Path) -> str:
-    """Return the name of the model that a saved one was trained from; `this model` for a folder, whose name may be private."""
-    base = Path(shipped(read_run_config(model_dir).get("model_name_or_path")) or model_dir)
-    is_public = not base.exists() or base.resolve().is_relative_to(PACKAGE)
-    return base.name if is_public else "this model"
+    """Return the name of the model that a saved one was trained from, as it is shown."""
+    return shown_name(read_run_config(model_dir).get("model_name_or_path") or model_dir)
+
+
+def shown_name(model_name_or_path: str | Path) -> str:
+    """Return a model's name for tables and pictures; `this model` for a folder, whose name may be private."""
+    path = Path(shipped(str(model_name_or_path)))
+    is_public = not path.exists() or path.resolve().is_relative_to(PACKAGE)
+    return path.name if is_public else "this model"
 
 
 def pair_fields_of(model_dir: str | Path) -> dict[str, Any]:

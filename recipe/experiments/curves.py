@@ -5,9 +5,8 @@ A power law is fitted to it: the error falls as e(n) = a n^-b + c with the numbe
 
 import contextlib
 import itertools
-import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,10 +18,10 @@ from scipy.optimize import OptimizeWarning, curve_fit
 from tqdm.auto import tqdm
 
 from recipe.errors import shorten
+from recipe.evaluation.baselines import baseline_predictions
 from recipe.evaluation.metrics import label_metrics
 from recipe.evaluation.plots import BLUE, GREY
-from recipe.evaluation.report import TITLES as BASELINES
-from recipe.experiments.runs import Results
+from recipe.experiments.runs import Results, Runner
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -115,11 +114,6 @@ def extrapolate(points: Sequence[dict[str, Any]], test_texts: int, seed: int = 0
     return guess
 
 
-logger = logging.getLogger(__name__)
-
-# Trains on `train` with a seed, and returns the label ids of `test`: int [N]; None where that cannot be done.
-Fit = Callable[[Mapping[str, Dataset], int], np.ndarray | None]
-TITLES = {"gpt2": "GPT-2", "tfidf": BASELINES["tfidf"]}
 COLORS = {"gpt2": BLUE, "tfidf": GREY}
 MISFIT = 0.01  # of accuracy: a law that misses what was measured by more says little of what was not
 SCORES = {"accuracy": "accuracy", "macro_f1": "macro F1"}
@@ -139,32 +133,28 @@ def nested_order(labels: np.ndarray, seed: int) -> np.ndarray:
 
 
 def measure_curve(
+    runner: Runner,
     splits: Mapping[str, Dataset],
     fractions: Sequence[float],
     seeds: Sequence[int],
-    fits: Mapping[str, Fit],
     results: Results,
     progress: bool = False,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Fit every classifier to every subset, and measure it on the same test split.
+    """Train on parts of `train`, nested and stratified, with several seeds, and measure on the same `test`.
 
     Args:
-        splits: `train` and `test`, with `text` and `label` (ClassLabel).
+        runner: of the splits, which have `text` and `label` (ClassLabel).
         fractions: of the training texts, rising.
-        seeds: each draws subsets of its own, and is passed on to the fits.
-        fits: by the names of TITLES.
-        results: of an earlier run, which an interruption has left.
+        seeds: each draws parts of its own, and is the training's.
 
     Returns:
-        The points, with `texts`, `fraction`, `seed` and, of each fit, `accuracy` and `macro_f1`; and the subsets that were
+        The points, with `texts`, `fraction`, `seed` and, of each classifier, `accuracy` and `macro_f1`; and the parts that were
         skipped, since they lack labels, with `lacks`.
     """
-    train, labels = splits["train"], np.array(splits["train"]["label"])
-    names, true = train.features["label"].names, np.array(splits["test"]["label"])
-    sizes = {max(round(fraction * len(train)), 1): fraction for fraction in fractions}
+    labels, names = np.array(splits["train"]["label"]), runner.label_names
+    sizes = {max(round(fraction * len(labels)), 1): fraction for fraction in fractions}
     measured, skipped = [], []
-    total = len(seeds) * sum(sizes)
-    with tqdm(total=total, desc="Training", unit=" texts", disable=not progress) as bar:
+    with tqdm(total=len(seeds) * sum(sizes), desc="Training", unit=" texts", disable=not progress) as bar:
         for seed in seeds:
             order = nested_order(labels, seed)
             for size, fraction in sizes.items():
@@ -173,21 +163,21 @@ def measure_curve(
                 if lacks := [names[label] for label in np.setdiff1d(labels, labels[rows])]:
                     skipped.append({**about, "lacks": lacks})
                 else:
-                    subset = {"train": train.select(rows), "test": splits["test"]}
                     case = {"texts": size, "seed": seed}  # the same number of texts may be asked for as another part
-                    measured.append({**about, **results.of(case, partial(fit_all, fits, subset, seed, true))})
+                    measured.append({**about, **results.of(case, partial(score_part, runner, splits, rows, seed))})
                 bar.update(size)
     return measured, skipped
 
 
-def fit_all(fits: Mapping[str, Fit], subset: Mapping[str, Dataset], seed: int, true: np.ndarray) -> dict[str, Any]:
-    """Return the scores of each classifier that can be fitted to a subset."""
-    scores = {}
-    for name, fit in fits.items():
-        if (predictions := fit(subset, seed)) is not None:
-            figures = label_metrics(predictions, true)
-            scores[name] = {score: figures[score] for score in SCORES}
-    return scores
+def score_part(runner: Runner, splits: Mapping[str, Dataset], rows: np.ndarray, seed: int) -> dict[str, Any]:
+    """Return the scores of GPT-2, and of TF-IDF where it can be fitted, trained on some rows of `train`."""
+    train, test = splits["train"].select(rows), splits["test"]
+    predictions = {"gpt2": runner.train_to_the_end(rows, ("test", None), seed).argmax(axis=-1)}
+    class_weight = runner.arguments[1].class_weight
+    baselines = baseline_predictions(train["text"][:], train["label"][:], test["text"][:], class_weight)
+    predictions |= {name: baselines[name] for name in ("tfidf",) if name in baselines}
+    scores = {name: label_metrics(ids, np.array(test["label"])) for name, ids in predictions.items()}
+    return {name: {score: figures[score] for score in SCORES} for name, figures in scores.items()}
 
 
 def summarize(points: Sequence[dict[str, Any]]) -> pd.DataFrame:
@@ -195,21 +185,21 @@ def summarize(points: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
     The sd is over seeds (n - 1), and missing for one seed.
     """
-    rows = [{**point, **point[name], "name": name} for point in points for name in TITLES if name in point]
+    rows = [{**point, **point[name], "name": name} for point in points for name in COLORS if name in point]
     groups = pd.DataFrame(rows).groupby(["name", "texts"])
     scores = {f"{score}_{kind}": (score, kind.replace("sd", "std")) for score in SCORES for kind in ("mean", "sd")}
     return groups.agg(fraction=("fraction", "first"), seeds=("seed", "size"), **scores).reset_index()
 
 
-def curve_table(summary: pd.DataFrame) -> str:
-    """Return the table: a row a size, and for each classifier mean and sd of its scores."""
+def curve_table(summary: pd.DataFrame, titles: Mapping[str, str]) -> str:
+    """Return the table: a row a size, and for each classifier (of `titles`) mean and sd of its scores."""
     table = pd.DataFrame(index=pd.Index(summary["texts"].unique()).sort_values())
-    for name in (name for name in TITLES if name in set(summary["name"])):
+    for name in (name for name in titles if name in set(summary["name"])):
         of_name = summary[summary["name"] == name].set_index("texts")
         for score, title in SCORES.items():
             mean, sd = of_name[f"{score}_mean"], of_name[f"{score}_sd"]
             cells = [f"{m:.3f}" + ("" if np.isnan(s) else f" ± {s:.3f}") for m, s in zip(mean, sd, strict=True)]
-            table[f"{TITLES[name].split()[0]} {title}"] = pd.Series(cells, of_name.index)
+            table[f"{titles[name].split(' + ')[0]} {title}"] = pd.Series(cells, of_name.index)
     shares = summary.groupby("texts")["fraction"].first()
     table.index = [f"{texts:,} ({100 * shares[texts]:g} %)" for texts in table.index]
     return table.fillna("").to_string()
@@ -220,22 +210,26 @@ def contradicts(guess: Mapping[str, Any]) -> bool:
     return guess["accuracy"] < guess["measured"] - MISFIT
 
 
-def describe_guess(name: str, guess: dict[str, Any], seeds: int) -> str:
-    """Say the law and what it expects of twice the texts, or that it contradicts what was measured, in one line."""
+def describe_guess(title: str, guess: dict[str, Any], seeds: int) -> str:
+    """Return in one line a classifier's law and what it expects of twice the texts, or that it contradicts what was measured."""
     law = PowerLaw(*(guess[parameter] for parameter in "abc"))
     if contradicts(guess):
         expected = f"the one that fits best expects {guess['accuracy']:.3f} of {guess['texts']:,}"
-        return f"{TITLES[name]}: no estimate, since no power law fits: {guess['measured']:.3f} was measured, and {expected} texts"
+        return (
+            f"{title}: no estimate, since no power law fits: {guess['measured']:.3f} was measured, and {expected} texts"
+        )
     interval = "no interval: one seed"
     if "accuracy_low" in guess:
         interval = f"{guess['accuracy_low']:.3f} - {guess['accuracy_high']:.3f}, 95 %, bootstrap over {seeds} seeds"
-    line = f"{TITLES[name]}: {law}; with {guess['texts']:,} texts, accuracy {guess['accuracy']:.3f} ({interval})"
+    line = f"{title}: {law}; with {guess['texts']:,} texts, accuracy {guess['accuracy']:.3f} ({interval})"
     if guess["misfit"] > MISFIT:
         line += f"; rely on it less: the law is off by {guess['misfit']:.3f} at a measured size (noise, or small parts that no power law fits)"
     return line
 
 
-def draw_curves(points: Sequence[dict[str, Any]], guesses: Mapping[str, dict[str, Any]], title: str) -> "Figure":
+def draw_curves(
+    points: Sequence[dict[str, Any]], guesses: Mapping[str, dict[str, Any]], titles: Mapping[str, str], title: str
+) -> "Figure":
     """Draw both scores by the number of texts, a dot a seed, a band of one sd; the law of the accuracy dotted beyond."""
     from matplotlib.figure import Figure  # not pyplot, which would look for a screen
 
@@ -243,10 +237,9 @@ def draw_curves(points: Sequence[dict[str, Any]], guesses: Mapping[str, dict[str
     figure.suptitle(shorten(title, 90), parse_math=False)
     summary = summarize(points)
     for axes, (score, name_of_score) in zip(figure.subplots(1, 2), SCORES.items(), strict=True):
-        for name in (name for name in TITLES if name in set(summary["name"])):
-            draw_curve(
-                axes, [point for point in points if name in point], summary[summary["name"] == name], name, score
-            )
+        for name in (name for name in titles if name in set(summary["name"])):
+            of_name = [point for point in points if name in point]
+            draw_scores(axes, of_name, summary[summary["name"] == name], name, score, titles[name])
             if score == "accuracy" and name in guesses:
                 draw_guess(axes, guesses[name], summary["texts"].min(), COLORS[name])
         axes.set_xscale("log")
@@ -259,10 +252,12 @@ def draw_curves(points: Sequence[dict[str, Any]], guesses: Mapping[str, dict[str
     return figure
 
 
-def draw_curve(axes: "Axes", points: Sequence[dict[str, Any]], summary: pd.DataFrame, name: str, score: str) -> None:
+def draw_scores(
+    axes: "Axes", points: Sequence[dict[str, Any]], summary: pd.DataFrame, name: str, score: str, title: str
+) -> None:
     """Draw one classifier's means, their band of one sd, and a dot a seed."""
     texts, mean, sd = summary["texts"], summary[f"{score}_mean"], summary[f"{score}_sd"].fillna(0)
-    axes.plot(texts, mean, "-", color=COLORS[name], label=TITLES[name])
+    axes.plot(texts, mean, "-", color=COLORS[name], label=title)
     axes.fill_between(
         texts, (mean - sd).clip(lower=0), (mean + sd).clip(upper=1), color=COLORS[name], alpha=0.2, linewidth=0
     )

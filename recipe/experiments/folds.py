@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,24 +18,29 @@ from tqdm.auto import tqdm
 from transformers import EvalPrediction
 
 from recipe.arguments import DataArguments
+from recipe.atomic import write_files
 from recipe.config import Arguments
 from recipe.data.dataset import load_rows
 from recipe.data.rows import check_label_coverage, source_of
 from recipe.data.splits import draw
+from recipe.data.texts import shown_name
 from recipe.data.trained_on import count_trained_on
 from recipe.errors import RecipeError, as_recipe_error
 from recipe.evaluation.baselines import baseline_predictions
 from recipe.evaluation.metrics import compute_metrics, label_metrics
+from recipe.evaluation.plots import BLUE, GREY, save_figure
 from recipe.evaluation.report import TITLES as BASELINES
-from recipe.experiments.fitting import predict_after_training
-from recipe.experiments.options import settings_of
-from recipe.experiments.runs import Results
+from recipe.experiments.runs import Results, Runner, settings_of
 from recipe.model.loading import head_labels, load_config
 
 logger = logging.getLogger(__name__)
 
-TITLES = {"gpt2": "GPT-2", **{name: BASELINES[name] for name in reversed(BASELINES)}}  # the strongest first
 SHARES = ("accuracy", "macro_f1")  # figures that lie between 0 and 1
+
+
+def titles_of(model_name_or_path: str) -> dict[str, str]:
+    """Return how each classifier is called, the strongest first."""
+    return {"gpt2": shown_name(model_name_or_path), **dict(reversed(BASELINES.items()))}
 
 
 def load_training_rows(arguments: Arguments) -> tuple[pd.DataFrame, list[str]]:
@@ -121,15 +127,15 @@ def out_of_fold_logits(
     """
     features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)})
     columns = {"text": rows["text"].tolist(), "label": rows["label"].map(names.index).tolist()}
-    dataset = datasets.Dataset.from_dict(columns, features=features)
-    logits = np.empty((len(rows), len(names)), dtype=np.float32)
+    runner = Runner(arguments, {"train": datasets.Dataset.from_dict(columns, features=features)})
     results = Results(path, settings_of(arguments), names, columns, fold_of.tolist())
+    logits = np.empty((len(rows), len(names)), dtype=np.float32)
 
     def train(fold: int) -> dict[str, Any]:
-        others, its = (dataset.select(np.flatnonzero(chosen)) for chosen in (fold_of != fold, fold_of == fold))
-        return {"logits": predict_after_training(*arguments, {"train": others, "test": its}).tolist()}
+        others, its = (np.flatnonzero(chosen) for chosen in (fold_of != fold, fold_of == fold))
+        return {"logits": runner.train_to_the_end(others, ("train", its)).tolist()}
 
-    for fold in tqdm(range(fold_of.max() + 1), desc="Folds", unit=" folds", leave=False):
+    for fold in tqdm(range(fold_of.max() + 1), desc="Training", unit=" folds", disable=arguments[2].disable_tqdm):
         logits[fold_of == fold] = results.of({"fold": fold}, partial(train, fold))["logits"]
     return logits
 
@@ -191,3 +197,30 @@ def corrected_interval(by_fold: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
     folds = len(by_fold)
     half = student.ppf(0.975, folds - 1) * np.sqrt(1 / folds + 1 / (folds - 1)) * by_fold.std()
     return by_fold.mean() - half, by_fold.mean() + half
+
+
+def draw_folds(path: Path, figures: Mapping[str, dict[str, Any]], titles: Mapping[str, str]) -> None:
+    """Draw accuracy and macro F1 of each fold as a ring, and their mean with its interval; GPT-2 on top.
+
+    Args:
+        figures: of each classifier, what fold_figures returns.
+        titles: as titles_of returns them.
+    """
+    from matplotlib.figure import Figure  # not pyplot, which would look for a screen
+
+    names = [name for name in figures if name != "majority"][::-1]  # which is far off, and would squeeze the others
+    figure = Figure(figsize=(10, 1.4 + 0.6 * len(names)), dpi=120, layout="constrained")
+    for axes, (score, name_of_score) in zip(
+        figure.subplots(1, 2, sharey=True), {"accuracy": "accuracy", "macro_f1": "macro F1"}.items(), strict=True
+    ):
+        for height, name in enumerate(names):
+            color, found = BLUE if name == "gpt2" else GREY, figures[name]
+            folds = [fold[score] for fold in found["folds"]]
+            axes.plot(folds, [height - 0.2] * len(folds), "o", color=color, markersize=4, fillstyle="none")
+            mean, low, high = (found[what][score] for what in ("mean", "low", "high"))
+            axes.errorbar(mean, height, xerr=[[mean - low], [high - mean]], fmt="o", color=color, capsize=3)
+            axes.annotate(f"{mean:.3f}", (mean, height), (0, 5), textcoords="offset points", ha="center", fontsize=8)
+        axes.set_yticks(range(len(names)), labels=[titles[name] for name in names])
+        axes.set(xlabel=f"{name_of_score}: mean of folds, 95 % interval; a ring a fold", ylim=(-0.6, len(names) - 0.3))
+        axes.grid(axis="x", alpha=0.3)
+    write_files(path.parent, lambda folder: save_figure(figure, folder / path.name))

@@ -1,4 +1,4 @@
-"""Options of the experiments' scripts: where the results go, beside every option of train.py; and what results depend on."""
+"""Options of the experiments' scripts: where the results go, beside every option of train.py."""
 
 import argparse
 from pathlib import Path
@@ -89,20 +89,3 @@ def check_outputs(args: argparse.Namespace, formats: tuple[str, ...] = (".json",
 
         check_output_file(args.plot_file, args.overwrite_output_file, PLOT_FORMATS, "plot_file", **kept)
         require_matplotlib()
-
-
-def settings_of(run: "Arguments") -> dict[str, Any]:
-    """Return what the results of a run depend on, beside its texts: its options, and a local base model's files by hash."""
-    from recipe.atomic import file_hash
-    from recipe.config import resolved_config
-
-    options = {name: value for name, value in resolved_config(*run).items() if name != "output_dir"}
-    return options | {"base_model": {path.name: file_hash(path) for path in model_files(run[0].model_name_or_path)}}
-
-
-def model_files(name: str) -> list[Path]:
-    """Return the files of a local base model that results depend on; of a hub's, none."""
-    folder = Path(name).expanduser()
-    return sorted(
-        path for pattern in ("*.safetensors", "config.json", "tokenizer*.json") for path in folder.glob(pattern)
-    )

@@ -1,45 +1,34 @@
-"""A sweep: trials over learning rate, depth, dropout and seed on one feature cache, weak ones stopped early by Optuna."""
+"""A sweep: trials over learning rate, depth, dropout and seed, chosen and stopped early by Optuna, trained by the runner."""
 
-import copy
-import dataclasses
 import itertools
-import json
 import math
 import random
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
-import datasets
 import numpy as np
 import optuna
 import pandas as pd
-import xxhash
-from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial, Trial, TrialState
 from scipy.stats import t
 from tqdm import tqdm
-from transformers import PreTrainedModel, PrinterCallback, set_seed
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from recipe.arguments import DataArguments, ModelArguments, RecipeTrainingArguments, check_fields
+from recipe.arguments import check_fields
 from recipe.atomic import write_files
-from recipe.config import field_of
-from recipe.data.dataset import TextSplits
-from recipe.data.tokenization import load_tokenizer, tokenize
-from recipe.errors import RecipeError, as_recipe_error
-from recipe.evaluation.metrics import compute_metrics
+from recipe.config import Arguments, field_of
+from recipe.errors import RecipeError
 from recipe.evaluation.plots import BLUE, save_figure
-from recipe.experiments.fitting import make_model, refuse_windows
+from recipe.experiments.runs import Results, Runner
 from recipe.model.freezing import LAST_BLOCKS, trainable_patterns
 from recipe.model.loading import load_config
 from recipe.training.callbacks import EarlyStopping
-from recipe.training.class_weights import loss_for
-from recipe.training.features import cache_features
-from recipe.training.trainer import RecipeTrainer
+from recipe.training.trainer import DivergedError
 
 FIRST = 10  # trials of a range that stand at equal ratios; as many as Optuna's TPE draws at random
-DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 
 # Values of learning_rate, depth (how many last blocks train), dropout, seed: a list, or a range (low, high) of the first.
 Space = Mapping[str, list | tuple[float, float]]
@@ -66,253 +55,157 @@ def plan_trials(space: Space, trials: int | None, seed: int) -> tuple[int, list[
     return trials, plan[:trials]
 
 
-def hash_texts(splits: TextSplits) -> str:
-    """Return a hash of the texts and labels that a sweep reads."""
-    rows = [splits[part][column][:] for part in ("train", "validation") for column in ("text", "label")]
-    return xxhash.xxh3_128_hexdigest(repr((splits.label_names, rows)).encode())
-
-
-def open_study(path: Path, plan: Sequence[dict[str, Any]], about: Mapping[str, Any]) -> optuna.Study:
-    """Open the study in a journal file, with the planned trials in line that have not been run, or were interrupted.
-
-    Raises:
-        RecipeError: the journal is that of another sweep (`about` tells, a JSON mapping), or damaged.
-    """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with as_recipe_error(
-        (ValueError, KeyError), f"{path} cannot be read", "pass --overwrite_output_dir to start again"
-    ):
-        storage = optuna.storages.JournalStorage(JournalFileBackend(str(path)))
-        study = optuna.create_study(storage=storage, study_name="sweep", load_if_exists=True)
-    about = json.loads(json.dumps(about))
-    before = study.user_attrs.get("about", about)
-    if changed := sorted(name for name in before.keys() | about.keys() if before.get(name) != about.get(name)):
-        name = changed[0]
-        raise RecipeError(
-            f"{path.parent} holds an unfinished sweep with another {name} ({before.get(name)}, now {about.get(name)}):"
-            " give its options and texts again, another folder, or --overwrite_output_dir"
-        )
-    study.set_user_attr("about", about)
-    for trial in study.get_trials(states=[TrialState.RUNNING]):
-        study.tell(trial.number, state=TrialState.FAIL)
-    kept = study.get_trials(states=(*DONE, TrialState.WAITING))
-    have = [trial.system_attrs.get("fixed_params") for trial in kept]
-    for values in plan:
-        if values not in have:
-            study.enqueue_trial(values)
-    return study
-
-
-class Halving(optuna.pruners.SuccessiveHalvingPruner):
-    """Successive halving whose first rung is one epoch; a trial at its last step is complete, however it did."""
-
-    def __init__(self, steps_per_epoch: int, max_steps: int, factor: int):
-        super().__init__(min_resource=steps_per_epoch, reduction_factor=factor)
-        self.max_steps = max_steps
-
-    def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
-        return trial.last_step < self.max_steps and super().prune(study, trial)
-
-
-class SweepTrainer(RecipeTrainer):
-    """RecipeTrainer for many short runs: one that diverges is pruned instead of ending the sweep."""
-
-    bar: tqdm | None = None
-
-    def train(self, *args: Any, **keywords: Any) -> Any:
-        try:
-            return super().train(*args, **keywords)
-        finally:
-            if self.bar is not None:
-                self.bar.update()
-
-    def stop_diverged(self, reason: str) -> None:
-        if self._trial is not None:
-            self._trial.set_user_attr("diverged", reason)
-        raise optuna.TrialPruned(reason)
-
-
-class Sweep:
-    """The trainings of a sweep: all on the same splits and one feature cache, each as train.py would run it.
+def check_options(arguments: Arguments, space: Space) -> None:
+    """Raise RecipeError for options that a sweep cannot follow, or a depth that the model does not have.
 
     A training is measured by the validation loss of the epoch whose model train.py keeps: the best one, or, without
     load_best_model_at_end, the last.
+    """
+    model_args, _, args = arguments
+    if args.load_best_model_at_end:
+        check_fields(args, "metric_for_best_model", ("loss", "eval_loss").__contains__, "loss in a sweep")
+        check_fields(args, "greater_is_better", lambda greater: not greater, "false in a sweep, as for a loss")
+        if args.eval_strategy != "epoch":
+            raise RecipeError(f"eval_strategy is {args.eval_strategy.value}: take epoch in a sweep")
+    config = load_config(model_args.model_name_or_path, model_args.model_revision)
+    for depth in space.get("depth", ()):
+        trainable_patterns(config, [f"{LAST_BLOCKS}{depth}"])
+        if model_args.lora_r and not depth:
+            raise RecipeError("lora_r adapts blocks, and depths has 0, where none trains: leave 0 out")
+
+
+class Validations(TrainerCallback):
+    """The validations of a training; `goes_on(epochs, loss)` is asked after each but the last whether it goes on."""
+
+    def __init__(self, keeps_best: bool, goes_on: Callable[[int, float], bool]):
+        self.keeps_best, self.goes_on, self.pruned = keeps_best, goes_on, False
+        self.kept: dict[str, float] = {}  # loss and accuracy of the epoch, so far, whose model train.py would keep
+        self.reported: list[float] = []  # the losses that `goes_on` was asked with
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **keywords: Any
+    ) -> None:
+        loss, accuracy = (keywords["metrics"][f"eval_{name}"] for name in ("loss", "accuracy"))
+        if not math.isfinite(loss):
+            raise DivergedError(f"the validation loss is {loss}")
+        if not (self.keeps_best and self.kept and self.kept["loss"] <= loss):
+            self.kept = {"loss": loss, "accuracy": accuracy}
+        if state.global_step < state.max_steps:
+            self.reported.append(self.kept["loss"])
+            if not self.goes_on(len(self.reported), self.kept["loss"]):
+                self.pruned = control.should_training_stop = True
+
+
+def train(
+    runner: Runner, setting: Mapping[str, Any], goes_on: Callable[[int, float], bool] = lambda epochs, loss: True
+) -> dict[str, Any]:
+    """Train a setting, to its end unless `goes_on` stops it.
+
+    Returns:
+        `loss` and `accuracy` of the epoch whose model train.py would keep, `epochs`, `seconds`, `reported` (the losses that
+        `goes_on` was asked with), and `state`: complete, pruned, or diverged, with the `reason`.
+    """
+    args = runner.arguments[2]
+    validations = Validations(args.load_best_model_at_end, goes_on)
+    options = {"dropout": setting["dropout"]} if "dropout" in setting else {}
+    options |= {"trainable": [f"{LAST_BLOCKS}{setting['depth']}"]} if "depth" in setting else {}
+    training = {"learning_rate": setting.get("learning_rate", args.learning_rate), "eval_strategy": "epoch"}
+    training |= {"save_strategy": "no", "load_best_model_at_end": False, "disable_tqdm": True}
+    callbacks: list[TrainerCallback] = [validations]
+    if args.early_stopping_patience:
+        training |= {"metric_for_best_model": "loss", "greater_is_better": False}
+        callbacks.append(EarlyStopping(args.early_stopping_patience))
+    rows, start = {"train": ("train", None), "validation": ("validation", None)}, perf_counter()
+    with runner.trainer(rows, setting.get("seed"), options, callbacks, **training) as trainer:
+        try:
+            trainer.train()
+            figures = {**validations.kept, "state": "pruned" if validations.pruned else "complete"}
+        except DivergedError as error:
+            figures = {"loss": None, "accuracy": None, "state": "diverged", "reason": error.reason}
+        epochs = round(trainer.state.epoch or 0, 1)
+    return {**figures, "epochs": epochs, "seconds": perf_counter() - start, "reported": validations.reported}
+
+
+def search(
+    runner: Runner, results: Results, space: Space, trials: int, plan: Sequence[dict[str, Any]], factor: int = 2
+) -> pd.DataFrame:
+    """Run the trials, those of the plan first, and return their table; what `results` has is not trained again.
+
+    By successive halving (Li et al., 2018), after 1, 2, 4 ... epochs a trial goes on if it is among the best 1 / factor of
+    those that came so far. Optuna's sampler is seeded: an interrupted search asks for the same trials again.
 
     Raises:
-        RecipeError: options that a sweep cannot follow, or a depth that the model does not have.
+        RecipeError: no trial ran to its end.
     """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        sampler=optuna.samplers.TPESampler(seed=runner.arguments[2].seed),
+        pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=factor),
+    )
+    for values in plan:
+        study.enqueue_trial(values)
+    rows = []
+    with tqdm(total=trials, unit=" trials", disable=runner.arguments[2].disable_tqdm) as bar:
+        for number in range(trials):
+            trial = study.ask()
+            values = suggest(trial, space)
 
-    def __init__(
-        self,
-        arguments: tuple[ModelArguments, DataArguments, RecipeTrainingArguments],
-        splits: TextSplits,
-        space: Space,
-        scratch: str,
-    ):
-        """Take train.py's options, what varies, and a folder for what Trainer writes."""
-        self.model_args, data_args, self.args = arguments[0], arguments[1], copy.copy(arguments[2])
-        self.labels, self.space = splits.label_names, space
-        if self.args.world_size > 1:
-            raise RecipeError("a sweep is one process: start it without `accelerate launch`")
-        self.keeps_best = self.args.load_best_model_at_end
-        if self.keeps_best:
-            check_fields(self.args, "metric_for_best_model", ("loss", "eval_loss").__contains__, "loss in a sweep")
-            check_fields(self.args, "greater_is_better", lambda greater: not greater, "false in a sweep, as for a loss")
-            if self.args.eval_strategy != "epoch":
-                raise RecipeError(f"eval_strategy is {self.args.eval_strategy.value}: take epoch in a sweep")
-        name, revision = self.model_args.model_name_or_path, self.model_args.model_revision
-        config, depths = load_config(name, revision), space.get("depth", ())
-        refuse_windows(config, data_args)
-        for depth in depths:
-            trainable_patterns(config, [f"{LAST_BLOCKS}{depth}"])
-        self.args.output_dir, self.args.report_to, self.args.disable_tqdm = scratch, [], True
-        self.args.eval_strategy, self.args.save_strategy, self.args.logging_strategy = "epoch", "no", "no"
-        self.args.load_best_model_at_end, patience = False, self.args.early_stopping_patience
-        if patience:
-            self.args.metric_for_best_model, self.args.greater_is_better = "loss", False
-        tokenizer = load_tokenizer(name, config, data_args.max_length, data_args.truncation_side, revision)
-        self.tokenized = tokenize({part: splits[part] for part in ("train", "validation")}, tokenizer)
-        self.cached: dict[int | None, datasets.DatasetDict] = {}  # by depth
-        self.trainer: SweepTrainer | None = None
-        self.seed = self.args.seed  # of trials, where it does not vary
-        self.setting: dict[str, Any] = {"seed": self.seed, **({"depth": min(depths)} if depths else {})}
-        self.trial: Trial | None = None
-        self.trainer = SweepTrainer(
-            args=self.args,
-            model_init=self.make_model,
-            train_dataset=self.tokenized["train"],
-            eval_dataset=self.tokenized["validation"],
-            processing_class=tokenizer,
-            compute_metrics=compute_metrics,
-            compute_loss_func=loss_for(data_args.class_weight, self.tokenized["train"]["labels"], len(self.labels)),
-            callbacks=[EarlyStopping(patience)] if patience else None,
-        )
-        self.trainer.remove_callback(PrinterCallback)
+            def goes_on(epoch: int, loss: float, trial: optuna.Trial = trial) -> bool:
+                trial.report(loss, epoch)
+                bar.set_postfix_str(f"trial {trial.number}: {loss:.4f}")
+                return not trial.should_prune()
 
-    @property
-    def steps_per_epoch(self) -> int:
-        rows, args = len(self.tokenized["train"]), self.args
-        batches = rows // args.train_batch_size if args.dataloader_drop_last else -(-rows // args.train_batch_size)
-        return max(1, -(-batches // args.gradient_accumulation_steps))
-
-    @property
-    def max_steps(self) -> int:
-        limit = self.args.max_steps
-        return limit if limit > 0 else math.ceil(self.args.num_train_epochs * self.steps_per_epoch)
-
-    def fill_cache(self) -> None:
-        """Run the trunk of every depth over the texts, before the trials, which then train the tail alone."""
-        for depth in self.space.get("depth", [None]):
-            self.setting = {"seed": self.seed, **({} if depth is None else {"depth": depth})}
-            self.make_model()
-
-    def make_model(self, trial: Trial | None = None) -> PreTrainedModel:
-        """Return a fresh model of the trial's setting (or of `setting`), which also goes into Trainer's arguments."""
-        if trial is not None:
-            self.trial = trial
-            self.setting = {"seed": self.seed, **suggest(trial, self.space)}
-        setting, args = self.setting, self.args
-        args.learning_rate = setting.get("learning_rate", args.learning_rate)
-        args.seed = setting["seed"]
-        chosen = {"dropout": setting["dropout"]} if "dropout" in setting else {}
-        chosen |= {"trainable": [f"{LAST_BLOCKS}{setting['depth']}"]} if "depth" in setting else {}
-        model = make_model(dataclasses.replace(self.model_args, **chosen), self.labels, args.seed)
-        if self.trainer is not None:
-            depth = setting.get("depth")
-            if depth not in self.cached:
-                self.cached[depth] = cache_features(model, self.tokenized, **self.model_args.cache)
-            rows = self.cached[depth]
-            self.trainer.train_dataset, self.trainer.eval_dataset = rows["train"], rows["validation"]
-        set_seed(args.seed)  # as Trainer does when it gets a model: the order of the texts is train.py's
-        return model
-
-    def kept_epoch(self) -> dict[str, float]:
-        """Return loss and accuracy of the validation, so far, whose model train.py would keep."""
-        validations = [row for row in self.trainer.state.log_history if "eval_loss" in row]
-        kept = min(validations, key=lambda row: row["eval_loss"]) if self.keeps_best else validations[-1]
-        return {"loss": kept["eval_loss"], "accuracy": kept["eval_accuracy"]}
-
-    def objective(self, metrics: Mapping[str, float]) -> float:
-        """Return the value of the trial so far, for Trainer to report after each validation."""
-        if not math.isfinite(metrics["eval_loss"]):
-            self.trainer.stop_diverged(f"the validation loss is {metrics['eval_loss']}")
-        kept = self.kept_epoch()
-        self.trial.set_user_attr("accuracy", kept["accuracy"])
-        if self.trainer.bar is not None:
-            self.trainer.bar.set_postfix_str(f"trial {self.trial.number}: {kept['loss']:.4f}")
-        return kept["loss"]
-
-    def search(self, study: optuna.Study, trials: int, factor: int = 2) -> None:
-        """Run trials until the study has so many; those that it has are not run again.
-
-        Raises:
-            RecipeError: no trial ran to its end.
-        """
-        missing = trials - len(study.get_trials(states=DONE))
-        seed = self.seed + len(study.trials)  # else a sweep that goes on would draw its first rates once more
-        try:
-            if missing > 0:
-                self.trainer.hyperparameter_search(
-                    hp_space=lambda trial: {},  # make_model has set them
-                    compute_objective=self.objective,
-                    n_trials=missing,
-                    study_name=study.study_name,
-                    storage=study._storage,
-                    load_if_exists=True,
-                    sampler=optuna.samplers.TPESampler(seed=seed),
-                    pruner=Halving(self.steps_per_epoch, self.max_steps, factor),
-                )
-        except ValueError:  # at its end Trainer asks for the best of the complete trials
-            if len(study.get_trials(states=DONE)) < trials:
-                raise
-        if not study.get_trials(states=[TrialState.COMPLETE]):
-            raise RecipeError("no trial ran to its end: give lower learning_rates")
-
-    def measure(self, study: optuna.Study, setting: dict[str, Any]) -> dict[str, Any]:
-        """Train a setting, `seed` included, to its end; the study remembers what it returns.
-
-        Returns:
-            `loss` and `accuracy` of the epoch that is kept, or `diverged`, with the reason.
-        """
-        name = json.dumps(setting, sort_keys=True)
-        if name not in study.user_attrs:
-            self.setting = setting
-            try:
-                self.trainer.train()
-                kept = self.kept_epoch()
-                if not math.isfinite(kept["loss"]):
-                    raise optuna.TrialPruned(f"the validation loss is {kept['loss']}")
-                study.set_user_attr(name, kept)
-            except optuna.TrialPruned as diverged:
-                study.set_user_attr(name, {"diverged": str(diverged)})
-        return study.user_attrs[name]
+            found = results.get(values)
+            for epochs, loss in enumerate(found["reported"] if found else (), start=1):  # as it was asked then
+                goes_on(epochs, loss)
+            found = found or results.of(values, partial(train, runner, values, goes_on))
+            complete = found["state"] == "complete"
+            states = optuna.trial.TrialState
+            study.tell(trial, found["loss"] if complete else None, states.COMPLETE if complete else states.PRUNED)
+            rows.append({"trial": number, **values, **found})
+            bar.update()
+    table = pd.DataFrame(rows)[["trial", *space, "loss", "accuracy", "epochs", "state", "seconds"]]
+    if "complete" not in set(table["state"]):
+        raise RecipeError("no trial ran to its end: give lower learning_rates")
+    order = table["state"].map(["complete", "pruned", "diverged"].index)
+    far = -table["epochs"].where(table["state"] != "complete", 0)  # early stopping ends complete ones at any epoch
+    return table.assign(order=order, far=far).sort_values(["order", "far", "loss"]).drop(columns=["order", "far"])
 
 
 def compare_best(
-    sweep: Sweep, study: optuna.Study, table: pd.DataFrame, count: int
+    runner: Runner, results: Results, space: Space, table: pd.DataFrame, count: int
 ) -> tuple[dict[str, float], dict[str, Any] | None]:
     """Train the best setting with `count` other seeds, and the runner-up to its end if it was pruned.
 
     Seeds of the trials are left out: the best trial was chosen for its loss, so its own says too much.
 
     Returns:
-        spread's figures (empty if count is 0) and the runner-up as `measure` returns it, or None.
+        spread's figures (empty if count is 0) and the runner-up as `train` returns it, or None.
     """
-    best, runner_up = best_and_runner_up(table, sweep.space)
+    best, runner_up = best_and_runner_up(table, [*space])
     if not count:
         return {}, None
-    taken = {sweep.seed, *sweep.space.get("seed", ())}
+
+    def measure(setting: dict[str, Any]) -> dict[str, Any]:
+        found = results.of({**setting, "to_the_end": True}, partial(train, runner, setting))
+        bar.update()
+        return found
+
+    taken = {runner.arguments[2].seed, *space.get("seed", ())}
     seeds = itertools.islice((seed for seed in itertools.count(min(taken)) if seed not in taken), count)
-    figures = spread([sweep.measure(study, {**setting_of(best, sweep.space), "seed": seed}) for seed in seeds])
-    if runner_up is None:
-        return figures, None
-    setting = setting_of(runner_up, sweep.space)
-    if runner_up["state"] == "complete":
-        return figures, {**setting, "loss": runner_up["loss"], "accuracy": runner_up["accuracy"]}
-    return figures, {**setting, **sweep.measure(study, {"seed": sweep.seed, **setting})}
+    ends = runner_up is None or runner_up["state"] == "complete"
+    with tqdm(total=count + (not ends), unit=" seeds", disable=runner.arguments[2].disable_tqdm) as bar:
+        figures = spread([measure({**setting_of(best, [*space]), "seed": seed}) for seed in seeds])
+        if runner_up is None:
+            return figures, None
+        setting = setting_of(runner_up, [*space])
+        return figures, {
+            **setting,
+            **(setting_of(runner_up, ["loss", "accuracy", "state"]) if ends else measure(setting)),
+        }
 
 
-def suggest(trial: Trial, space: Space) -> dict[str, Any]:
+def suggest(trial: optuna.Trial, space: Space) -> dict[str, Any]:
     """Return the trial's values."""
     return {
         name: trial.suggest_float(name, *values, log=True)
@@ -322,27 +215,7 @@ def suggest(trial: Trial, space: Space) -> dict[str, Any]:
     }
 
 
-STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}
 OPTIONS = {"learning_rate": "learning_rate", "depth": "trainable", "dropout": "dropout", "seed": "seed"}  # of train.py
-
-
-def tabulate(trials: Sequence[FrozenTrial], steps_per_epoch: int) -> pd.DataFrame:
-    """Return a row a trial, the best first: its values, `loss` and `accuracy` on validation, `epochs`, `state`, `seconds`.
-
-    `loss` is that of the epoch whose model is kept; a trial that was pruned might have gone lower.
-    """
-    rows = []
-    for trial in (trial for trial in trials if trial.state in STATES):
-        state = "diverged" if "diverged" in trial.user_attrs else STATES[trial.state]
-        epochs = round((trial.last_step or 0) / steps_per_epoch, 1)
-        rows.append(
-            {"trial": trial.number, **trial.params, "loss": trial.value, "accuracy": trial.user_attrs.get("accuracy")}
-            | {"epochs": epochs, "state": state, "seconds": trial.duration.total_seconds()}
-        )
-    table = pd.DataFrame(rows)
-    order = table["state"].map(["complete", "pruned", "diverged"].index)
-    far = -table["epochs"].where(table["state"] != "complete", 0)  # early stopping ends complete ones at any epoch
-    return table.assign(order=order, far=far).sort_values(["order", "far", "loss"]).drop(columns=["order", "far"])
 
 
 def best_and_runner_up(table: pd.DataFrame, names: Sequence[str]) -> tuple[pd.Series, pd.Series | None]:
@@ -365,9 +238,9 @@ def spread(runs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Return mean and standard deviation of runs that differ by their seed alone, and where another run's loss would lie.
 
     `low` and `high` bound the 95 % prediction interval of one more run, if losses are normal: mean -+ t sd sqrt(1 + 1/n),
-    and not below 0. Runs without a `loss` have diverged: they are counted, and the figures are of the others.
+    and not below 0. Runs that diverged are counted, and the figures are of the others.
     """
-    ended = [run for run in runs if "loss" in run]
+    ended = [run for run in runs if run["state"] != "diverged"]
     figures: dict[str, float] = {"runs": len(ended), "diverged": len(runs) - len(ended)}
     losses, accuracies = [run["loss"] for run in ended], [run["accuracy"] for run in ended]
     if ended:
@@ -397,8 +270,8 @@ def describe_spread(figures: Mapping[str, float], runner_up: Mapping[str, Any] |
     )
     if runner_up is None:
         return text + "There is no other setting to compare it with."
-    if "loss" not in runner_up:
-        return text + f"The runner-up diverged: {runner_up['diverged']}."
+    if runner_up["state"] == "diverged":
+        return text + f"The runner-up diverged: {runner_up['reason']}."
     loss = runner_up["loss"]
     inside = figures["low"] <= loss <= figures["high"]
     verdict = "it may differ by its seed alone" if inside else "a better one" if loss < figures["low"] else "worse"

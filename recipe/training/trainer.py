@@ -66,6 +66,14 @@ class SeededLengthGroupedSampler(LengthGroupedSampler):
         return super().__iter__()
 
 
+class DivergedError(RecipeError):
+    """A loss or weights that are not finite; `reason` says which."""
+
+    def __init__(self, reason: str, message: str | None = None):
+        super().__init__(message or reason)
+        self.reason = reason
+
+
 class RecipeTrainer(Trainer):
     """Trainer for GPT2LastTokenClassifier, plain or with peft adapters.
 
@@ -227,10 +235,11 @@ class RecipeTrainer(Trainer):
             self.stop_diverged(f"weights are not finite after step {self.state.global_step}")
 
     def stop_diverged(self, reason: str) -> None:
-        """Raise RecipeError, with what helps against divergence."""
-        raise RecipeError(
+        """Raise DivergedError, with what helps against divergence."""
+        raise DivergedError(
+            reason,
             f"{reason}: training stops, and what is saved in {self.args.output_dir} stays as it is; lower learning_rate"
-            f" ({self.args.learning_rate:g} now), or set max_grad_norm ({self.args.max_grad_norm:g} now)"
+            f" ({self.args.learning_rate:g} now), or set max_grad_norm ({self.args.max_grad_norm:g} now)",
         )
 
     # ---- Saving: the trained weights in checkpoints, the complete stock model at the end ----
