@@ -19,7 +19,6 @@ COMMANDS = {
     "export-onnx": ("export_onnx", "write a model for onnxruntime"),
     "probe": ("probe", "find the depth at which the label can be read"),
     "learning-curve": ("learning_curve", "measure how accuracy grows with the texts"),
-    "peers": ("peers", "compare GPT-2 with what one would take instead"),
     "inspect": ("inspect_model", "print a model, what trains, and the tokens of a text"),
     "feature-cache": ("feature_cache", "list and clear the cached features"),
     "fetch-sample": ("fetch_sample", "fetch the SMS sample"),

@@ -40,7 +40,9 @@ def main() -> None:
     from recipe.experiments.table import check_row_options, describe, draw_table, load_experiments, run_rows, summarize
 
     setup_logging(True)
-    logging.getLogger("recipe").setLevel(logging.WARNING)  # each run would say the same; one bar of runs in place of its own
+    logging.getLogger("recipe").setLevel(
+        logging.WARNING
+    )  # each run would say the same; one bar of runs in place of its own
     datasets.disable_progress_bars()
     experiments = load_experiments(args.config)
     experiments.seeds = [*dict.fromkeys(args.seeds)] if args.seeds else experiments.seeds

@@ -20,14 +20,13 @@ from transformers import (
 )
 
 from recipe.arguments import DataArguments, ModelArguments
-from recipe.config import parse_arguments
+from recipe.config import Arguments, parse_arguments
 from recipe.data.dataset import TextSplits, load_splits
 from recipe.data.tokenization import load_tokenizer, tokenize
-from recipe.evaluation.metrics import compute_metrics
-from recipe.model.classifier import GPT2LastTokenClassifier
 from recipe.model.freezing import freeze_except, last_blocks
 from recipe.model.loading import load_config
 from recipe.training.features import cache_features
+from recipe.training.steps import Model, freeze, load_model, make_trainer
 from recipe.training.trainer import RecipeTrainer
 
 
@@ -53,6 +52,10 @@ class Setup:
     tokenizing_s: float
 
     @property
+    def arguments(self) -> Arguments:
+        return self.model_args, self.data_args, self.training_args
+
+    @property
     def steps_per_epoch(self) -> int:
         return len(self.splits["train"]) // self.training_args.per_device_train_batch_size
 
@@ -72,28 +75,18 @@ def set_up(job: dict[str, Any], output_dir: str, *fields: str) -> Setup:
     return Setup(model_args, data_args, training_args, splits, tokenizer, tokenized, time.perf_counter() - start)
 
 
-def our_model(setup: Setup) -> GPT2LastTokenClassifier:
+def our_model(setup: Setup) -> Model:
     """Return our model, whose last block trains."""
-    set_seed(setup.training_args.seed)
-    id2label = dict(enumerate(setup.splits.label_names))
-    model = GPT2LastTokenClassifier.from_pretrained(setup.model_args.model_name_or_path, id2label=id2label)
-    freeze_except(model, last_blocks(model.config, 1))
-    return model
+    model = load_model(setup.model_args, setup.splits.label_names, setup.training_args.seed)
+    return freeze(model, setup.model_args)[0]
 
 
 def our_trainer(setup: Setup) -> RecipeTrainer:
-    """Return the trainer of scripts/train.py."""
-    model, parts = our_model(setup), ("train", "validation")
-    tokenized = DatasetDict({part: setup.tokenized[part] for part in parts})
+    """Return the trainer of scripts/train.py, by its steps 4 to 7."""
+    model = our_model(setup)
+    tokenized = DatasetDict({part: setup.tokenized[part] for part in ("train", "validation")})
     cached = cache_features(model, tokenized, **setup.model_args.cache, args=setup.training_args)
-    return RecipeTrainer(
-        model,
-        setup.training_args,
-        train_dataset=cached["train"],
-        eval_dataset=cached["validation"],
-        processing_class=setup.tokenizer,
-        compute_metrics=compute_metrics,
-    )
+    return make_trainer(model, setup.arguments, cached, setup.tokenizer)
 
 
 def peer_trainer(variant: str, setup: Setup) -> Trainer:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from protocol import our_trainer, set_up
 
-from recipe.experiments.sweep import Sweep, compare_best, open_study, plan_trials, tabulate
+from recipe.experiments.runs import Results, Runner
+from recipe.experiments.sweep import compare_best, plan_trials, search
 
 SEEDS = 3  # sweep.py's default
 
@@ -38,12 +39,12 @@ def measure_halving(job: dict[str, Any], folder: str) -> dict[str, float]:
     fields = ["--feature_cache", "on", "--feature_cache_dir", f"{folder}/halving"]
     setup = set_up(job, f"{folder}/trials", *fields)
     space = {"learning_rate": (job["learning_rate"] / 10, job["learning_rate"] * 10)}
-    sweep = Sweep((setup.model_args, setup.data_args, setup.training_args), setup.splits, space, f"{folder}/trials")
+    runner = Runner(setup.arguments, {part: setup.splits[part] for part in ("train", "validation")}, keep_head=True)
     trials, plan = plan_trials(space, job["runs"], setup.training_args.seed)
-    study = open_study(Path(folder, "journal"), plan, {})
-    sweep.search(study, trials)
+    results = Results(Path(folder, "results.jsonl"))
+    table = search(runner, results, space, trials, plan)
     searched = time.perf_counter()
-    epochs = sum(trial.last_step or 0 for trial in study.trials) / sweep.max_steps
-    compare_best(sweep, study, tabulate(study.trials, sweep.steps_per_epoch), SEEDS)
+    epochs = table["epochs"].sum() / setup.training_args.num_train_epochs
+    compare_best(runner, results, space, table, SEEDS)
     ended = time.perf_counter()
     return {"halving_s": searched - start, "halving_runs": epochs, "seeds_s": ended - searched, "seeds": SEEDS}

@@ -1,4 +1,4 @@
-"""Pictures."""
+"""The learning curve: nested parts, scores and laws against closed forms, and what an interruption leaves."""
 
 import json
 import warnings
@@ -10,6 +10,7 @@ from conftest import make_texts
 from saved_models import LABELS, to_dataset
 from sklearn.metrics import f1_score
 
+from recipe.config import parse_arguments
 from recipe.experiments.curves import (
     PowerLaw,
     contradicts,
@@ -25,6 +26,7 @@ from recipe.experiments.curves import (
 from recipe.experiments.runs import Results, unfinished
 
 FRACTIONS = [0.1, 0.5, 1.0]
+NAMES = {"gpt2": "gpt2-nano", "tfidf": "TF-IDF + logistic regression"}
 
 
 @pytest.fixture(scope="module")
@@ -32,24 +34,27 @@ def splits():
     return {"train": to_dataset(make_texts(90, LABELS), LABELS), "test": to_dataset(make_texts(30, LABELS, 1), LABELS)}
 
 
-class FakeFit:
+class FakeRunner:
     """Right for as many test texts as it has training texts, at most."""
 
-    def __init__(self, stop_at=None):
-        self.calls, self.stop_at = [], stop_at
+    def __init__(self, splits, stop_at=None):
+        self.splits, self.calls, self.stop_at = splits, [], stop_at
+        self.label_names = LABELS
+        self.arguments = parse_arguments(["--train_file", "x", "--output_dir", "x"])
 
-    def __call__(self, splits, seed):
+    def train_to_the_end(self, train, test, seed):
+        assert test == ("test", None)
         if len(self.calls) == self.stop_at:
             raise KeyboardInterrupt
-        self.calls.append((splits["train"]["text"][:], seed))
-        true = np.array(splits["test"]["label"])
-        return np.where(np.arange(len(true)) < len(splits["train"]), true, (true + 1) % 3)
+        self.calls.append(([self.splits["train"]["text"][i] for i in train], seed))
+        true = np.array(self.splits["test"]["label"])
+        return np.eye(3)[np.where(np.arange(len(true)) < len(train), true, (true + 1) % 3)]
 
 
-def measure(splits, folder, fit, fractions=FRACTIONS, seeds=(7, 8), settings=None, **others):
+def measure(splits, folder, runner=None, fractions=FRACTIONS, seeds=(7, 8), settings=None):
     rows = [splits[name]["text"][:] for name in ("train", "test")]
     results = Results(unfinished(folder / "x.json"), settings or {}, rows)
-    return measure_curve(splits, fractions, seeds, {"gpt2": fit, **others}, results)
+    return measure_curve(runner or FakeRunner(splits), splits, fractions, seeds, results)
 
 
 def test_beginnings_are_stratified():
@@ -63,7 +68,7 @@ def test_beginnings_are_stratified():
 
 
 def test_subsets_are_nested_and_differ_by_seed(splits, tmp_path):
-    fit = FakeFit()
+    fit = FakeRunner(splits)
     measured, skipped = measure(splits, tmp_path, fit)
     assert [(point["texts"], point["seed"]) for point in measured] == [(n, s) for s in (7, 8) for n in (9, 45, 90)]
     assert skipped == []
@@ -75,7 +80,7 @@ def test_subsets_are_nested_and_differ_by_seed(splits, tmp_path):
 
 
 def test_scores_are_scikit_learns(splits, tmp_path):
-    fit = FakeFit()
+    fit = FakeRunner(splits)
     measured, _ = measure(splits, tmp_path, fit)
     true = np.array(splits["test"]["label"])
     predicted = np.where(np.arange(30) < 9, true, (true + 1) % 3)
@@ -87,68 +92,68 @@ def test_scores_are_scikit_learns(splits, tmp_path):
 def test_parts_without_a_label_are_skipped_and_said(tmp_path):
     rare = pd.concat([make_texts(58, LABELS[:2]), make_texts(3, LABELS)[2:]])
     splits = {"train": to_dataset(rare, LABELS), "test": to_dataset(make_texts(30, LABELS, 1), LABELS)}
-    measured, skipped = measure(splits, tmp_path, FakeFit(), seeds=[7])
+    measured, skipped = measure(splits, tmp_path, seeds=[7])
     assert skipped == [{"texts": 6, "fraction": 0.1, "seed": 7, "lacks": ["technology"]}]
     assert [point["texts"] for point in measured] == [30, 59]
 
 
 def test_an_interrupted_run_measures_only_what_is_missing(splits, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        measure(splits, tmp_path, FakeFit(stop_at=4))
+        measure(splits, tmp_path, FakeRunner(splits, stop_at=4))
     assert [path.name for path in tmp_path.iterdir()] == ["x.json.unfinished"]
-    rest = FakeFit()
+    rest = FakeRunner(splits)
     measured, _ = measure(splits, tmp_path, rest)
     assert [(len(texts), seed) for texts, seed in rest.calls] == [(45, 8), (90, 8)]
     once = tmp_path / "once"
     once.mkdir()
-    assert measured == measure(splits, once, FakeFit())[0]
+    assert measured == measure(splits, once)[0]
 
 
 def test_a_part_of_the_same_size_may_be_given_otherwise(splits, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        measure(splits, tmp_path, FakeFit(stop_at=4))
-    measured, _ = measure(splits, tmp_path, FakeFit(), fractions=[0.1, 0.501, 1.0])
+        measure(splits, tmp_path, FakeRunner(splits, stop_at=4))
+    measured, _ = measure(splits, tmp_path, fractions=[0.1, 0.501, 1.0])
     assert [point["fraction"] for point in measured] == [0.1, 0.501, 1.0] * 2
     summary = summarize(measured)
-    assert summary[["texts", "fraction", "seeds"]].to_numpy().tolist() == [[9, 0.1, 2], [45, 0.501, 2], [90, 1, 2]]
-    assert "45 (50.1 %)" in curve_table(summary)
+    of_gpt2 = summary[summary["name"] == "gpt2"]
+    assert of_gpt2[["texts", "fraction", "seeds"]].to_numpy().tolist() == [[9, 0.1, 2], [45, 0.501, 2], [90, 1, 2]]
+    assert "45 (50.1 %)" in curve_table(summary, NAMES)
 
 
 def test_points_of_other_options_or_texts_are_measured_anew(splits, tmp_path):
-    measure(splits, tmp_path, FakeFit())
+    measure(splits, tmp_path)
     others = {"train": splits["test"], "test": splits["train"]}
     for settings, data in [({"learning_rate": 1}, splits), ({}, others)]:
-        fit = FakeFit()
+        fit = FakeRunner(data)
         measure(data, tmp_path, fit, settings=settings)
         assert len(fit.calls) == 6
 
 
 def test_summary_table_and_picture(splits, tmp_path):
     pytest.importorskip("matplotlib")
-    baseline = FakeFit()
-    measured, _ = measure(
-        splits, tmp_path, FakeFit(), tfidf=lambda splits, seed: baseline(splits, seed) if seed == 7 else None
-    )
+    measured, _ = measure(splits, tmp_path)
+    measured[3].pop("tfidf")
+    measured[0]["tfidf"]["accuracy"] = 0.3  # of one seed
     measured[0]["gpt2"]["accuracy"] = 0.4  # of 9 texts; the other seed's is 0.3
     summary = summarize(measured)
     first = summary[(summary["name"] == "gpt2") & (summary["texts"] == 9)].iloc[0]
     assert (first["seeds"], first["accuracy_mean"]) == (2, pytest.approx(0.35))
     assert first["accuracy_sd"] == pytest.approx(np.std([0.3, 0.4], ddof=1))
-    lines = curve_table(summary).splitlines()
+    lines = curve_table(summary, NAMES).splitlines()
     assert lines[1].split()[:5] == ["9", "(10", "%)", "0.350", "±"]
     assert "0.300" in lines[1]  # of one seed: no sd
     json.dumps(measured)
     errors = [{**point, "error": 1 - point["gpt2"]["accuracy"]} for point in measured]
     guess = extrapolate(errors, 30)
-    assert f"with 180 texts, accuracy {guess['accuracy']:.3f} (" in describe_guess("gpt2", guess, 2)
-    assert "rely on it less" in describe_guess("gpt2", {**guess, "misfit": 0.02}, 2)
-    assert "rely on it less" not in describe_guess("gpt2", {**guess, "misfit": 0.002}, 2)
+    assert f"with 180 texts, accuracy {guess['accuracy']:.3f} (" in describe_guess("gpt2-nano", guess, 2)
+    assert "rely on it less" in describe_guess("gpt2-nano", {**guess, "misfit": 0.02}, 2)
+    assert "rely on it less" not in describe_guess("gpt2-nano", {**guess, "misfit": 0.002}, 2)
     worse = {**guess, "accuracy": 0.9, "measured": 0.972}
     assert contradicts(worse)
     assert not contradicts({**worse, "accuracy": 0.97})
     told = "no estimate, since no power law fits: 0.972 was measured, and the one that fits best expects 0.900 of 180 texts"
-    assert describe_guess("gpt2", worse, 2).endswith(told)
-    accuracy, macro_f1 = draw_curves(measured, {"gpt2": guess}, "a $title$").axes
+    assert describe_guess("gpt2-nano", worse, 2).endswith(told)
+    accuracy, macro_f1 = draw_curves(measured, {"gpt2": guess}, NAMES, "a $title$").axes
     dotted = [line for line in accuracy.lines if line.get_linestyle() == ":"]
     assert [line.get_xdata()[[0, -1]].round().tolist() for line in dotted] == [[9, 180]]
     assert not [line for line in macro_f1.lines if line.get_linestyle() == ":"]

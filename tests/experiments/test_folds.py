@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import make_texts, tiny_folder
+from safetensors.torch import load_file, save_file
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score, log_loss
@@ -143,18 +144,18 @@ def test_ignored_options_are_told(rows, tmp_path, caplog):
 def test_each_text_is_predicted_without_it_and_interruptions_lose_nothing(rows, tmp_path, monkeypatch):
     trained, stop_at = [], 2
 
-    def predict(*given):
-        splits = given[-1]
+    def predict(runner, train, test):
         if len(trained) == stop_at:
             raise KeyboardInterrupt
-        trained.append(set(splits["train"]["text"]))
-        assert trained[-1] | set(splits["test"]["text"]) == set(rows["text"])
-        assert not trained[-1] & set(splits["test"]["text"])
-        return np.array(
-            [[len(text), label, len(trained)] for text, label in zip(*splits["test"][:].values(), strict=True)]
-        )
+        name, its = test
+        assert name == "train"
+        trained.append(set(train))
+        assert trained[-1] | set(its) == set(range(len(rows)))
+        assert not trained[-1] & set(its)
+        numbers = [NAMES.index(label) for label in rows["label"].iloc[its]]
+        return np.array([[len(rows["text"].iloc[i]), n, len(trained)] for i, n in zip(its, numbers, strict=True)])
 
-    monkeypatch.setattr(module, "predict_after_training", predict)
+    monkeypatch.setattr(module.Runner, "train_to_the_end", predict)
     fold_of, kept = make_folds(rows, 4, 0), tmp_path / "kept"
     given = (rows, NAMES, fold_of, kept)
     model = shutil.copytree(tiny_folder(), tmp_path / "model")
@@ -172,7 +173,7 @@ def test_each_text_is_predicted_without_it_and_interruptions_lose_nothing(rows, 
     assert len(trained) == 8
     out_of_fold_logits(given_model, rows.assign(label=rows["label"][::-1].tolist()), *given[1:])
     assert len(trained) == 12  # a label that was corrected
-    (model / "model.safetensors").write_bytes(b"saved again")
+    save_file(load_file(model / "model.safetensors"), model / "model.safetensors", {"saved": "again"})
     out_of_fold_logits(given_model, *given)
     assert len(trained) == 16
 

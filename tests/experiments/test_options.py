@@ -1,4 +1,4 @@
-"""What the scripts of experiments share: options that they refuse, files that they keep, what results depend on."""
+"""What the scripts of experiments share: options that they refuse, and files that they keep."""
 
 import json
 import runpy
@@ -6,13 +6,12 @@ import shutil
 
 import pytest
 from conftest import ROOT, assert_one_line, fields_of, tiny_folder
-from safetensors.torch import load_file, save_file
 
 from recipe.config import parse_arguments
 from recipe.data.trained_on import save_trained_on
-from recipe.experiments.options import REFUSED, settings_of
+from recipe.experiments.options import REFUSED
 
-SCRIPTS = ["cross_validate", "learning_curve", "probe", "peers"]
+SCRIPTS = ["cross_validate", "learning_curve", "probe"]
 
 
 @pytest.fixture
@@ -48,17 +47,9 @@ def test_refused_options_and_files_that_are_kept(script, tmp_path, texts_file, m
     assert (model / "config.json").read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    ("script", "load"),
-    [
-        ("learning_curve", lambda script, arguments: script["load"](arguments)),
-        ("probe", lambda script, arguments: script["load"](arguments)),
-        ("peers", lambda script, arguments: script["training_task"](arguments)[1]),
-    ],
-)
-def test_label_ids_are_those_of_the_models_head(script, load, tmp_path, texts_file, model):
-    functions = runpy.run_path(str(ROOT / "scripts" / f"{script}.py"))
-    splits = load(functions, parse_arguments(fields_of(model, texts_file, tmp_path)))
+def test_label_ids_are_those_of_the_models_head(tmp_path, texts_file, model):
+    load = runpy.run_path(str(ROOT / "scripts" / "probe.py"))["load"]
+    splits = load(parse_arguments(fields_of(model, texts_file, tmp_path)))
     assert splits.label_names == ["technology", "sport", "medicine"]
 
 
@@ -70,16 +61,3 @@ def test_probe_warns_of_texts_that_the_model_was_trained_on(tmp_path, texts_file
     save_trained_on(model, texts, tiny_folder())
     load(arguments)
     assert f"7 of the 96 texts were trained on, by {model}" in caplog.text
-
-
-def test_settings_are_options_and_files_of_the_model(tmp_path, texts_file, model):
-    def settings(folder, *fields):
-        return settings_of(parse_arguments([*fields_of(model, texts_file, folder), *fields]))
-
-    first = settings(tmp_path / "a")
-    assert first == settings(tmp_path / "b")
-    assert first != settings(tmp_path / "a", "--learning_rate", "0.1")
-    weights = load_file(model / "model.safetensors")
-    weights["wte.weight"][0, 0] += 1
-    save_file(weights, model / "model.safetensors", {"format": "pt"})
-    assert first != settings(tmp_path / "a")

@@ -42,8 +42,8 @@ def test_quick_prints_a_row_for_each_variant(module, messages, tmp_path, monkeyp
     benchmark, sweep = module("benchmark"), module("recipe.experiments.sweep")
     monkeypatch.setattr(benchmark, "run_job", module("measurements").measure)
     monkeypatch.chdir(ROOT)
-    measure, seeds = sweep.Sweep.measure, []
-    monkeypatch.setattr(sweep.Sweep, "measure", lambda *given: (seeds.append(given[-1]["seed"]), measure(*given))[1])
+    train, settings = sweep.train, []
+    monkeypatch.setattr(sweep, "train", lambda runner, *given: settings.append(given[0]) or train(runner, *given))
     output = tmp_path / "figures.json"
     words = ["--train_file", str(messages), "--quick", "--variants", "b", "d", "e", "--use_cpu", "--json", str(output)]
     monkeypatch.setattr(sys, "argv", [BENCHMARK, *words])
@@ -60,7 +60,8 @@ def test_quick_prints_a_row_for_each_variant(module, messages, tmp_path, monkeyp
     assert "Inference, texts/s" in printed
     assert "learning rates on one cache" in printed
     assert "with 3 other seeds" in printed
-    assert len(set(seeds) - {123}) == 3  # 123 is the protocol's
+    seeds = {setting["seed"] for setting in settings if "seed" in setting}
+    assert len(seeds - {123}) == len(seeds) == 3  # 123 is the protocol's
     assert 1 < nano["sweep"]["halving_runs"] <= 2
 
 

@@ -66,24 +66,24 @@ def test_figures_follow_from_the_file(validated):
     gained = (pooled["accuracy"] - figures["tfidf"]["pooled"]["accuracy"]) * 150
     assert test["gains"] - test["losses"] == pytest.approx(gained)
     printed = (validated / "stdout.txt").read_text()
-    assert f"{pooled['accuracy']:.4f}" in next(x for x in printed.splitlines() if x.startswith("accuracy, GPT-2"))
+    assert f"{pooled['accuracy']:.4f}" in next(x for x in printed.splitlines() if x.startswith("accuracy, gpt2-nano"))
     assert test["verdict"] in printed
 
 
-@pytest.mark.parametrize("step", ["folds.out_of_fold_baselines", "drawing.draw_folds"])
+@pytest.mark.parametrize("step", ["out_of_fold_baselines", "draw_folds"])
 def test_an_interrupted_command_goes_on(validated, tmp_path, run_here, monkeypatch, step):
     trained = []
 
-    def predict(*given):
-        trained.append(given)
-        return np.eye(3)[given[-1]["test"]["label"]]
+    def predict(runner, train, test):
+        trained.append(train)
+        return np.eye(3)[runner.tokenized["train"][test[1]]["labels"]]
 
-    monkeypatch.setattr("recipe.experiments.folds.predict_after_training", predict)
+    monkeypatch.setattr("recipe.experiments.runs.Runner.train_to_the_end", predict)
     data = validated / "data.csv"
     command = [*SCRIPT, "--model_name_or_path", tiny_folder(), "--train_file", data, "--folds", "2"]
     command += ["--output_file", tmp_path / "out.csv", "--plot_file", tmp_path / "folds.png"]
     with monkeypatch.context() as patch:
-        patch.setattr(f"recipe.experiments.{step}", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(f"recipe.experiments.folds.{step}", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
         assert run_here(command).returncode == 130
     assert [path.name for path in tmp_path.iterdir()] == ["out.csv.unfinished"]
     result = run_here(command)

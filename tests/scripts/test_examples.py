@@ -1,12 +1,13 @@
 """The templates, each as a user runs it, on both paths: the same figures and the same saved model."""
 
 import ast
+import json
 import re
 import sys
 
 import pytest
 import torch
-from conftest import ROOT, make_texts, tiny_folder
+from conftest import ROOT, assert_one_line, make_texts, run_training, tiny_folder
 from safetensors.torch import load_file
 from transformers import GPT2ForSequenceClassification
 
@@ -71,6 +72,26 @@ def test_own_head_is_loaded_back(run_example, tmp_path):
     assert torch.equal(model.score[0].weight, saved["score.0.weight"])
     with pytest.raises(RecipeError, match="was saved by TwoLayerHead, a class with a head of its own"):
         TextClassifier.from_pretrained(tmp_path / "on")
+
+
+def test_peers_stand_beside_a_finished_run(run_here, tmp_path):
+    """TF-IDF's figures are the run's own baseline's; what is not installed is skipped."""
+    make_texts(90, ["sport", "medicine"]).to_csv(tmp_path / "my.csv", index=False)
+    run_training(tmp_path / "my.csv", tmp_path / "run", "--baselines", "true")
+    command = [sys.executable, ROOT / "scripts" / "examples" / "peers.py", "--model_dir", tmp_path / "run"]
+    command += ["--output_file", tmp_path / "peers.json", "--sentence_model", tmp_path / "none"]
+    result = run_here(command)
+    assert result.returncode == 0, result.stderr
+    peers = json.loads((tmp_path / "peers.json").read_text())["peers"]
+    test = json.loads((tmp_path / "run" / "test_results.json").read_text())
+    (run, ours), (_, tfidf), (_, ngrams) = peers.items()
+    assert run == "this model"
+    assert ours["accuracy"] == pytest.approx(test["test_accuracy"])
+    assert tfidf["accuracy"] == pytest.approx(test["test_tfidf_accuracy"])
+    assert tfidf["mcnemar_p"] == pytest.approx(test["test_mcnemar_p_tfidf"])
+    assert ngrams["accuracy"] > 0.9
+    assert result.stdout.count("skipped: ") == 2
+    assert_one_line(run_here(command), "peers.json exists: give another one")
 
 
 def test_search_finds_the_same_rate_on_both_paths(run_example, monkeypatch):

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import assert_one_line, fields_of, run, tiny_folder
+from safetensors.torch import load_file, save_file
 
 CURVE = ["python", "scripts/learning_curve.py"]
 FEW = ["--num_train_epochs", "2", "--per_device_train_batch_size", "8", "--learning_rate", "1e-3"]
@@ -34,7 +35,7 @@ def test_curve_is_measured_and_written(tmp_path, fields):
     assert "\n21 (25 %) " in result.stdout
     assert "with 168 texts, accuracy" in result.stdout
     assert "Training: 100%" in result.stderr
-    assert "Tokenizing" not in result.stderr
+    assert result.stderr.count("Tokenizing train: 100%") == 1
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["curve.json", "curve.png"]
 
@@ -52,13 +53,13 @@ def test_a_curve_without_tf_idf_says_so(tmp_path, run_here):
 def test_an_interrupted_curve_goes_on_with_the_same_model_alone(tmp_path, run_here, texts_file, monkeypatch):
     calls, stop_at = [], 2
 
-    def predict(*given):
+    def predict(runner, train, test, seed):
         if len(calls) == stop_at:
             raise KeyboardInterrupt
-        calls.append(given)
-        return np.eye(3)[given[-2]["test"]["label"]]
+        calls.append(train)
+        return np.eye(3)[runner.tokenized["test"]["labels"][:]]
 
-    monkeypatch.setattr("recipe.experiments.fitting.predict_after_training", predict)
+    monkeypatch.setattr("recipe.experiments.runs.Runner.train_to_the_end", predict)
     model = shutil.copytree(tiny_folder(), tmp_path / "model")
     command = [*CURVE, *fields_of(model, texts_file, tmp_path)[:4], "--seeds", "1"]
     command += ["--output_file", tmp_path / "x.json"]
@@ -68,7 +69,7 @@ def test_an_interrupted_curve_goes_on_with_the_same_model_alone(tmp_path, run_he
     assert len(calls) == 5
     (tmp_path / "x.json").unlink()
     (tmp_path / "x.json.unfinished").write_bytes(kept)
-    (model / "model.safetensors").write_bytes(b"saved again")
+    save_file(load_file(model / "model.safetensors"), model / "model.safetensors", {"saved": "again"})
     assert run_here(command).returncode == 0
     assert len(calls) == 10
     summary = json.loads((tmp_path / "x.json").read_text(), parse_constant=pytest.fail)["summary"]  # of NaN

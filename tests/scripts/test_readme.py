@@ -68,11 +68,9 @@ def adapted(command: str) -> list[str]:
         words += [*FEW, "--max_train_samples", "64", "--baselines", "false", "--plots", "false"]
     if "scripts/publish.py" in words:  # test_publish.py has a Hub to send to
         words += ["--dry_run"]
-    if any(name in words[1] for name in ("probe.py", "learning_curve.py")) or (
-        "scripts/peers.py" in words and "--config" in words
-    ):
+    if any(name in words[1] for name in ("probe.py", "learning_curve.py")):
         words += ["--model_name_or_path", tiny, *FEW, *(["--seeds", "1"] if "--seeds" in words else [])]
-    if any("/examples/" in word for word in words):
+    if any("/examples/" in word and "peers" not in word for word in words):
         words += FEW
     if "scripts/sweep.py" in words:
         words += [*SMALL, "--model_name_or_path", tiny, "--trials", "2", "--seeds", "1"]

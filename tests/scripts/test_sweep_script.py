@@ -8,6 +8,8 @@ import sys
 import pytest
 from conftest import FAST, ROOT, assert_one_line, assert_refused, make_texts, tiny_folder, tiny_model
 
+from recipe.experiments import sweep
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
@@ -58,44 +60,50 @@ def test_without_other_seeds_there_is_a_picture_all_the_same(tmp_path, run_here,
     assert (tmp_path / "out" / "sweep.png").stat().st_size > 5000
 
 
-def test_the_lack_of_matplotlib_is_told_before_the_trials(tmp_path, run_here, one_rate, monkeypatch):
+def test_the_lack_of_matplotlib_is_said_before_the_trials(tmp_path, run_here, one_rate, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     result = run_here([*one_rate, "--seeds", "0"])
     assert result.returncode == 0, result.stderr
     assert "no pictures: they need matplotlib" in result.stderr.partition("trials")[0]
-    assert {path.name for path in (tmp_path / "out").glob("sweep.*")} == {"sweep.journal", "sweep.json"}
+    assert {path.name for path in (tmp_path / "out").glob("sweep.*")} == {"sweep.json"}
 
 
 def test_what_was_found_is_kept_when_the_other_seeds_are_interrupted(tmp_path, run_here, one_rate, monkeypatch):
-    """The same command goes on, with or without leave to overwrite, unless the texts or the base model are others."""
+    """The same command goes on, unless the texts or the base model are others; a finished sweep is started anew."""
     command, found = [*one_rate, "--seeds", "1"], tmp_path / "out" / "sweep.json"
+    trained, train = [], sweep.train
+    monkeypatch.setattr(sweep, "train", lambda runner, *given: trained.append(given) or train(runner, *given))
 
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("recipe.experiments.sweep.compare_best", interrupted)
+        patched.setattr(sweep, "compare_best", interrupted)
         result = run_here(command)
     assert result.returncode == 130
     assert "To train the best" in result.stdout
-    first = json.loads(found.read_text())
-    assert first["other_seeds"] is None
-    texts, before = tmp_path / "texts.csv", (tmp_path / "texts.csv").read_text()
-    texts.write_text(before.replace("match", "goal"))
-    assert_refused(run_here(command), "an unfinished sweep with another hash of texts and labels")
-    texts.write_text(before)
-    weights = (tmp_path / "model" / "model.safetensors").read_bytes()
-    tiny_model(vocab_size=8192, n_positions=512, initializer_range=0.1).transformer.save_pretrained(tmp_path / "other")
-    shutil.copy(tmp_path / "other" / "model.safetensors", tmp_path / "model")
-    assert_refused(run_here(command), "an unfinished sweep with another hash of model.safetensors")
-    (tmp_path / "model" / "model.safetensors").write_bytes(weights)
+    kept = (tmp_path / "out" / "results.jsonl").read_text()
+    assert len(trained) == 1
+    assert run_here(command).returncode == 0
+    assert len(trained) == 2  # the other seed
+    assert json.loads(found.read_text())["other_seeds"]["runs"] == 1
+    texts = tmp_path / "texts.csv"
+
+    def changed_texts():
+        texts.write_text(texts.read_text().replace("match", "goal"))
+
+    def changed_model():
+        tiny_model(vocab_size=8192, n_positions=512, initializer_range=0.1).transformer.save_pretrained(tmp_path / "x")
+        shutil.copy(tmp_path / "x" / "model.safetensors", tmp_path / "model")
+
+    for change in (changed_texts, changed_model):
+        change()
+        found.unlink()
+        (tmp_path / "out" / "results.jsonl").write_text(kept)
+        assert run_here(command).returncode == 0
+    assert len(trained) == 6
     assert run_here([*command, "--overwrite_output_dir", "true"]).returncode == 0
-    second = json.loads(found.read_text())
-    assert second["trials"] == first["trials"]  # their seconds too: none was run again
-    assert second["other_seeds"]["runs"] == 1
-    assert_refused(run_here(command), "exists: give another output_dir")
-    assert run_here([*command, "--overwrite_output_dir", "true"]).returncode == 0
-    assert json.loads(found.read_text())["trials"] != first["trials"]
+    assert len(trained) == 8
 
 
 @pytest.mark.parametrize(
