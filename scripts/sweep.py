@@ -149,8 +149,9 @@ def report(
 
     from recipe.atomic import write_json
     from recipe.experiments.sweep import compare_best, describe_spread, setting_of, train_command
+    from recipe.shipped import as_typed
 
-    command = train_command(words, setting_of(table.iloc[0], sweep.space), args.output_dir / "best")
+    command = as_typed(train_command(words, setting_of(table.iloc[0], sweep.space), args.output_dir / "best"))
     print(f"To train the best: {command}", flush=True)
     records = table.to_dict("records")
     found = {"space": sweep.space, "best": records[0], "other_seeds": None, "runner_up": None, "command": command}
