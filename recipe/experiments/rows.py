@@ -235,6 +235,8 @@ def describe(table: pd.DataFrame) -> str:
 def correct(run: Path) -> np.ndarray:
     """Return which test texts a run has right: bool [N]."""
     answers = pd.read_csv(run / "test_predictions.csv", dtype=str, keep_default_na=False)
+    if "number" in answers:  # the file is sorted by mistakes, and runs are paired by text
+        answers = answers.sort_values("number", key=pd.to_numeric)
     return (answers["label"] == answers["prediction"]).to_numpy()
 
 

@@ -210,7 +210,7 @@ def test_gpt2_is_the_recipes_and_its_timings_count_the_cache(tmp_path):
 
 
 def test_a_finished_run_has_its_own_answers_and_seconds(finished, tmp_path):
-    answers = pd.read_csv(finished / "test_predictions.csv")["prediction"]
+    answers = pd.read_csv(finished / "test_predictions.csv").sort_values("number")["prediction"]
     texts = load_saved_splits(finished)["test"]["text"][:]
     measured, _ = measure_peers(
         {"gpt2": lambda task: load_run(finished, task)}, TASK, texts, answers.map(LABELS.index).to_numpy()

@@ -69,6 +69,7 @@ def leave_run(folder, right, f1=0.5, seconds=2.0, texts="text"):
     (folder / "splits").mkdir(parents=True)
     pd.DataFrame({"text": [f"{texts} {i}" for i in range(len(right))]}).to_parquet(folder / "splits" / "test.parquet")
     answers = pd.DataFrame({"label": ["a"] * len(right), "prediction": np.where(right, "a", "NA")})
+    answers = answers.assign(number=np.arange(len(right)) + 1).sort_values("prediction")  # mistakes first, as a run's
     answers.to_csv(folder / "test_predictions.csv", index=False)
     (folder / "run_state.json").write_text(
         json.dumps({"finished": True, "processes": 1, "config": {"output_dir": str(folder)}})
