@@ -4,7 +4,7 @@ import sys
 
 from recipe import __version__
 from recipe.errors import RecipeError, run_script
-from recipe.shipped import find_script
+from recipe.shipped import COMMAND, find_script
 
 COMMANDS = {
     "train": ("train", "fine-tune GPT-2 on texts and labels"),
@@ -43,7 +43,7 @@ def run_command() -> None:
     name = name.replace("_", "-").removesuffix("-model")  # the scripts' own names
     if name not in COMMANDS:
         raise RecipeError(f"{name!r} is no command: take one of {', '.join(COMMANDS)}")
-    sys.argv = [f"gpt2-classifier {name}", *words]
+    sys.argv = [f"{COMMAND} {name}", *words]
     script = find_script(COMMANDS[name][0])
     exec(compile(script.read_text(encoding="utf-8"), script, "exec"), {"__name__": "__main__", "__file__": str(script)})
 

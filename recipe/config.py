@@ -1,5 +1,6 @@
 """YAML recipes: a file and command-line overrides into the dataclasses of arguments.py, and a run back into YAML."""
 
+import argparse
 import dataclasses
 import difflib
 import json
@@ -44,16 +45,22 @@ class FieldParser(OneLineErrors, HfArgumentParser):
     """HfArgumentParser with errors of one line."""
 
 
-def parse_arguments(argv: list[str], others: Sequence[str] = ()) -> Arguments:
+class FieldHelp(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Defaults beside the fields, and the description as it is."""
+
+
+def parse_arguments(argv: list[str], others: Sequence[str] = (), description: str | None = None) -> Arguments:
     """Read `--config FILE.yaml` and `--field value` overrides, which win; check names and types of both.
 
     Args:
         others: a script's own options, which an unknown field may have meant.
+        description: what --help begins with.
 
     Raises:
         RecipeError: unreadable YAML, unknown field (with the nearest known name), wrong type, impossible combination.
     """
     parser = make_parser()
+    parser.description = description
     parser.add_argument("--config", metavar="FILE.yaml", help="A recipe; the command line overrides its fields.")
     config = FieldParser(allow_abbrev=False, add_help=False)
     config.add_argument("--config")
@@ -81,7 +88,8 @@ def field_of(word: str) -> str:
 
 def make_parser() -> FieldParser:
     """Return a parser of all fields."""
-    return FieldParser((ModelArguments, DataArguments, RecipeTrainingArguments), allow_abbrev=False)
+    kinds = (ModelArguments, DataArguments, RecipeTrainingArguments)
+    return FieldParser(kinds, allow_abbrev=False, formatter_class=FieldHelp)
 
 
 def fields_to_argv(fields: dict[str, Any], where: str) -> list[str]:

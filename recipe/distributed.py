@@ -14,6 +14,7 @@ from accelerate.utils import broadcast_object_list, gather_object, reduce
 from torch import nn
 
 from recipe.errors import RecipeError, first_line, printable
+from recipe.shipped import as_typed
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +151,7 @@ def setup_logging(is_main_process: bool) -> None:
         datasets.disable_progress_bars()
         transformers_logging.disable_progress_bar()
     handler = logging.StreamHandler()
-    handler.format = lambda record: printable(record.getMessage())
+    handler.format = lambda record: as_typed(printable(record.getMessage()))
     package = logging.getLogger("recipe")
     package.handlers, package.propagate = [handler], False
     package.setLevel(logging.INFO if is_main_process else logging.ERROR)

@@ -9,16 +9,25 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
+from recipe.shipped import as_typed, is_command
+
 
 class RecipeError(ValueError):
     """Bad input: the message says what is wrong, where, and how to fix it, in one line."""
 
 
 class OneLineErrors:
-    """Mixin for argument parsers: raise the error alone, without the page of usage that argparse prints first."""
+    """Mixin for argument parsers: raise the error alone, without the page of usage that argparse prints first.
+
+    Their help shows commands as the user types them; of the command, also the recipes, which have no folder there.
+    """
 
     def error(self, message: str) -> NoReturn:
         raise RecipeError(message)
+
+    def format_help(self) -> str:
+        text = as_typed(super().format_help())
+        return text.replace("recipe/configs/", "") if is_command() else text
 
 
 class OneLineParser(OneLineErrors, argparse.ArgumentParser):
@@ -136,7 +145,7 @@ def run_script(main: Callable[[], None]) -> None:
             raise
         from tqdm import tqdm
 
-        line = f"error: {printable(' '.join(message.split()))}"
+        line = f"error: {printable(as_typed(' '.join(message.split())))}"
         tqdm.write(line, file=sys.stderr)  # on a line of its own, beside a bar
         try:
             sys.stdout.flush()

@@ -6,6 +6,9 @@ The test split of the run itself, which is saved in its folder:
 Your own files (read as in training), the figures as JSON, and a picture (needs the extra `plots`):
     python scripts/evaluate_model.py --model_dir runs/quickstart --test_file more.csv --output_file figures.json --plot_file figures.png
 
+Every answer with its text and where it came from, confident mistakes first (of a run's own test, test_predictions.csv):
+    python scripts/evaluate_model.py --model_dir runs/quickstart --test_file more.csv --predictions_file answers.csv
+
 Reliable probabilities: fit a temperature to the validation texts, and fold it into a new folder's model:
     python scripts/evaluate_model.py --model_dir runs/quickstart --calibrate --output_dir runs/calibrated
 """
@@ -39,6 +42,7 @@ def parse_args() -> argparse.Namespace:
     add("--train_file", nargs="+", help="For the baselines; by default the run's own training split.")
     add("--label_column", help="Column of the labels; found by its name if not given.")
     add("--output_file", type=Path, help="A .json file for the figures; only the screen if not given.")
+    add("--predictions_file", type=Path, help="A .csv file for every answer, confident mistakes first.")
     add("--plot_file", type=Path, help="A .png, .svg or .pdf file to draw the figures into.")
     add("--no_baselines", action="store_true", help="The model alone.")
     add("--calibrate", action="store_true", help="Fit a temperature on validation texts first.")
@@ -86,7 +90,7 @@ def main() -> None:
     print_coverage(measured)
     if args.calibrate and not args.output_dir:
         print("\nThe calibrated model is not saved: --output_dir DIR does that")
-    write_results(args, classifier, measured)
+    write_results(args, classifier, measured, test)
 
 
 def load_split(args: argparse.Namespace, label_names: list[str], name: str) -> "Dataset":
@@ -139,12 +143,16 @@ def warn_about_validation_texts(test: "Dataset", validation: "Dataset") -> None:
         logger.warning(message, both, len(test))
 
 
-def write_results(args: argparse.Namespace, classifier: "TextClassifier", measured: "Measurement") -> None:
-    """Write the files that the options ask for: figures, picture, calibrated model."""
+def write_results(
+    args: argparse.Namespace, classifier: "TextClassifier", measured: "Measurement", test: "Dataset"
+) -> None:
+    """Write the files that the options ask for: figures, answers, picture, calibrated model."""
     if args.output_file:
         from recipe.atomic import write_json
 
         write_json(args.output_file, measured.report("test"))
+    if args.predictions_file:
+        measured.save_answers(args.predictions_file, test)
     if args.plot_file:
         from recipe.evaluation.plots import save_plot
 
@@ -169,6 +177,8 @@ def check_outputs(args: argparse.Namespace) -> None:
     kept = {"inputs": inputs, "model_dir": args.model_dir}
     if args.output_file:
         check_output_file(args.output_file, args.overwrite_output_file, (".json",), **kept)
+    if args.predictions_file:
+        check_output_file(args.predictions_file, args.overwrite_output_file, (".csv",), "predictions_file", **kept)
     if args.plot_file:
         from recipe.evaluation.plots import PLOT_FORMATS, require_matplotlib
 

@@ -104,6 +104,7 @@ def main() -> None:
         train_command,
     )
     from recipe.model.loading import head_labels, load_config
+    from recipe.shipped import as_typed
 
     setup_logging(True)
     folder, draws = args.output_dir, can_draw()  # said before the trials
@@ -124,7 +125,7 @@ def main() -> None:
     print(f"\n{table.to_string(index=False, float_format='{:.4g}'.format, na_rep='-')}\n")
     epochs = training_args.num_train_epochs if training_args.max_steps <= 0 else table["epochs"].max()
     print(f"{table['epochs'].sum():g} epochs of {trials * epochs:g} were run.")
-    command = train_command(words, setting_of(table.iloc[0], [*space]), folder / "best")
+    command = as_typed(train_command(words, setting_of(table.iloc[0], [*space]), folder / "best"))
     print(f"To train the best: {command}", flush=True)
     figures, runner_up = compare_best(runner, results, space, table, args.seeds)
     if figures:

@@ -23,7 +23,7 @@ logger = logging.getLogger("recipe.train")
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Run the recipe and return the test figures."""
     # 1. The options: a YAML recipe, overridden by the command line. --help and mistakes end here, before slow imports.
-    model_args, data_args, training_args = parse_arguments(sys.argv[1:] if argv is None else argv)
+    model_args, data_args, training_args = parse_arguments(sys.argv[1:] if argv is None else argv, description=__doc__)
     import recipe
     from recipe.evaluation import run_steps
     from recipe.evaluation.calibration import check_calibration, check_threshold

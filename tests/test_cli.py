@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, assert_one_line, make_texts, run
+from conftest import NANO, ROOT, assert_one_line, make_texts, run
 
 import recipe
-from recipe.cli import COMMANDS
+from recipe.cli import COMMANDS, run_command
+from recipe.shipped import as_typed, shipped
 
 
 def test_every_command_is_a_script(tmp_path):
@@ -26,6 +27,36 @@ def test_every_command_is_a_script(tmp_path):
     )
     assert_one_line(run("gpt2-classifier", "fit", cwd=tmp_path), "'fit' is no command: take one of train, evaluate")
     assert_one_line(run("gpt2-classifier", "predict", "--modl_dir", "x", cwd=tmp_path), "--model_dir")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_shows_what_the_user_of_a_command_types(name, tmp_path, monkeypatch, capsys):
+    """Each line of the docstring: a command of ours, with options that it has, and recipes that are found anywhere."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["gpt2-classifier", name, "--help"])
+    with pytest.raises(SystemExit):
+        run_command()
+    shown = capsys.readouterr().out
+    assert not re.search(r"python |scripts/|accelerate_configs|\b[a-z_]+\.py\b", shown)
+    commands = [line.split() for line in shown.splitlines() if re.match(r" *gpt2-classifier \S+( --|$)", line)]
+    assert commands
+    for _, command, *words in commands:
+        assert command in COMMANDS
+        if command == name:
+            assert all(f"{word} " in shown for word in words if word.startswith("--"))
+        recipes = [words[i + 1] for i, word in enumerate(words) if word == "--config"]
+        assert all("/" not in recipe and Path(shipped(recipe)).is_file() for recipe in recipes)
+
+
+def test_messages_name_commands_where_one_was_started(tmp_path, monkeypatch):
+    text = "python scripts/train.py, scripts/inspect_model.py, predict.py's; not own_head.py, /x/scripts/train.py, setup.py"
+    assert as_typed(text) == text
+    monkeypatch.setattr(sys, "argv", ["gpt2-classifier evaluate"])
+    wanted = "gpt2-classifier train, gpt2-classifier inspect, gpt2-classifier predict's; not own_head.py, /x/scripts/"
+    assert as_typed(text) == f"{wanted}train.py, setup.py"
+    shutil.copytree(NANO, tmp_path / "base")
+    script = "evaluate", "--model_dir", tmp_path / "base"
+    assert_one_line(run("gpt2-classifier", *script, cwd=tmp_path), "head: train one with gpt2-classifier train")
 
 
 @pytest.fixture(scope="module")

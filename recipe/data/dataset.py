@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute
@@ -29,6 +28,7 @@ from recipe.errors import RecipeError, as_recipe_error
 logger = logging.getLogger(__name__)
 
 SPLITS_FOLDER, SUMMARY_FILE = "splits", "data_summary.json"  # in a run's output_dir
+COLUMNS = ("text", "label", "row", "source")  # of saved splits; a DatasetDict of the user's own may lack the last two
 REMOVALS = ("conflicts_dropped", "group_rows_dropped", "duplicates_removed", "undersampled", "over_the_limit")
 MANY = 100_000  # rows
 SHOWN = 8  # labels that have a column of their own in the table
@@ -36,6 +36,8 @@ SHOWN = 8  # labels that have a column of their own in the table
 
 class TextSplits(datasets.DatasetDict):
     """The splits train, validation and test, each with `text` (string) and `label` (ClassLabel).
+
+    Those of load_splits also have `row` and `source`: the number of each row in its file, and the file.
 
     `summary` counts, as plain dicts, what was read, removed and split:
         rows_read: split -> file -> rows, of the splits that were given.
@@ -81,7 +83,7 @@ def load_splits(args: DataArguments, label_names: list[str] | None = None) -> Te
         RecipeError: whatever is wrong with the data, with file and row.
     """
     rows, names, summary, store = load_rows(args, label_names)
-    return TextSplits({split: to_dataset(rows[rows["split"] == split], names, store) for split in SPLITS}, summary)
+    return TextSplits({split: store.to_dataset(rows[rows["split"] == split], names) for split in SPLITS}, summary)
 
 
 def load_rows(args: DataArguments, label_names: list[str] | None = None, make_splits: bool = True) -> SplitRows:
@@ -144,11 +146,6 @@ def log_large_step(step: str, rows: pd.DataFrame) -> None:
         logger.info("%s rows: %s", f"{len(rows):,}", step)
 
 
-def to_dataset(rows: pd.DataFrame, names: list[str], store: TextStore) -> datasets.Dataset:
-    ids = {name: i for i, name in enumerate(names)}
-    return store.to_dataset(rows.index.to_numpy(), rows["label"].map(ids).to_numpy(dtype=np.int64), names)
-
-
 def load_texts_for_model(
     paths: list[str],
     field: str,
@@ -167,7 +164,7 @@ def load_texts_for_model(
         wanted: the columns; `text_pair` is by default the one that the model was trained with.
 
     Returns:
-        A dataset with `text` (string) and `label` (ClassLabel of label_names).
+        A dataset with `text` (string), `label` (ClassLabel of label_names), `row` and `source`.
 
     Raises:
         RecipeError: whatever is wrong with a file, and labels that the model does not know, with their rows.
@@ -178,7 +175,7 @@ def load_texts_for_model(
     frame = read_files(paths, field, wanted, file_format, store).frame
     frame = frame.assign(label=spell_labels(frame["label"], label_names, normalize))
     check_known_labels(frame, label_names, of_model=True)
-    return to_dataset(frame, label_names, store)
+    return store.to_dataset(frame, label_names)
 
 
 def save_splits(splits: Mapping[str, datasets.Dataset], run_dir: str | os.PathLike) -> None:
@@ -186,7 +183,7 @@ def save_splits(splits: Mapping[str, datasets.Dataset], run_dir: str | os.PathLi
 
     def write(folder: Path) -> None:
         for split, dataset in splits.items():
-            texts = dataset.select_columns(["text", "label"])
+            texts = dataset.select_columns([name for name in COLUMNS if name in dataset.column_names])
             table = texts.with_format("arrow")[:].cast(texts.features.arrow_schema)  # which notes the label names
             pa.parquet.write_table(table, folder / f"{split}.parquet")
 
@@ -203,7 +200,8 @@ def load_saved_splits(run_dir: str | os.PathLike) -> TextSplits:
             if not path.exists():
                 raise RecipeError(f"{path}: no such file: only train.py saves its splits beside the model")
         with as_recipe_error(errors, f"{path}: cannot be read", "train again to restore it"):
-            table = pa.parquet.read_table(path).select(["text", "label"])
+            table = pa.parquet.read_table(path)
+            table = table.select([name for name in COLUMNS if name in table.column_names])
             loaded[split] = datasets.Dataset(table)  # features come from the file's schema
             names = loaded[split].features["label"].names
             ids = pa.compute.min_max(table["label"]).as_py()

@@ -15,6 +15,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
 from recipe.data.texts import PAIR_SEPARATOR, hash_texts
@@ -93,18 +94,25 @@ class TextStore:
                     first[row] = others.setdefault(text, row)
         return first
 
-    def to_dataset(self, positions: np.ndarray, labels: np.ndarray, names: list[str]) -> datasets.Dataset:
-        """Return a memory-mapped dataset of the texts at these positions, with their label ids: `text` and `label`.
+    def to_dataset(self, rows: pd.DataFrame, names: list[str]) -> datasets.Dataset:
+        """Return a memory-mapped dataset of rows' `text`, `label` (id), `row` and `source` (where each text came from).
 
         Its file is its own and in the order of its rows: a `select` of the store would look each text up on every read.
+
+        Args:
+            rows: `label` (a name), `row` and `source`; the index is the position of each row's text.
+            names: the labels by id.
         """
-        features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)})
+        text, ids = datasets.Value("string"), {name: i for i, name in enumerate(names)}
+        label, number = datasets.ClassLabel(names=names), datasets.Value("int64")
+        features = datasets.Features({"text": text, "label": label, "row": number, "source": text})
         folder = Path(tempfile.mkdtemp(prefix="recipe-split-"))
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         with pa.ipc.new_stream(str(folder / TEXTS_FILE), features.arrow_schema) as writer:
-            for start in range(0, len(positions), BLOCK_ROWS):
-                block = slice(start, start + BLOCK_ROWS)
-                columns = {"text": self.take(positions[block]), "label": labels[block]}
+            for start in range(0, len(rows), BLOCK_ROWS):
+                block = rows.iloc[start : start + BLOCK_ROWS]
+                columns = {"text": self.take(block.index), "label": block["label"].map(ids).to_numpy(dtype=np.int64)}
+                columns |= {"row": block["row"].to_numpy(dtype=np.int64), "source": block["source"].tolist()}
                 writer.write_table(pa.table(columns, schema=features.arrow_schema))
         dataset = datasets.Dataset.from_file(str(folder / TEXTS_FILE))
         weakref.finalize(dataset.data.table, remove_texts, folder)

@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 PLOT_FORMATS = (".png", ".svg", ".pdf")
 NAME = 22  # characters of a label's name
 COUNTED = 30  # labels: the cells of a larger matrix are too small for their counts
+BESIDE = 8  # inches: a larger matrix has the other panels under it
 BLUE, GREY = "#2b6cb0", "#8a8f98"
 
 
@@ -51,13 +52,20 @@ def save_plot(path: Path, measured: Measurement, title: str) -> None:
     from matplotlib.figure import Figure  # not pyplot, which would look for a screen
 
     side = matrix_side(measured)
-    figure = Figure(figsize=(side + 5.5, side + 0.5), dpi=120, layout="constrained")
+    is_wide = side > BESIDE  # the other panels then stand in a row under the matrix, else in a column beside it
+    size = (side, side + 4.5) if is_wide else (side + 5.5, side + 0.5)
+    figure = Figure(figsize=size, dpi=120, layout="constrained")
     figure.suptitle(shorten(f"{title}: {len(measured.labels)} texts", 90), parse_math=False)
-    heights = [min(side - 2, 5), 2, max(side - 7, 0.01)]  # beside a tall matrix, the lowest part stays free
-    grid = figure.add_gridspec(3, 2, width_ratios=[side, 5], height_ratios=heights)
-    draw_confusion(figure.add_subplot(grid[:, 0]), measured, side)
-    draw_reliability(figure.add_subplot(grid[0, 1]), measured)
-    draw_accuracies(figure.add_subplot(grid[1, 1]), measured)
+    # Figures of their own: the space that long names take from the matrix is not taken from the other panels.
+    if is_wide:
+        matrix, others = figure.subfigures(2, 1, height_ratios=[side, 4])
+        reliability_axes, accuracy_axes = others.subplots(1, 2)
+    else:
+        matrix, others = figure.subfigures(1, 2, width_ratios=[side, 5.5])
+        reliability_axes, accuracy_axes = others.subplots(2, 1, height_ratios=[3, 1.5])
+    draw_confusion(matrix.subplots(), measured, side)
+    draw_reliability(reliability_axes, measured)
+    draw_accuracies(accuracy_axes, measured)
     write_files(path.parent, lambda folder: save_figure(figure, folder / path.name))
 
 
@@ -77,7 +85,7 @@ def draw_confusion(axes: "Axes", measured: Measurement, side: float) -> None:
     """Draw the counts, each row shaded by its shares, into a square of `side` inches."""
     names, matrix = [cut_middle(name) for name in measured.label_names], measured.confusion
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     cell = 72 * (side - 2) / len(names)  # points
     font = float(np.clip(cell * 0.45, 3, 10))
     fits = max(map(len, names)) * font * 0.6 < cell  # a name over its column
@@ -111,14 +119,16 @@ def draw_reliability(axes: "Axes", measured: Measurement) -> None:
     low = 1 / len(measured.label_names)  # no top probability is under it
     axes.set(xlim=(low - 0.03, 1.03), ylim=(-0.03, 1.03), xlabel="confidence (top probability)", ylabel="accuracy")
     axes.set_title("Reliability")
-    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2, columnspacing=1, frameon=False)
+    # Under the label of the axis: 36 points, whatever the height.
+    place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": 36 / 8}
+    axes.legend(fontsize=8, **place, ncols=2, columnspacing=1, frameon=False)
 
 
 def draw_curve(axes: "Axes", curve: "pd.DataFrame", name: str, color: str) -> None:
     """Draw a dot for each bin, its area by the number of texts: a bin of few texts says little, however far off."""
     label, confidence, accuracy = f"{name}ECE {calibration_error(curve):.3f}", curve["confidence"], curve["accuracy"]
     axes.plot(confidence, accuracy, "o-", color=color, markersize=2, linewidth=0.8, alpha=0.5, label=label)
-    axes.scatter(confidence, accuracy, s=250 * curve["texts"] / curve["texts"].sum(), color=color)
+    axes.scatter(confidence, accuracy, s=250 * curve["texts"] / curve["texts"].sum(), color=color, clip_on=False)
 
 
 def draw_accuracies(axes: "Axes", measured: Measurement) -> None:
@@ -232,7 +242,8 @@ def draw_precision_recall(axes: "Axes", measured: Measurement) -> None:
     label = f"threshold {0.5 if measured.threshold is None else measured.threshold:.3g}"
     axes.plot(*at, "o", color="black", label=label)
     axes.set(xlabel="recall", ylabel="precision", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    axes.set_title(f"Precision and recall of {name!r}", parse_math=False)
+    axes.set_title(f"Precision and recall of {cut_middle(name)!r}", parse_math=False)
+    axes.set_aspect("auto")
     axes.legend(fontsize=8, loc="best")
 
 

@@ -1,5 +1,6 @@
 """The report: a classifier measured on texts with labels, as figures, as results files, and as people read it."""
 
+import csv
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,14 +14,15 @@ from accelerate import PartialState
 from scipy.special import softmax
 from sklearn.metrics import classification_report, confusion_matrix
 
-from recipe.atomic import write_json, write_text
+from recipe.atomic import open_text, write_json
 from recipe.data.texts import base_model_name, escape
 from recipe.data.tokenization import Coverage
 from recipe.distributed import wait_for_everyone
-from recipe.errors import shorten
+from recipe.errors import printable, shorten
 from recipe.evaluation.intervals import PairedComparison, compare_paired, format_p
 from recipe.evaluation.metrics import classification_metrics, label_metrics
 from recipe.inference.text_classifier import TextClassifier, decide, is_unsure, text_logits
+from recipe.shipped import as_typed
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from recipe.model.classifier import GPT2LastTokenClassifier
 
 TITLES = {"majority": "majority class", "tfidf": "TF-IDF + logistic regression"}  # baselines, by rising strength
+PREDICTIONS_FILE = "test_predictions.csv"  # in a run's output_dir
 EXAMPLES = 6  # texts shown after the test
 WIDE = 12  # labels: a matrix of more does not fit on a screen
 ABSTAIN_BELOW = (0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)  # levels of the table that it is chosen from
@@ -94,12 +97,31 @@ class Measurement:
         set_ones = {name: value for name, value in settings.items() if value is not None}
         return {f"{prefix}_{name}": value for name, value in flat.items()} | set_ones
 
-    def answers(self) -> pd.DataFrame:
-        """Return `label`, `prediction` and its `probability`, a row a text in their order; names as CSV may hold them."""
-        names = np.array([escape(name) for name in self.label_names], dtype=object)
+    def answers(self, texts: "Dataset") -> pd.DataFrame:
+        """Return the answer to each text: first the mistakes, the most confident ones on top, then the right answers, the
+        least confident ones on top; names and texts as CSV may hold them.
+
+        Args:
+            texts: the N texts: `text` and, where they are known, `source` and `row`.
+
+        Returns:
+            `source` and `row`, if known, `text`, `label`, `prediction` and its `probability`; `number`, the text's place
+            among the N, from 1.
+        """
+        names = np.array(self.label_names, dtype=object)
         probability = self.probabilities[np.arange(len(self.labels)), self.predictions].round(6)
-        columns = {"label": names[self.labels], "prediction": names[self.predictions], "probability": probability}
-        return pd.DataFrame(columns)
+        columns = {name: texts[name][:] for name in ("source", "row", "text") if name in texts.column_names}
+        columns |= {"label": names[self.labels], "prediction": names[self.predictions], "probability": probability}
+        frame = pd.DataFrame({**columns, "number": np.arange(len(self.labels)) + 1})
+        right = self.labels == self.predictions
+        frame = frame.iloc[np.lexsort((np.where(right, probability, -probability), right))]
+        strings = frame.select_dtypes(exclude="number")
+        return frame.assign(**{name: cells.map(escape) for name, cells in strings.items()})
+
+    def save_answers(self, path: Path, texts: "Dataset") -> None:
+        """Write `answers` into a CSV file, completely or not at all."""
+        with open_text(path) as file:  # all texts quoted: a lone carriage return would end its row for most readers
+            self.answers(texts).to_csv(file, index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
 
     def report(self, prefix: str) -> dict[str, Any]:
         """Return `results`, the labels, and the confusion matrix: a row a true label, a column a predicted one."""
@@ -156,7 +178,7 @@ def evaluate_saved(
     Every process of a run calls this; the main one writes and prints.
 
     Args:
-        test: with `text` and `label` (ids).
+        test: with `text` and `label` (ids), and, where known, `row` and `source`.
         train: the same of the training texts, for the baselines; None leaves them out.
         class_weight: `none` or `balanced`, of the baselines.
         temperature: what the head was divided by, if it was calibrated.
@@ -173,10 +195,11 @@ def evaluate_saved(
         if train is not None:
             measured.add_baselines(train, test["text"][:], class_weight)
             write_json(path, measured.results("test"))
-        write_text(Path(model_dir) / "test_predictions.csv", measured.answers().to_csv(index=False))
+        measured.save_answers(Path(model_dir) / PREDICTIONS_FILE, test)
         print(f"\nTest set, {len(test)} texts, measured on the saved model:")
         print_report(measured)
         print_examples(test, measured)
+        print(f"All answers, confident mistakes first: {printable(str(Path(model_dir) / PREDICTIONS_FILE))}")
     return measured
 
 
@@ -250,7 +273,7 @@ def next_step(measured: Measurement) -> str:
     name = strongest_baseline(measured)
     if name is None or measured.baselines[name][1].verdict == "better":
         return ""
-    return (
+    return as_typed(
         "What may help: training more blocks (scripts/probe.py shows how many to begin with), another learning rate"
         f" (scripts/sweep.py), more texts (scripts/learning_curve.py), a larger GPT-2. Else {TITLES[name]} is cheaper."
     )

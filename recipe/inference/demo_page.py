@@ -16,6 +16,7 @@ from recipe.errors import RecipeError, printable, user_message
 from recipe.inference.occlusion import Occlusion, leave_one_out
 from recipe.inference.prediction_files import open_predictions
 from recipe.inference.text_classifier import TextClassifier
+from recipe.shipped import as_typed
 
 MAX_BARS = 10  # labels shown, likeliest first
 MAX_CHARACTERS = 20_000  # of a typed text
@@ -189,7 +190,7 @@ def add_file_tab(classifier: TextClassifier, pair: dict[str, str | None]) -> Non
 
     show(
         "<p>The file comes back with a label and a probability for every label, row by row, as "
-        f"<code>scripts/predict.py</code> writes it. Up to {MAX_UPLOAD_MB} MB: CSV, TSV, JSON lines (each also .gz) or Parquet.</p>"
+        f"<code>{as_typed('scripts/predict.py')}</code> writes it. Up to {MAX_UPLOAD_MB} MB: CSV, TSV, JSON lines (each also .gz) or Parquet.</p>"
     )
     with gr.Row():
         with gr.Column():

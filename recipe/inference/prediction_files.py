@@ -24,6 +24,7 @@ FORMATS = (".csv", ".jsonl", ".ndjson", ".json")
 FILES_OF_A_RUN = ("config.json", "tokenizer.json", "tokenizer_config.json", "run_state.json", "data_summary.json")
 FILES_OF_A_RUN += ("complete.json", "trainer_state.json", *(f"{x}_results.json" for x in ("train", "eval", "test")))
 FILES_OF_A_RUN += ("vocab.json", "special_tokens_map.json", "generation_config.json", "model.safetensors.index.json")
+FILES_OF_A_RUN += ("test_predictions.csv",)
 NO_FILES = ("/proc", "/sys")  # where nobody can make files, whatever the permissions say
 UNPRINTABLE = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")  # which act on a terminal
 

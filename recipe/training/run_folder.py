@@ -4,6 +4,7 @@ From its first step on a run's folder holds `run_state.json`: the resolved confi
 run has finished; and its splits (see recipe/data/dataset.py).
 """
 
+import glob
 import json
 import logging
 import os
@@ -34,6 +35,7 @@ STATE_FILE, LOCK_FILE = "run_state.json", ".run.lock"
 UNFINISHED = "unfinished"  # folder of the current run's splits, until its model is saved and they go beside it
 FOLDERS = (SPLITS_FOLDER, UNFINISHED, "figures")
 OUR_SUFFIXES = (".json", ".yaml", ".npy", ".safetensors", ".md", ".csv")  # of files that a run writes
+INPUTS = ("model_name_or_path", "dataset_name", "train_file", "validation_file", "test_file")
 SHOWN_DIFFERENCES = 5
 
 
@@ -159,7 +161,8 @@ class RunFolder:
             ) from error
 
     def _save(self, splits: datasets.DatasetDict) -> None:
-        write_text(self.path / RUN_CONFIG_FILE, yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
+        config = with_absolute_paths(self.config)
+        write_text(self.path / RUN_CONFIG_FILE, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
         save_splits(splits, self.path)
         shutil.rmtree(self.path / UNFINISHED, ignore_errors=True)
 
@@ -248,10 +251,29 @@ def refuse_finished(folder: Path) -> None:
         raise RecipeError(f"output_dir {folder} holds a finished run of train.py: give another one")
 
 
+def with_absolute_paths(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a run's config with the files and folders that it reads as absolute paths: it then holds in any folder.
+
+    What is not there, such as a name on the Hub, stays as it is. `output_dir` does too: what is written goes where one is.
+    """
+
+    def absolute(value: Any) -> Any:
+        if isinstance(value, list):
+            return [absolute(item) for item in value]
+        if not isinstance(value, str):  # null
+            return value
+        if os.path.exists(value):
+            return os.path.abspath(value)
+        matches = glob.has_magic(value) and glob.glob(value, recursive=True)
+        return os.path.join(glob.escape(os.getcwd()), value) if matches else value
+
+    return {name: absolute(value) if name in INPUTS else value for name, value in config.items()}
+
+
 def differences(state: dict[str, Any], config: dict[str, Any], processes: int) -> str:
     """Name the differences between a folder's run and this one, in one line; empty if there are none."""
-    old, new = (
-        {**fields, "output_dir": str(Path(fields["output_dir"]).resolve()), "processes": count}  # runs/x is ./runs/x
+    old, new = (  # runs/x is ./runs/x
+        {**with_absolute_paths(fields), "output_dir": str(Path(fields["output_dir"]).resolve()), "processes": count}
         for fields, count in ((state["config"], state["processes"]), (config, processes))
     )
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]

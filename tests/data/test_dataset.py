@@ -281,6 +281,23 @@ def test_saved_splits_read_back_the_same(tmp_path):
         load_saved_splits(tmp_path / "run")
 
 
+@pytest.mark.parametrize("method", ["stratified", "shuffled"])
+def test_each_text_names_its_file_and_row(tmp_path, method):
+    """Read back by pandas: a header is row 1 of a CSV file, the first line of JSON lines is row 1."""
+    frames = [make_texts(40, ["sport", "medicine"], seed) for seed in (0, 1)]
+    frames[0].to_csv(tmp_path / "z.csv", index=False)
+    frames[1].to_json(tmp_path / "a.jsonl", orient="records", lines=True)
+    first_rows = {str(tmp_path / "z.csv"): (frames[0], 2), str(tmp_path / "a.jsonl"): (frames[1], 1)}
+    splits = load_splits(DataArguments(train_file=[*first_rows], split_method=method))
+    save_splits(splits, tmp_path / "run")
+    for split in load_saved_splits(tmp_path / "run").values():
+        names = split.features["label"].names
+        for text in split:
+            frame, first = first_rows[text["source"]]
+            assert frame.loc[text["row"] - first].to_dict() == {"text": text["text"], "label": names[text["label"]]}
+    assert sum(map(len, splits.values())) == 80
+
+
 def test_any_dataset_dict_can_be_saved(tmp_path):
     rows = datasets.Dataset.from_dict({"id": [1, 2, 3], "text": ["a", "b", "c"], "label": ["x", "y", "x"]})
     part = rows.class_encode_column("label").select([2, 0])

@@ -75,7 +75,12 @@ def test_splits_are_memory_mapped(tmp_path, folder):
     assert {path.parent.parent for path in paths} == {folder}
     assert len(paths) == len(list(folder.iterdir())) == len(SPLITS)  # the store's own file is gone
     assert splits["train"].features == datasets.Features(
-        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["medicine", "sport"])}
+        {
+            "text": datasets.Value("string"),
+            "label": datasets.ClassLabel(names=["medicine", "sport"]),
+            "row": datasets.Value("int64"),
+            "source": datasets.Value("string"),
+        }
     )
 
 

@@ -6,7 +6,9 @@ import sys
 import numpy as np
 import pytest
 from datasets import Dataset
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from PIL import Image
 from sklearn.metrics import precision_score, recall_score
 
@@ -59,6 +61,29 @@ def test_a_picture_of_twenty_labels(tmp_path, suffix):
 def test_one_text_without_baselines(tmp_path, num_labels):
     save_plot(tmp_path / "x.png", measured(num_labels, 1), "one")
     assert (tmp_path / "x.png").stat().st_size > 5000
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+@pytest.mark.parametrize("num_labels", [2, 8, 40])
+def test_nothing_is_cut_or_covered(tmp_path, monkeypatch, num_labels):
+    drawn = {}
+    monkeypatch.setattr("recipe.evaluation.plots.save_figure", lambda figure, path: drawn.setdefault(path.stem, figure))
+    scores = measured(num_labels, 300, temperature=1.5, coverage=Coverage.of(np.arange(1, 301), 256))
+    words = [f"word{label}" for label in scores.labels]
+    scores.add_baselines(Dataset.from_dict({"text": words, "label": scores.labels}), words, "none")
+    save_plot(tmp_path / "all.png", scores, "a model")
+    save_run_figures(tmp_path, scores, LOG)
+    assert len(drawn) == (6 if num_labels == 2 else 5)
+    for name, figure in drawn.items():
+        figure.draw_without_rendering()
+        needed, pixel = figure.get_tightbbox(), 1 / figure.dpi
+        assert min(needed.x0, needed.y0) > -pixel, name
+        assert np.all([needed.x1, needed.y1] < figure.get_size_inches() + pixel), name
+        labels = [axes.xaxis.label.get_window_extent() for axes in figure.findobj(Axes)]
+        legends = [legend.get_window_extent() for legend in figure.findobj(Legend)]
+        assert not [1 for legend in legends for label in labels if label.width and legend.overlaps(label)], name
+    lowest = min(axes.get_tightbbox().y0 for axes in drawn["all"].findobj(Axes)[1:])
+    assert lowest < 0.1 * drawn["all"].bbox.height  # no corner is blank
 
 
 def test_counts_curves_and_accuracies_are_drawn():

@@ -1,6 +1,8 @@
 import numpy as np
+import pandas as pd
 import pytest
 from datasets import Dataset
+from scipy.special import softmax
 from sklearn.metrics import confusion_matrix
 
 from recipe.data.texts import base_model_name
@@ -71,6 +73,32 @@ def test_the_report_shows_every_part(capsys):
         assert line in out
     assert "Temperature 2: calibration error" in out
     assert len({line.index("0.") for line in out.splitlines() if line.startswith(("TF-IDF", "majority"))}) == 1
+
+
+def test_answers_begin_with_confident_mistakes(tmp_path):
+    """Against pandas' own sort, on texts that a spreadsheet or a reader of CSV would spoil."""
+    rng, names = np.random.default_rng(0), ["=SUM(A1)", "b", "NA"]
+    labels, logits = rng.integers(0, 3, 60), rng.normal(size=(60, 3)).astype(np.float32)
+    texts = ["=1+1", "a\rb", 'say "no",\nthen go', "", "NA"] * 12
+    places = {"source": ["a.csv"] * 30 + ["b.csv"] * 30, "row": [*range(2, 32)] * 2}
+    measured = Measurement(names, labels, logits)
+    measured.save_answers(tmp_path / "x.csv", Dataset.from_dict({"text": texts, "label": labels, **places}))
+    answers = pd.read_csv(tmp_path / "x.csv", keep_default_na=False)
+    assert [*answers] == ["source", "row", "text", "label", "prediction", "probability", "number"]
+    right = answers["label"] == answers["prediction"]
+    wrong_ones, right_ones = answers[~right], answers[right]
+    assert len(wrong_ones) > 10 < len(right_ones)
+    sorted_ones = wrong_ones.sort_values("probability", ascending=False), right_ones.sort_values("probability")
+    pd.testing.assert_frame_equal(answers, pd.concat(sorted_ones))
+    by_place = answers.sort_values("number")
+    shown = [text.replace("=1", "'=1") for text in texts]
+    assert by_place["text"].tolist() == shown
+    assert (by_place["source"].tolist(), by_place["row"].tolist()) == (places["source"], places["row"])
+    assert by_place["label"].tolist() == [("'=SUM(A1)", "b", "NA")[label] for label in labels]
+    expected = softmax(logits, axis=1)
+    assert by_place["prediction"].tolist() == [("'=SUM(A1)", "b", "NA")[label] for label in expected.argmax(1)]
+    assert by_place["probability"].to_numpy() == pytest.approx(expected.max(1), abs=1e-6)
+    assert "source" not in measured.answers(Dataset.from_dict({"text": texts}))  # of texts without a file
 
 
 def test_without_words_the_model_is_compared_with_the_majority(capsys):

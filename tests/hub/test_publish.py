@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 from conftest import NANO, ROOT, assert_refused, fields_of
 from hub_stand_in import TOKEN, HubStandIn
@@ -76,6 +77,9 @@ def test_a_published_model_is_read_back_by_transformers(hub, online, trained, tm
     assert card.data.tags == ["gpt2", "text-classification", "news"]
     assert not [name for name, content in files.items() if str(trained.parent).encode() in content]
     assert hub.repos["me/three"]["commits"] == 1
+    texts = pd.read_csv(trained / "test_predictions.csv")["text"]
+    assert len(texts) == 60  # which stay here, in all files
+    assert not [name for name, content in files.items() for text in texts if text.encode() in content]
     code = card.text.partition("```python\n")[2].partition("```")[0]
     assert 'model="me/three"' in code
     answer = online("-c", code)

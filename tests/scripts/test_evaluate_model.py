@@ -68,6 +68,19 @@ def test_own_test_split_gives_the_runs_figures(trained, tmp_path, run_well):
         assert figures[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
 
 
+def test_a_runs_answers_are_written_again(trained, tmp_path, run_well):
+    """The same file as the run's own, and that of its training file: each text has its file and row."""
+    run_well(*EVALUATE, "--model_dir", trained, "--predictions_file", tmp_path / "answers.csv", "--no_baselines")
+    own, again = (pd.read_csv(path) for path in (trained / "test_predictions.csv", tmp_path / "answers.csv"))
+    pd.testing.assert_frame_equal(
+        own.sort_values("number", ignore_index=True), again.sort_values("number", ignore_index=True)
+    )
+    data = trained.parent / "trained.csv"
+    assert set(own["source"]) == {str(data)}
+    assert pd.read_csv(data).loc[own["row"] - 2, "text"].tolist() == own["text"].tolist()
+    assert (own["label"] == own["prediction"]).mean() == read(trained / "test_results.json")["test_accuracy"]
+
+
 def test_baselines_follow_the_runs_class_weight(tmp_path, run_well):
     """Two of three `bad day` have the common label: balanced weights go by the rare one."""
     rows = [("good day", "sport")] * 6 + [("bad day", "sport")] * 2 + [("bad day", "medicine")]
@@ -213,6 +226,14 @@ BAD = {
         "output_file {}/x.csv: unknown ending '.csv'",
     ),
     "exists": (["--output_file", "{trained}/test_results.json"], "test_results.json exists: give another one, or pass"),
+    "answers": (
+        ["--predictions_file", "{trained}/test_predictions.csv"],
+        "test_predictions.csv exists: give another one",
+    ),
+    "own answers": (
+        ["--predictions_file", "{trained}/test_predictions.csv", "--overwrite_output_file"],
+        "test_predictions.csv: is a file of the model's folder",
+    ),
     "plot": (["--test_file", "{}/test.csv", "--plot_file", "{}/x.jpeg"], "plot_file {}/x.jpeg: unknown ending '.jpeg'"),
     "in place": (["--calibrate", "--output_dir", "{trained}"], "is not empty: give a new folder"),
     "nothing": (["--test_file", "{}/test.csv", "--output_dir", "{}/new"], "pass --calibrate too, or leave it out"),

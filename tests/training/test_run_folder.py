@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 
+import pandas as pd
 import pytest
 import torch
 from conftest import (
@@ -23,7 +24,7 @@ from conftest import (
 )
 
 from recipe.errors import RecipeError
-from recipe.training.run_folder import RunFolder
+from recipe.training.run_folder import RunFolder, with_absolute_paths
 
 pytestmark = pytest.mark.launch
 FORK = multiprocessing.get_context("fork")  # a child that has imported everything already
@@ -246,3 +247,27 @@ def test_kill_before_the_first_step_leaves_a_folder_that_starts_again(three_labe
         with pytest.raises(KeyboardInterrupt):
             run_training(three_labels, tmp_path / "x")
     run_training(three_labels, tmp_path / "x")
+
+
+def test_run_config_holds_in_another_folder(tmp_path, monkeypatch):
+    here, there = tmp_path / "a[1]", tmp_path / "b"  # a folder that is a pattern, and one with other texts
+    for folder, seed in ((here, 0), (there, 1)):
+        (folder / "parts").mkdir(parents=True)
+        make_texts(60, ["sport", "medicine"], seed).to_csv(folder / "parts" / "x.csv", index=False)
+        make_texts(20, ["sport", "medicine"], seed + 2).to_csv(folder / "test.csv", index=False)
+    shutil.copytree(tiny_folder(), here / "base")
+    monkeypatch.chdir(here)
+    fields = ["--model_name_or_path", "base", "--train_file", "parts/*.csv", "--test_file", "test.csv", *FAST]
+    train_script().main([*fields, "--output_dir", "run"])
+    monkeypatch.chdir(there)
+    recipe = ["--config", str(here / "run" / "run_config.yaml")]
+    train_script().main([*recipe, "--output_dir", "run"])
+    assert same_weights(here / "run", there / "run")
+    texts = [pd.read_parquet(folder / "run" / "splits" / "test.parquet")["text"] for folder in (here, there)]
+    pd.testing.assert_series_equal(*texts)
+    monkeypatch.chdir(here)
+    for same in ([*recipe, "--output_dir", "run"], [*fields, "--output_dir", "run"]):
+        with pytest.raises(RecipeError, match="it holds a finished run of this config"):
+            train_script().main(same)
+    hub = {"model_name_or_path": "openai-community/gpt2", "dataset_name": "imdb", "train_file": None, "seed": 1}
+    assert with_absolute_paths(hub) == hub
