@@ -126,7 +126,7 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
                     use_safetensors=True,
                     attn_implementation=kwargs.pop("attn_implementation", "sdpa"),
                     dtype=kwargs.pop("dtype", torch.float32),
-                    ignore_mismatched_sizes=True,  # checked below, where the message can say what to do
+                    ignore_mismatched_sizes=True,  # checked below, where the message can name the fix
                     output_loading_info=True,
                     **kwargs,
                 )
