@@ -21,12 +21,48 @@ def option(default: Any, help: str) -> Any:
     return field(**value, metadata={"help": help})
 
 
+COUNTED = "a whole number from 1 up, or leave it out"
+WORKERS = 16 * (os.cpu_count() or 1)
+# Fields, what is true of a right value (None is left out), and what to take in place of a wrong one.
+CHECKS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("dropout", lambda x: 0 <= x < 1, "a share from 0 up to, but not, 1"),
+    ("lora_r max_length max_train_samples max_eval_samples max_predict_samples", lambda x: x >= 1, COUNTED),
+    ("lora_alpha feature_cache_max_gb", lambda x: 0 < x < math.inf, "a number above 0"),
+    ("validation_fraction test_fraction", lambda x: 0 < x < 1, "a share between 0 and 1, such as 0.1"),
+    ("max_row_mb", lambda x: 0 < x <= 1000, "a number above 0, up to 1000"),
+    ("split_seed seed data_seed", lambda x: 0 <= x < 2**32, "a whole number from 0 up, under 2**32"),
+    (
+        "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps",
+        lambda x: 1 <= x < 2**20,
+        "a whole number from 1 up, under 2**20",
+    ),
+    ("early_stopping_patience eval_accumulation_steps", lambda x: x >= 1, COUNTED),
+    ("dataloader_num_workers", lambda x: 0 <= x <= WORKERS, f"a number from 0 to {WORKERS}"),
+    ("learning_rate weight_decay adam_epsilon max_grad_norm", lambda x: 0 <= x < math.inf, "a number from 0 up"),
+    ("adam_beta1 adam_beta2 label_smoothing_factor", lambda x: 0 <= x < 1, "a number from 0 up to, but not, 1"),
+    ("label_names", lambda x: x == ["labels"], "labels, or leave it out"),
+    ("remove_unused_columns", bool, "true: texts have columns that the model does not read"),
+    ("prediction_loss_only", lambda x: not x, "false: figures need more than the loss"),
+    ("bf16_full_eval fp16_full_eval", lambda x: not x, "false: it would cast the model that is saved"),
+    ("eval_do_concat_batches", bool, "true: figures are computed from all batches together"),
+    ("use_liger_kernel", lambda x: not x, "false: liger has no kernels for this model"),
+    ("hub_always_push", lambda x: not x, "false: one upload is made, at the end"),
+    # The second is transformers' default.
+    ("hub_strategy", lambda x: x in ("end", "every_save"), "end: one upload is made, at the end"),
+)
+
+
 def check_fields(arguments: Any, names: str, is_right: Callable[[Any], bool], wanted: str) -> None:
     """Raise RecipeError for the first of the fields, named with spaces between, that is set and not right."""
     for name in names.split():
-        value = getattr(arguments, name)
+        value = getattr(arguments, name, None)
         if value is not None and not is_right(value):
             raise RecipeError(f"{name} is {value}: take {wanted}")
+
+
+def check_all_fields(arguments: Any) -> None:
+    for check in CHECKS:
+        check_fields(arguments, *check)
 
 
 @dataclass
@@ -60,10 +96,7 @@ class ModelArguments:
 
     def __post_init__(self) -> None:
         self.model_name_or_path = shipped(self.model_name_or_path)
-        check_fields(self, "dropout", lambda share: 0 <= share < 1, "a share from 0 up to, but not, 1")
-        check_fields(self, "lora_r", lambda rank: rank >= 1, "a whole number from 1 up, or leave it out")
-        check_fields(self, "lora_alpha", lambda scale: 0 < scale < math.inf, "a number above 0")
-        check_fields(self, "feature_cache_max_gb", lambda size: 0 < size < math.inf, "a number above 0")
+        check_all_fields(self)
 
     @property
     def cache(self) -> dict[str, Any]:
@@ -133,12 +166,7 @@ class DataArguments:
         self.text_pair_separator = self.text_pair_separator.replace("\\n", "\n").replace("\\t", "\t")
         if not self.train_file and self.dataset_name is None:
             raise RecipeError("no data: give --train_file FILE or --dataset_name NAME")
-        fractions = "validation_fraction test_fraction"
-        check_fields(self, fractions, lambda share: 0 < share < 1, "a share between 0 and 1, such as 0.1")
-        check_fields(self, "max_row_mb", lambda size: 0 < size <= 1000, "a number above 0, up to 1000")
-        check_fields(self, "split_seed", lambda seed: 0 <= seed < 2**32, "a whole number from 0 up, under 2**32")
-        limits = "max_length max_train_samples max_eval_samples max_predict_samples"
-        check_fields(self, limits, lambda count: count >= 1, "a whole number from 1 up, or leave it out")
+        check_all_fields(self)
         if (self.split_method == "time") != (self.time_column is not None):
             raise RecipeError("split_method time and time_column go together: give both, or neither")
         if self.split_method == "shuffled" and self.group_column is not None:
@@ -178,32 +206,9 @@ class RecipeTrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         if not self.output_dir:
             raise RecipeError("no output_dir: give --output_dir DIR")
-        counts = "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps"
-        check_fields(self, counts, lambda count: 1 <= count < 2**20, "a whole number from 1 up, under 2**20")
+        check_all_fields(self)
         if self.max_steps <= 0:
-            check_fields(self, "num_train_epochs", lambda epochs: 0 < epochs < math.inf, "a number above 0")
-        check_fields(
-            self, "early_stopping_patience", lambda count: count >= 1, "a whole number from 1 up, or leave it out"
-        )
-        workers = 16 * (os.cpu_count() or 1)
-        check_fields(
-            self, "dataloader_num_workers", lambda count: 0 <= count <= workers, f"a number from 0 to {workers}"
-        )
-        check_fields(
-            self, "eval_accumulation_steps", lambda count: count >= 1, "a whole number from 1 up, or leave it out"
-        )
-        check_fields(self, "label_names", lambda names: names == ["labels"], "labels, or leave it out")
-        check_fields(self, "remove_unused_columns", bool, "true: texts have columns that the model does not read")
-        check_fields(self, "prediction_loss_only", lambda alone: not alone, "false: figures need more than the loss")
-        kept = "false: it would cast the model that is saved"
-        check_fields(self, "bf16_full_eval fp16_full_eval", lambda cast: not cast, kept)
-        check_fields(self, "eval_do_concat_batches", bool, "true: figures are computed from all batches together")
-        check_fields(self, "use_liger_kernel", lambda used: not used, "false: liger has no kernels for this model")
-        numbers = "learning_rate weight_decay adam_epsilon max_grad_norm"
-        check_fields(self, numbers, lambda number: 0 <= number < math.inf, "a number from 0 up")
-        shares = "adam_beta1 adam_beta2 label_smoothing_factor"
-        check_fields(self, shares, lambda share: 0 <= share < 1, "a number from 0 up to, but not, 1")
-        check_fields(self, "seed data_seed", lambda seed: 0 <= seed < 2**32, "a whole number from 0 up, under 2**32")
+            check_fields(self, "num_train_epochs", lambda x: 0 < x < math.inf, "a number above 0")
         if self.early_stopping_patience is not None and not self.load_best_model_at_end:
             raise RecipeError(
                 "early_stopping_patience needs load_best_model_at_end: leave it true, or drop the patience"
@@ -213,10 +218,7 @@ class RecipeTrainingArguments(TrainingArguments):
             raise RecipeError(f"metric_for_best_model is {metric!r}: take one of {', '.join(METRICS)}")
         if (given := self.decision_threshold) not in (None, "tune"):
             self.decision_threshold = parse_probability("decision_threshold", given, instead="tune")
-        check_fields(self, "hub_always_push", lambda pushed: not pushed, "false: one upload is made, at the end")
-        at_the_end = ("end", "every_save")  # transformers' default is the second
-        check_fields(self, "hub_strategy", lambda when: when in at_the_end, "end: one upload is made, at the end")
-        # `accelerate launch --cpu` says so in the environment only, and bf16 without a GPU wants it said.
+        # `accelerate launch --cpu` sets the environment alone, and bf16 without a GPU needs use_cpu.
         launched_for_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
         self.use_cpu = self.use_cpu or launched_for_cpu or not torch.accelerator.is_available()
         check_launch(self.use_cpu)

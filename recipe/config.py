@@ -24,7 +24,6 @@ from recipe.shipped import shipped
 # Saved with a run even where they are the library's defaults, which may change.
 ALWAYS_SAVED = ("learning_rate", "lr_scheduler_type", "warmup_steps", "max_grad_norm", "optim", "seed")
 ALWAYS_SAVED += ("per_device_train_batch_size", *RecipeTrainingArguments.__annotations__)
-MAX_YAML = 100_000  # characters
 NEVER_SAVED = ("hub_token", "overwrite_output_dir", "dataloader_pin_memory", "resume_from_checkpoint")
 
 Arguments = tuple[ModelArguments, DataArguments, RecipeTrainingArguments]
@@ -126,10 +125,7 @@ def fields_to_argv(fields: dict[str, Any], where: str) -> list[str]:
 def read_yaml_mapping(path: str) -> dict[str, Any]:
     """Load a YAML file of `field: value` lines; raise RecipeError, with the line, for anything else."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        if len(text) > MAX_YAML:
-            raise RecipeError(f"{path}: has over {MAX_YAML:,} characters: a recipe is a page of fields")
-        fields = yaml.load(text, UniqueKeys)
+        fields = yaml.load(Path(path).read_text(encoding="utf-8"), UniqueKeys)
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read ({error.strerror}): check the path") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:

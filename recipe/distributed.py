@@ -120,20 +120,10 @@ def once_a_machine(work: Callable[..., Any], *args: Any, **keywords: Any) -> Any
     return in_every_process(lambda: result if is_first else pickle.loads(mine))
 
 
-def gather_in_order(part: list) -> list:
-    """Return all processes' parts, in the order of the processes, in every process."""
-    return gather_object(part)
-
-
 def any_process(flag: bool) -> bool:
     """Return whether the flag is set in any process; every process has to call this."""
     state = PartialState()
     return bool(reduce(torch.tensor(float(flag), device=state.device)).item()) if state.num_processes > 1 else flag
-
-
-def wait_for_everyone() -> None:
-    """Return once every process is here."""
-    PartialState().wait_for_everyone()
 
 
 def shares() -> list[tuple[int, int]]:

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from accelerate.utils import gather_object
 from conftest import FAST, ROOT, assert_one_line, make_texts, run, run_training, tiny_folder
 from safetensors.torch import load_file
 
@@ -14,7 +15,6 @@ from recipe.distributed import (
     any_process,
     check_launch,
     check_world_size,
-    gather_in_order,
     in_every_process,
     on_main_process,
 )
@@ -164,7 +164,7 @@ def test_fewer_processes_than_launched_fail(monkeypatch):
 TALK = """
 import sys
 from recipe.errors import RecipeError
-from recipe.distributed import PartialState, any_process, gather_in_order, in_every_process, on_main_process
+from recipe.distributed import PartialState, any_process, gather_object, in_every_process, on_main_process
 state = PartialState(cpu=True)
 rank = state.process_index
 def fail():
@@ -181,7 +181,7 @@ try:
     in_every_process(fail_in_the_second)
 except Exception as error:
     failed = f"{type(error).__name__}: {error}"
-gathered = gather_in_order([f"{rank}a", f"{rank}b"][: 2 - rank])
+gathered = gather_object([f"{rank}a", f"{rank}b"][: 2 - rank])
 heard = [rank, on_main_process(lambda: rank), any_process(rank == 1), any_process(False), gathered, caught, failed, in_every_process(str, rank)]
 sys.stdout.write(" ".join(map(str, heard)) + "\\n")  # in one piece: two processes write to one pipe
 state.destroy_process_group()
@@ -203,7 +203,7 @@ def test_one_process_passes_values_through():
         in_every_process(lambda: 1 / 0)
     assert any_process(True)
     assert not any_process(False)
-    assert gather_in_order([1, 2]) == [1, 2]
+    assert gather_object([1, 2]) == [1, 2]
 
 
 READ_ONCE = """

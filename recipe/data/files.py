@@ -296,7 +296,7 @@ def is_saved_dataset(path: Path) -> bool:
 def load_dataset(name: str, configuration: str | None = None) -> datasets.DatasetDict | datasets.Dataset:
     """Load a dataset of the hub, of a folder of files, or one that save_to_disk wrote."""
     is_saved, verbosity = is_saved_dataset(Path(name)), hub_logging.get_verbosity()
-    hub_logging.set_verbosity_error()  # no word on each retry: the error below says it once
+    hub_logging.set_verbosity_error()  # not a line for each retry: the error below is enough
     fix = "save it again with save_to_disk" if is_saved else "check the name, or give --train_file"
     try:
         # The hub, the network, the builder and the file formats each raise errors of their own.

@@ -111,7 +111,7 @@ def read_texts(
             copies = sum(other == name for other in batch.names[:position])
             try:  # a second column of a name is called as pandas calls it
                 others[f"{name}.{copies}" if copies else name] = cells_at(source, batch, position, file_format)
-            except RecipeError as error:  # bytes of a picture, say, beside the texts
+            except RecipeError as error:  # such as the bytes of a picture beside the texts
                 logger.warning("%s (the output is without it)", error)
                 unreadable.add(name)
         yield texts, others

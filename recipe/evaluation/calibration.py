@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 TUNE = "tune"  # as a decision_threshold: choose it on validation texts
 TEMPERATURES = (0.1, 10.0)  # the range that is searched; trained networks lie between 0.5 and 5
-MIN_TEXTS = 50  # with fewer, the likelihood says little about how often the model errs
+MIN_TEXTS = 50  # with fewer, the likelihood shows little of how often the model errs
 
 
 def check_threshold(threshold: str | float | None, validation: "Dataset") -> None:

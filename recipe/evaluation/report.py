@@ -17,7 +17,6 @@ from sklearn.metrics import classification_report, confusion_matrix
 from recipe.atomic import open_text, write_json
 from recipe.data.texts import base_model_name, escape
 from recipe.data.tokenization import Coverage
-from recipe.distributed import wait_for_everyone
 from recipe.errors import printable, shorten
 from recipe.evaluation.intervals import PairedComparison, compare_paired, format_p
 from recipe.evaluation.metrics import classification_metrics, label_metrics
@@ -186,7 +185,7 @@ def evaluate_saved(
     Returns:
         The test, in the main process with the baselines: `results("test")` are the figures, `test_` before each name.
     """
-    wait_for_everyone()  # until the main process has saved the model
+    PartialState().wait_for_everyone()  # until the main process has saved the model
     classifier = TextClassifier.from_pretrained(model_dir, device)
     measured = measure(classifier, test, progress, temperature=temperature, model_name=base_model_name(model_dir))
     if PartialState().is_main_process:

@@ -50,7 +50,8 @@ def write_model_card(run_dir: str | Path, measured: Measurement | None = None, *
     folder = Path(run_dir)
     path, new_path = folder / CARD_FILE, folder / NEW_CARD_FILE
     if measured is None and shows_results(path, folder / "test_results.json"):
-        return add_metadata(path, metadata)
+        write_text(path, str(with_fields(read_card(path), metadata)))
+        return path
     card, problem = make_card(folder, measured, metadata), ""
     try:
         old = read_card(path) if path.exists() else card
@@ -81,13 +82,11 @@ def shows_results(path: Path, results: Path) -> bool:
     }
 
 
-def add_metadata(path: Path, metadata: dict[str, Any]) -> Path:
-    """Set fields of a card's front matter, tags beside those that it has, and return its path."""
-    card = read_card(path)
-    tags = [*(card.data.tags or ()), *(metadata.get("tags") or ())]
-    card.data = ModelCardData(**{**card.data.to_dict(), **metadata, "tags": tags})
-    write_text(path, str(card))
-    return path
+def with_fields(card: ModelCard, fields: dict[str, Any]) -> ModelCard:
+    """Return a card with more fields in its front matter, and tags beside those that it has."""
+    tags = [*(card.data.tags or ()), *(fields.get("tags") or ())]
+    card.data = ModelCardData(**{**card.data.to_dict(), **fields, "tags": tags})
+    return card
 
 
 def make_card(folder: Path, measured: Measurement | None, metadata: dict[str, Any]) -> ModelCard:
@@ -110,11 +109,14 @@ def make_card(folder: Path, measured: Measurement | None, metadata: dict[str, An
         eval_results=eval_results(measured, dataset if is_its_test else None) if measured else None,
         **{**metadata, "tags": [*TAGS, *(metadata.get("tags") or ())]},
     )
+    versions = [f"{package} {version(package)}" for package in PACKAGES]
     card = ModelCard.from_template(
         data,
         template_path=str(TEMPLATE),
-        labels=[escape(label) for label in labels],
-        shown_labels=", ".join([*map(escape, labels[:SHOWN_LABELS]), *(["..."] if len(labels) > SHOWN_LABELS else [])]),
+        labels=[as_markdown(label) for label in labels],
+        shown_labels=", ".join(
+            [*map(as_markdown, labels[:SHOWN_LABELS]), *(["..."] if len(labels) > SHOWN_LABELS else [])]
+        ),
         train_texts=f"{summary['texts']['train']:,}" if summary else "",
         own_class=config["model_type"] != "gpt2",
         head=describe_head(config),
@@ -128,10 +130,10 @@ def make_card(folder: Path, measured: Measurement | None, metadata: dict[str, An
         training=describe_training(run, base),
         data=describe_data(summary, dataset),
         limits=describe_limits(run, measured),
-        versions=", ".join(f"{name} {number}" for name, number in versions().items()),
+        versions=", ".join([*versions, f"gpt2-classifier-recipe {recipe.__version__}"]),
     )
     block = re.sub("\n{3,}", "\n\n", card.text.strip())
-    card.text = f"\n# {escape(name)}\n\n{run_part(block)}\n"
+    card.text = f"\n# {as_markdown(name)}\n\n{BEGIN.format(hash=hash_of(block))}\n{block}\n{END}\n"
     return card
 
 
@@ -166,10 +168,6 @@ def eval_results(measured: Measurement, dataset: str | None) -> list[EvalResult]
     ]
 
 
-def versions() -> dict[str, str]:
-    return {**{package: version(package) for package in PACKAGES}, "gpt2-classifier-recipe": recipe.__version__}
-
-
 CARD_FILE, NEW_CARD_FILE = "README.md", "README.new.md"
 PICTURES = {  # of evaluation/plots.py, and their titles
     "confusion_matrix": "Confusion matrix",
@@ -195,11 +193,6 @@ def read_card(path: Path) -> ModelCard:
         return ModelCard(path.read_text(encoding="utf-8-sig"))
 
 
-def run_part(block: str) -> str:
-    """Return the run's part of a card between its marks."""
-    return f"{BEGIN.format(hash=hash_of(block))}\n{block}\n{END}"
-
-
 def is_edited(card: ModelCard) -> bool:
     """Return whether somebody has edited the run's part of a card, or one of its marks."""
     found = BLOCK.search(card.text)
@@ -210,10 +203,10 @@ def join_cards(old: ModelCard, new: ModelCard) -> ModelCard:
     """Return the old card, not edited, with the new one's run's part and front matter; fields that the run lacks stay."""
     found, block = BLOCK.search(old.text), BLOCK.search(new.text)[0]
     text = old.text[: found.start()] + block + old.text[found.end() :] if found else f"{old.text.rstrip()}\n\n{block}\n"
-    kept = {name: value for name, value in old.data.to_dict().items() if name not in OURS}
-    fields = {**kept, **new.data.to_dict(), "tags": [*(kept.get("tags") or ()), *(new.data.tags or ())]}
     joined = ModelCard(str(new))
-    joined.data, joined.text = ModelCardData(**fields), text
+    joined.data = ModelCardData(**{name: value for name, value in old.data.to_dict().items() if name not in OURS})
+    joined = with_fields(joined, new.data.to_dict())
+    joined.text = text
     return joined
 
 
@@ -229,11 +222,9 @@ def published_card(path: Path, repo_id: str, revision: str | None, metadata: dic
     """
     card, published_name = read_card(path), repo_id.split("/")[-1]
     name = card.data.model_name or path.resolve().parent.name  # of the run's own folder, which may be copied
-    fields = {**card.data.to_dict(), **metadata}
-    fields["tags"] = [*(card.data.tags or ()), *(metadata.get("tags") or ())]
-    for entry in fields.get("model-index") or ():
-        entry["name"] = published_name
-    card.data = ModelCardData(**fields)
+    card = with_fields(card, metadata)
+    if card.data.eval_results:
+        card.data.model_name = published_name
     loaded = f'"{repo_id}", revision="{revision}"' if revision else f'"{repo_id}"'
     text = re.sub(rf"\A(\s*)# {re.escape(name)}\n", rf"\1# {published_name}\n", card.text)
     for call in ("model=", "from_pretrained("):
@@ -262,7 +253,7 @@ REMOVED = {
 }
 
 
-def escape(name: str) -> str:
+def as_markdown(name: str) -> str:
     """Return a name as Markdown that shows it as it is, on one line."""
     plain = html.escape(printable(shorten(name, 60)), quote=False)
     return re.sub(r"([\\`*_\[\]|~#$])", r"\\\1", plain)
@@ -300,7 +291,7 @@ def describe_results(measured: Measurement, without_copies: bool) -> dict[str, s
     Args:
         without_copies: no text of the test is also one of training.
     """
-    names, scores = [escape(name) for name in measured.label_names], measured.scores
+    names, scores = [as_markdown(name) for name in measured.label_names], measured.scores
     figures = precision_recall_fscore_support(
         measured.labels, measured.predictions, labels=range(len(names)), zero_division=0
     )
@@ -376,7 +367,7 @@ def describe_data(summary: dict[str, Any], dataset: str | None) -> str:
     left_out = "; left out were " + ", ".join(f"{rows:,} {why}" for why, rows in removed.items()) if removed else ""
     lines.append(f"{read:,} rows were read{left_out}. What remains, by split:")
     labels = pd.DataFrame.from_dict(summary["labels"], orient="index")
-    labels = labels.rename(columns=escape) if labels.shape[1] <= WIDE else labels[[]]
+    labels = labels.rename(columns=as_markdown) if labels.shape[1] <= WIDE else labels[[]]
     counts = pd.concat([pd.Series(summary["texts"], name="texts"), labels], axis=1).rename_axis("split")
     return " ".join(lines) + "\n\n" + table(counts.map("{:,}".format))
 
@@ -395,7 +386,9 @@ def describe_limits(run: dict[str, Any], measured: Measurement | None) -> str:
     limits.append("Every text is given one of the labels, also one that none of them fits.")
     limits.append("Texts unlike those of training, in another language for example, were not measured.")
     if measured and (mistakes := most_frequent_mistakes(measured, MISTAKES)):
-        named = [f"{escape(true)} taken for {escape(predicted)} ({texts})" for true, predicted, texts in mistakes]
+        named = [
+            f"{as_markdown(true)} taken for {as_markdown(predicted)} ({texts})" for true, predicted, texts in mistakes
+        ]
         limits.append(f"Most frequent mistakes on the test: {', '.join(named)}.")
     return "\n".join(f"- {limit}" for limit in limits)
 

@@ -178,7 +178,7 @@ def export_folder(
             path = (Path(work) if int8 else temporary) / MODEL_FILE
             print("Exporting ...", flush=True)
             export_graph(classifier.model, classifier.tokenizer.eos_token_id, path)
-            count, difference = check_graph(classifier, path, check_rows(classifier, texts))
+            count, difference = check_graph(classifier, path, rows_to_check(classifier, texts))
             print(f"Checked on {count} texts, padded left, right and not: logits differ by {difference:.1e} at most")
             if int8:
                 quantize_int8(path, temporary / MODEL_FILE)
@@ -221,7 +221,7 @@ def check_tokenizer(classifier: TextClassifier, path: Path, texts: Sequence[str]
             )
 
 
-def check_rows(classifier: TextClassifier, texts: Sequence[str] | None) -> list[list[int]]:
+def rows_to_check(classifier: TextClassifier, texts: Sequence[str] | None) -> list[list[int]]:
     """Return token ids of up to CHECK_TEXTS texts, or as many random ones: one of one token and one of all positions first."""
     positions, vocabulary = classifier.model.config.n_positions, len(classifier.tokenizer)
     rng = np.random.default_rng(0)

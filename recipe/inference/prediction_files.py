@@ -25,7 +25,6 @@ FILES_OF_A_RUN = ("config.json", "tokenizer.json", "tokenizer_config.json", "run
 FILES_OF_A_RUN += ("complete.json", "trainer_state.json", *(f"{x}_results.json" for x in ("train", "eval", "test")))
 FILES_OF_A_RUN += ("vocab.json", "special_tokens_map.json", "generation_config.json", "model.safetensors.index.json")
 FILES_OF_A_RUN += ("test_predictions.csv",)
-NO_FILES = ("/proc", "/sys")  # where nobody can make files, whatever the permissions say
 UNPRINTABLE = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")  # which act on a terminal
 
 
@@ -41,8 +40,6 @@ def check_output_file(
     if path.suffix.lower() not in formats:
         raise RecipeError(f"{field} {path}: unknown ending {path.suffix!r}: take one of {', '.join(formats)}")
     with as_recipe_error((OSError, ValueError), f"{field} {str(path)[:200]}: cannot be written", "give another one"):
-        if "\0" in str(path):
-            raise ValueError("a NUL in the name")
         if not path.parent.is_dir():
             raise RecipeError(f"{field} {path}: the folder {path.parent} does not exist: make it first")
         if path.is_dir():
@@ -55,7 +52,7 @@ def check_output_file(
         is_inside = model_dir and path.resolve().is_relative_to(Path(model_dir).expanduser().resolve())
         if path.exists() and is_inside and path.name in FILES_OF_A_RUN:
             raise RecipeError(f"{field} {path}: is a file of the model's folder: give another one")
-        if not os.access(path.parent, os.W_OK) or str(path.parent.resolve()).startswith(NO_FILES):
+        if not os.access(path.parent, os.W_OK):
             raise RecipeError(f"{field} {path}: the folder {path.parent} cannot be written to: take another one")
 
 

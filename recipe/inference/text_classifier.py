@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 from transformers import GPT2Config, PreTrainedTokenizerBase
 
@@ -17,7 +18,6 @@ from recipe.data.tokenization import (
     encode_texts,
     load_tokenizer,
 )
-from recipe.distributed import gather_in_order
 from recipe.errors import RecipeError, first_line, parse_probability
 from recipe.model.classifier import GPT2LastTokenClassifier
 
@@ -128,7 +128,7 @@ class TextClassifier:
             parts = [self._classify(share[i : i + PART_TEXTS], bar) for i in range(0, len(share), PART_TEXTS)]
             if isinstance(progress, bool):
                 bar.close()
-        parts = [part for of_process in gather_in_order([parts]) for part in of_process]
+        parts = [part for of_process in gather_object([parts]) for part in of_process]
         logits = [np.empty((0, len(self.label_names)), dtype=np.float32), *(rows for rows, *_ in parts)]
         coverage = Coverage.of([length for *_, lengths in parts for length in lengths], self.max_length)
         counts = np.array([count for _, windows, _ in parts for count in windows], dtype=np.int64)

@@ -11,8 +11,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, GPT2Con
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.gpt2.modeling_gpt2 import GPT2PreTrainedModel
 
-from recipe.errors import RecipeError, first_line
-from recipe.model.config_checks import MODEL_TYPE, check_classifier_config, check_weights_header
+from recipe.errors import RecipeError
+from recipe.model.config_checks import MODEL_TYPE, check_classifier_config
 from recipe.model.input_checks import check_labels, check_token_ids
 from recipe.model.loading import (
     HUB_ARGUMENTS,
@@ -119,7 +119,6 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
         want_info = kwargs.pop("output_loading_info", False)
         base_config = load_config(name, **{key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs})
         check_labels_of_head(name, base_config, id2label, ignore_mismatched_sizes)
-        check_weights_header(name, base_config)
         try:
             with quiet_loading():
                 model, info = super().from_pretrained(
@@ -127,12 +126,12 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
                     use_safetensors=True,
                     attn_implementation=kwargs.pop("attn_implementation", "sdpa"),
                     dtype=kwargs.pop("dtype", torch.float32),
-                    ignore_mismatched_sizes=True,  # checked below, where the message can say what to do
+                    ignore_mismatched_sizes=True,  # checked below, where the message can name the fix
                     output_loading_info=True,
                     **kwargs,
                 )
         except (OSError, SafetensorError) as error:
-            raise RecipeError(f"{name}: no weights that load: {describe_weights(name) or first_line(error)}") from error
+            raise RecipeError(f"{name}: no weights that load: {describe_weights(name, error)}") from error
         check_loaded_weights(name, model, info, ignore_mismatched_sizes)
         if has_other_labels(base_config, id2label) and not info["mismatched_keys"]:  # right size, wrong labels
             model.reset_head()

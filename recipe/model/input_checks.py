@@ -42,12 +42,11 @@ def first_outside(ids: torch.Tensor, size: int) -> str:
 
 
 def check_rows_for_model(rows: "Dataset", config: GPT2Config, split: str = "train") -> None:
-    """Raise RecipeError, before training, for the first row whose `labels` or `input_ids` do not fit the model, or whose mask
-    does not fit its ids.
+    """Raise RecipeError, before training, for the first row whose `labels` or `input_ids` do not fit the model.
 
     Rows are counted from 0. A column that the split does not have is passed over.
     """
-    columns = [name for name in ("labels", "input_ids", "attention_mask") if name in rows.column_names]
+    columns = [name for name in ("labels", "input_ids") if name in rows.column_names]
     if not columns:
         return
     start = 0
@@ -57,7 +56,6 @@ def check_rows_for_model(rows: "Dataset", config: GPT2Config, split: str = "trai
             check_label_rows(arrays["labels"], config, split, start)
         if "input_ids" in arrays:
             check_token_rows(arrays["input_ids"], config, split, start)
-            check_mask_rows(arrays.get("attention_mask"), arrays["input_ids"], split, start)
         start += len(table)
 
 
@@ -83,16 +81,6 @@ def check_token_rows(input_ids: "pyarrow.Array", config: GPT2Config, split: str,
     if (index := row_outside(ids, config.vocab_size)) is not None:
         row = pc.list_parent_indices(input_ids)[index].as_py()
         raise RecipeError(f"{split}, row {start + row}: has the token id {ids[index]}, {vocabulary(config)}")
-
-
-def check_mask_rows(mask: "pyarrow.Array | None", input_ids: "pyarrow.Array", split: str, start: int) -> None:
-    import pyarrow.compute as pc
-
-    if mask is None:
-        return
-    fits = pc.equal(pc.list_value_length(mask), pc.list_value_length(input_ids))
-    if (row := pc.index(pc.fill_null(fits, False), False).as_py()) >= 0:
-        raise RecipeError(f"{split}, row {start + row}: its attention_mask is not as long as its input_ids")
 
 
 def row_outside(ids: "pyarrow.Array", size: int) -> int | None:

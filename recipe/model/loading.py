@@ -1,5 +1,6 @@
 """Checks of a checkpoint, before and after its weights are loaded: is it a GPT-2, is it complete, whose head has it."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -76,11 +77,13 @@ def describe_head(name: str, base_config: GPT2Config, config: GPT2Config, info: 
     return f"{name}'s head is kept, with its {labels}"
 
 
-def describe_weights(name: str) -> str | None:
-    """Say why a local folder's weights do not load, where its file names tell; None elsewhere."""
+def describe_weights(name: str, error: Exception) -> str:
+    """Return why weights do not load: a local folder's file names tell, elsewhere the error."""
     folder = Path(name).expanduser()
-    if not folder.is_dir() or list(folder.glob("*.safetensors")):
-        return None
+    if not folder.is_dir():
+        return first_line(error)
+    if list(folder.glob("*.safetensors")):
+        return f"{first_line(error)}: restore its safetensors files (those of a git checkout by `git lfs pull`)"
     if list(folder.glob("*.bin")) or list(folder.glob("*.pt")):
         return "they are pickled, which is not safe to load: save them again as model.safetensors"
     return "the folder has no model.safetensors: save the model with save_pretrained"
@@ -111,13 +114,18 @@ def check_loaded_weights(name: str, model: nn.Module, info: dict[str, Any], fres
         raise RecipeError(
             f"{name}: the checkpoint lacks {len(missing)} GPT-2 weights ({missing[0]} ...): it is incomplete"
         )
+    blocks = {int(found[1]) + 1 for key in info["unexpected_keys"] if (found := re.search(r"\bh\.(\d+)\.", key))}
+    if max(blocks, default=0) > model.config.n_layer:
+        raise RecipeError(
+            f"{name}: config.json says n_layer {model.config.n_layer}, but the weights have {max(blocks)} blocks"
+        )
     if any(key.startswith("score.") for key in info["unexpected_keys"]) and not fresh_head:
         saved_by = (model.config.architectures or ["?"])[0]
         raise RecipeError(f"{name}: was saved by {saved_by}, a class with a head of its own: load it with that class")
     for key, parameter in model.named_parameters():
         if not torch.isfinite(parameter.sum()) and not torch.isfinite(parameter).all():  # the sum takes half the time
             raise RecipeError(f"{name}: {key} holds values that are not finite: train it again, or take another model")
-    for key, saved, wanted in sorted(info["mismatched_keys"]):
+    for key, saved, wanted in sorted(info["mismatched_keys"], reverse=True):  # the head last
         if not key.startswith("score."):
             raise RecipeError(f"{name}: {key} is {list(saved)} in the checkpoint but {list(wanted)} by its config.json")
         if not fresh_head:

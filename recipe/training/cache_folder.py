@@ -22,13 +22,8 @@ def limit_of(folder: Path, when: str, max_gb: float | None) -> float:
     """Return how many bytes the cache may hold: max_gb, or half (with `on`, all) of what is free or its own."""
     if max_gb is not None:
         return max_gb * 1e9
-    return (free_disk(folder) + bytes_held(folder)) / (1 if when == "on" else 2)
-
-
-def free_disk(folder: Path) -> int:
-    """Return the bytes free where the folder is, or will be."""
     existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
-    return shutil.disk_usage(existing).free
+    return (shutil.disk_usage(existing).free + bytes_held(folder)) / (1 if when == "on" else 2)
 
 
 def list_caches(folder: Path = DEFAULT_FOLDER) -> Iterator[tuple[Path, dict, int]]:

@@ -26,6 +26,7 @@ import pyarrow.compute
 import torch
 import xxhash
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from datasets.features.features import register_feature
 from datasets.utils import tqdm  # which datasets.disable_progress_bars silences
 from torch import nn
@@ -35,7 +36,7 @@ from transformers import GPT2Config, PreTrainedTokenizerBase, TrainingArguments
 
 from recipe.atomic import TEMPORARY_PREFIX, write_json
 from recipe.data.tokenization import PaddingCollator
-from recipe.distributed import gather_in_order, in_every_process, on_main_process, shares
+from recipe.distributed import in_every_process, on_main_process, shares
 from recipe.errors import RecipeError, as_recipe_error, first_line
 from recipe.model.classifier import GPT2LastTokenClassifier
 from recipe.model.input_checks import check_rows_for_model
@@ -296,7 +297,7 @@ class FeatureStore:
 
     def attach(self, splits: Mapping[str, datasets.Dataset], rows: Rows, limit: float) -> dict[str, datasets.Dataset]:
         """Compute the rows that are missing, divided among the processes, and return the splits with the column."""
-        if len({*gather_in_order([(self.folder.name, xxhash.xxh3_64_hexdigest(rows.keys))])}) > 1:
+        if len({*gather_object([(self.folder.name, xxhash.xxh3_64_hexdigest(rows.keys))])}) > 1:
             raise RecipeError("the processes have other weights or texts than each other: load the same in each")
         in_every_process(self.make_room, rows, limit)
         for index, count in shares():  # of all processes, then of those of a machine that has a folder of its own

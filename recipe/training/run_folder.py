@@ -14,13 +14,14 @@ from typing import Any
 
 import datasets
 import yaml
+from accelerate import PartialState
 from filelock import FileLock, Timeout
 
 from recipe.arguments import RecipeTrainingArguments
 from recipe.atomic import TEMPORARY_PREFIX, write_json, write_text
 from recipe.data.dataset import SPLITS_FOLDER, load_saved_splits, same_texts, save_splits
 from recipe.data.texts import RUN_CONFIG_FILE
-from recipe.distributed import check_world_size, on_main_process, wait_for_everyone
+from recipe.distributed import check_world_size, on_main_process
 from recipe.errors import RecipeError, as_recipe_error, first_line
 from recipe.training.checkpoints import (
     last_complete_checkpoint,
@@ -68,7 +69,7 @@ class RunFolder:
             RecipeError: an unfinished run on other texts, or a folder that not all machines see.
         """
         on_main_process(self._start, splits)
-        wait_for_everyone()
+        PartialState().wait_for_everyone()
         if not (self.path / STATE_FILE).is_file():  # every process reads checkpoints and the saved model
             raise RecipeError(
                 f"output_dir {self.path} is not visible to all machines: take one on a disk that they share"

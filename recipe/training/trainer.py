@@ -26,7 +26,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import TrainOutput, has_length, rotate_checkpoints
 
-from recipe.distributed import any_process, check_sharding, on_main_process, wait_for_everyone
+from recipe.distributed import any_process, check_sharding, on_main_process
 from recipe.errors import RecipeError, as_recipe_error
 from recipe.model.classifier import GPT2LastTokenClassifier
 from recipe.model.export import save_classifier
@@ -255,11 +255,11 @@ class RecipeTrainer(Trainer):
             super()._save_checkpoint(model, trial)
         finally:
             self.args.save_total_limit, self.saving_checkpoint = limit, False
-        wait_for_everyone()  # each process writes its own random state
+        self.accelerator.wait_for_everyone()  # each process writes its own random state
         if self.args.should_save:
             mark_complete(checkpoint)
             rotate_checkpoints(str(folder), limit, self.state.best_model_checkpoint)
-        wait_for_everyone()
+        self.accelerator.wait_for_everyone()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the complete model, stock wherever that has the same logits; in a checkpoint, the trained weights."""

@@ -26,7 +26,7 @@ SETTINGS = (
     "scale_attn_weights",
     "scale_attn_by_inverse_layer_idx",
 )
-KNOWN_CODE = ("torch.nn.modules.", "transformers.")  # whose modules compute what their parameters and the config say
+KNOWN_CODE = ("torch.nn.modules.", "transformers.")  # whose modules depend on their parameters and the config alone
 WRITTEN_AT_ONCE = 1 << 24  # bytes of hidden states that are handed over together
 
 

@@ -26,7 +26,7 @@ LAWFUL = ("too few", "single label", "(regression)", "every text", "every group"
 
 FEW = settings(max_examples=30, deadline=None, derandomize=True, database=None)
 
-# Any Unicode that UTF-8 holds; a file's own ends of line are not told from a text's in every format.
+# Any Unicode that UTF-8 holds; not every format distinguishes a file's own ends of line from a text's.
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=30)
 names = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1, max_size=8)
 label_sets = st.lists(names, min_size=2, max_size=4, unique_by=canonical_name)

@@ -20,12 +20,12 @@ from recipe.inference import onnx_export
 from recipe.inference.onnx_export import (
     ODD_TEXTS,
     OnnxModel,
-    check_rows,
     check_tokenizer,
     export_folder,
     export_graph,
     quantize_int8,
     require_onnx,
+    rows_to_check,
     save_standalone,
 )
 from recipe.inference.text_classifier import TextClassifier
@@ -70,11 +70,11 @@ def test_windows_of_a_part_of_a_text_are_refused(tmp_path):
 
 def test_rows_to_check_have_all_lengths():
     classifier = classifier_with()
-    rows = check_rows(classifier, None)
+    rows = rows_to_check(classifier, None)
     assert [len(row) for row in rows[:2]] == [1, 512]
     assert len(rows) == 200
     assert len({len(row) for row in rows}) > 50
-    long = check_rows(classifier, ["word " * 3000] * 1000)
+    long = rows_to_check(classifier, ["word " * 3000] * 1000)
     assert len(long) == 40  # of 512 tokens each: no more are read
 
 

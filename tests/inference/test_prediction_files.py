@@ -153,7 +153,7 @@ def test_json_on_the_screen_holds_nothing_that_acts(capsys):
     assert json.loads(line)["text"] == hostile
 
 
-@pytest.mark.parametrize("path", ["/proc/x.csv", "{}/" + "n" * 300 + ".csv", "{}/folder.csv", "{}/in.csv", "a\0b.csv"])
+@pytest.mark.parametrize("path", ["{}/" + "n" * 300 + ".csv", "{}/folder.csv", "{}/in.csv"])
 def test_impossible_outputs_are_one_line(path, tmp_path):
     (tmp_path / "folder.csv").mkdir()
     (tmp_path / "in.csv").write_text("text\na\n")

@@ -48,9 +48,9 @@ def test_labels_that_are_not_one_id_a_text_are_refused(labels, message, cached):
         model(IDS, labels=torch.tensor(labels), trunk_output=trunk_output)
 
 
-@pytest.mark.parametrize(("token", "told"), [(-1, "-1"), (100, "100"), (50256, "50256")])
-def test_tokens_outside_the_vocabulary_are_refused(token, told):
-    with pytest.raises(RecipeError, match=f"the token id {told}, and the model's are 0 to 99: tokenize with"):
+@pytest.mark.parametrize("token", [-1, 100, 50256])
+def test_tokens_outside_the_vocabulary_are_refused(token):
+    with pytest.raises(RecipeError, match=f"the token id {token}, and the model's are 0 to 99: tokenize with"):
         tiny_model()(torch.tensor([[1, token, 3]]))
 
 
@@ -84,11 +84,6 @@ def rows(**columns):
         ({"input_ids": [[1], [2, -1], [0, 100]]}, "validation, row 1: has the token id -1,"),
         ({"input_ids": [1, 2, 3]}, "validation: input_ids are of the type int32: give a list of token ids a row"),
         ({"input_ids": [[0.5], [1.0], [2.0]]}, "validation: input_ids are of the type list<"),
-        (
-            {"attention_mask": [[1, 1], [1, 1], [1]]},
-            "validation, row 1: its attention_mask is not as long as its input_ids",
-        ),
-        ({"attention_mask": [[1, 1], [1], None]}, "validation, row 2: its attention_mask is not as long"),
     ],
 )
 def test_rows_that_a_model_cannot_read_are_named(columns, message):

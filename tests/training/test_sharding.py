@@ -1,6 +1,6 @@
 """FSDP2, prepared by accelerate itself, on two processes of a CPU: the results of one process.
 
-`accelerate launch` makes plain DDP of FSDP on a CPU; here the trainer is told of the plugin after its Accelerator exists.
+`accelerate launch` makes plain DDP of FSDP on a CPU; here the trainer gets the plugin after its Accelerator exists.
 Run as a program, this file trains, on both paths: test_sharding.py OUTPUT_DIR.
 """
 
