@@ -1,14 +1,36 @@
-"""Metrics of a classifier: scikit-learn's, with an interval of the accuracy and a calibration error."""
+"""Metrics of a classifier, through the library `evaluate`, with a metric of our own: `evaluate.load` would need the hub."""
 
 from collections.abc import Sequence
 
+import datasets
+import evaluate
 import numpy as np
 from scipy.special import log_softmax, softmax
-from sklearn.metrics import f1_score, precision_recall_fscore_support
+from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
 from transformers import EvalPrediction
 
 from recipe.evaluation.intervals import calibration_error, reliability, wilson_interval
 from recipe.inference.text_classifier import decide
+
+
+class LabelMetrics(evaluate.Metric):
+    """Accuracy with its 95 % Wilson interval, macro F1, and, given label names, the scores of each label."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        features = datasets.Features(dict.fromkeys(("predictions", "references"), datasets.Value("int64")))
+        return evaluate.MetricInfo(description=self.__doc__, citation="", features=features)
+
+    def _compute(self, predictions: list[int], references: list[int], label_names: Sequence[str]) -> dict[str, float]:
+        right, texts = int(accuracy_score(references, predictions, normalize=False)), len(references)
+        macro_f1 = float(f1_score(references, predictions, average="macro", zero_division=0))
+        figures = {"accuracy": right / texts, "macro_f1": macro_f1}
+        figures |= zip(("accuracy_low", "accuracy_high"), wilson_interval(right, texts), strict=True)
+        if label_names:
+            ids = range(len(label_names))
+            scores = precision_recall_fscore_support(references, predictions, labels=ids, zero_division=0)
+            for score, values in zip(("precision", "recall", "f1", "support"), scores, strict=True):
+                figures |= {f"{score}_{name}": value.item() for name, value in zip(label_names, values, strict=True)}
+        return figures
 
 
 def label_metrics(predictions: np.ndarray, labels: np.ndarray, label_names: Sequence[str] = ()) -> dict[str, float]:
@@ -18,16 +40,8 @@ def label_metrics(predictions: np.ndarray, labels: np.ndarray, label_names: Sequ
         accuracy, accuracy_low, accuracy_high and macro_f1 (over the labels that occur); with label_names also
         precision_X, recall_X, f1_X (0 where the label never occurs) and support_X (texts) of each label X.
     """
-    right, texts = int((np.asarray(predictions) == labels).sum()), len(labels)
-    macro_f1 = float(f1_score(labels, predictions, average="macro", zero_division=0))
-    figures = {"accuracy": right / texts, "macro_f1": macro_f1}
-    figures |= zip(("accuracy_low", "accuracy_high"), wilson_interval(right, texts), strict=True)
-    if label_names:
-        ids = range(len(label_names))
-        scores = precision_recall_fscore_support(labels, predictions, labels=ids, zero_division=0)
-        for score, values in zip(("precision", "recall", "f1", "support"), scores, strict=True):
-            figures |= {f"{score}_{name}": value.item() for name, value in zip(label_names, values, strict=True)}
-    return figures
+    metric = LabelMetrics(keep_in_memory=True)  # and as one process: Trainer has gathered already
+    return metric.compute(predictions=predictions, references=labels, label_names=label_names)
 
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
