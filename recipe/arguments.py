@@ -195,6 +195,9 @@ class RecipeTrainingArguments(TrainingArguments):
     ddp_find_unused_parameters: bool | None = option(False, "Look for parameters without a gradient: here are none.")
     baselines: bool = option(True, "Measure the majority class and TF-IDF + logistic regression on the test texts too.")
     plots: bool = option(True, "Draw the run's pictures, which the model card shows (needs matplotlib).")
+    save_texts: bool = option(
+        True, "Write the test texts into test_predictions.csv too, beside their answers (splits/ holds them anyway)."
+    )
     calibrate: bool = option(
         False, "Fit a temperature on validation and fold it into the head; labels of uncut texts stay the same."
     )

@@ -89,6 +89,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         class_weight=data_args.class_weight,
         temperature=temperature,
         progress=not training_args.disable_tqdm,
+        save_texts=training_args.save_texts,
     )
     if trainer.is_world_process_zero():
         recipe.save_run_figures(training_args.output_dir, measured, trainer.state.log_history, training_args.plots)

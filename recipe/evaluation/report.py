@@ -104,7 +104,7 @@ class Measurement:
             texts: the N texts: `text` and, where they are known, `source` and `row`.
 
         Returns:
-            `source` and `row`, if known, `text`, `label`, `prediction` and its `probability`; `number`, the text's place
+            `source` and `row`, if known, `text`, if `texts` has it, `label`, `prediction` and its `probability`; `number`, the text's place
             among the N, from 1.
         """
         names = np.array(self.label_names, dtype=object)
@@ -171,6 +171,7 @@ def evaluate_saved(
     class_weight: str = "none",
     temperature: float | None = None,
     progress: bool = True,
+    save_texts: bool = True,
 ) -> Measurement:
     """Load a saved model, measure it on the test texts, write test_results.json and test_predictions.csv beside it, print.
 
@@ -181,6 +182,7 @@ def evaluate_saved(
         train: the same of the training texts, for the baselines; None leaves them out.
         class_weight: `none` or `balanced`, of the baselines.
         temperature: what the head was divided by, if it was calibrated.
+        save_texts: write the texts into test_predictions.csv too.
 
     Returns:
         The test, in the main process with the baselines: `results("test")` are the figures, `test_` before each name.
@@ -194,7 +196,7 @@ def evaluate_saved(
         if train is not None:
             measured.add_baselines(train, test["text"][:], class_weight)
             write_json(path, measured.results("test"))
-        measured.save_answers(Path(model_dir) / PREDICTIONS_FILE, test)
+        measured.save_answers(Path(model_dir) / PREDICTIONS_FILE, test if save_texts else test.remove_columns("text"))
         print(f"\nTest set, {len(test)} texts, measured on the saved model:")
         print_report(measured)
         print_examples(test, measured)

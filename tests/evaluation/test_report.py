@@ -99,6 +99,9 @@ def test_answers_begin_with_confident_mistakes(tmp_path):
     assert by_place["prediction"].tolist() == [("'=SUM(A1)", "b", "NA")[label] for label in expected.argmax(1)]
     assert by_place["probability"].to_numpy() == pytest.approx(expected.max(1), abs=1e-6)
     assert "source" not in measured.answers(Dataset.from_dict({"text": texts}))  # of texts without a file
+    without = measured.answers(Dataset.from_dict(places))  # --save_texts false
+    assert [*without] == [name for name in answers if name != "text"]
+    assert without["row"].tolist() == answers["row"].tolist()
 
 
 def test_without_words_the_model_is_compared_with_the_majority(capsys):

@@ -74,6 +74,13 @@ def test_frozen_parameters_stay_bit_identical_and_trained_ones_move(trained):
             assert torch.equal(tensor, old.float()), name
 
 
+def test_without_texts_the_answers_have_none(three_labels, tmp_path):
+    run_training(three_labels, tmp_path / "run", "--save_texts", "false")
+    answers, texts = pd.read_csv(tmp_path / "run" / "test_predictions.csv"), pd.read_csv(three_labels)
+    assert "text" not in answers
+    assert texts["label"][answers["row"] - 2].tolist() == answers["label"].tolist()
+
+
 def test_same_command_twice_gives_the_same_numbers(three_labels, tmp_path):
     first, second = (run_training(three_labels, tmp_path / name) for name in ("a", "b"))
     assert first == second
