@@ -151,8 +151,8 @@ def test_summary_table_and_picture(splits, tmp_path):
     worse = {**guess, "accuracy": 0.9, "measured": 0.972}
     assert contradicts(worse)
     assert not contradicts({**worse, "accuracy": 0.97})
-    told = "no estimate, since no power law fits: 0.972 was measured, and the one that fits best expects 0.900 of 180 texts"
-    assert describe_guess("gpt2-nano", worse, 2).endswith(told)
+    message = "no estimate, since no power law fits: 0.972 was measured, and the one that fits best expects 0.900 of 180 texts"
+    assert describe_guess("gpt2-nano", worse, 2).endswith(message)
     accuracy, macro_f1 = draw_curves(measured, {"gpt2": guess}, NAMES, "a $title$").axes
     dotted = [line for line in accuracy.lines if line.get_linestyle() == ":"]
     assert [line.get_xdata()[[0, -1]].round().tolist() for line in dotted] == [[9, 180]]

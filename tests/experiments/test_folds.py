@@ -137,8 +137,8 @@ def test_a_model_that_knows_the_texts_is_refused(rows, tmp_path):
 def test_ignored_options_are_told(rows, tmp_path, caplog):
     rows.to_csv(tmp_path / "a.csv", index=False)
     load_training_rows(arguments(tmp_path / "a.csv", "--split_method", "time", "--time_column", "row"))
-    told = [record.message for record in caplog.records if record.levelno == logging.WARNING]
-    assert told[-1].startswith("split_method time: folds are drawn at random")
+    warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert warnings[-1].startswith("split_method time: folds are drawn at random")
 
 
 def test_each_text_is_predicted_without_it_and_interruptions_lose_nothing(rows, tmp_path, monkeypatch):
