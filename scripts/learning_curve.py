@@ -89,7 +89,7 @@ def report(
     results = {"model": model, "test_texts": test_texts, "points": measured, "skipped": skipped}
     results |= {"summary": summary.to_dict("records"), "power_laws": guesses, "interval": "bootstrap over seeds"}
     if args.plot_file:
-        figure = draw_curves(measured, guesses, titles, f"{model}: {test_texts:,} test texts")
+        figure = draw_curves(measured, guesses, titles, f"{titles['gpt2']}: {test_texts:,} test texts")
         write_files(args.plot_file.parent, lambda folder: save_figure(figure, folder / args.plot_file.name))
     write_json(args.output_file, results)
     print_saved(args.output_file, args.plot_file)

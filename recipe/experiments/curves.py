@@ -24,7 +24,6 @@ from recipe.evaluation.plots import BLUE, GREY
 from recipe.experiments.runs import Results, Runner
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 STARTS = list(itertools.product((0.2, 0.5, 1.0, 2.0), (0.0, 0.5)))  # of b, and of c as a share of the lowest error
@@ -230,45 +229,39 @@ def describe_guess(title: str, guess: dict[str, Any], seeds: int) -> str:
 def draw_curves(
     points: Sequence[dict[str, Any]], guesses: Mapping[str, dict[str, Any]], titles: Mapping[str, str], title: str
 ) -> "Figure":
-    """Draw both scores by the number of texts, a dot a seed, a band of one sd; the law of the accuracy dotted beyond."""
+    """Draw both scores by the number of texts, a dot a seed, a band of one sd; the law of the accuracy dotted beyond.
+
+    The law is drawn where it was measured too, so that a bad fit shows.
+    """
     from matplotlib.figure import Figure  # not pyplot, which would look for a screen
 
-    figure = Figure(figsize=(10, 4), dpi=120, layout="constrained")
+    figure, summary = Figure(figsize=(10, 4), dpi=120, layout="constrained"), summarize(points)
     figure.suptitle(shorten(title, 90), parse_math=False)
-    summary = summarize(points)
+    ticks = sorted({int(texts) for texts in summary["texts"]} | {guess["texts"] for guess in guesses.values()})
     for axes, (score, name_of_score) in zip(figure.subplots(1, 2), SCORES.items(), strict=True):
-        for name in (name for name in titles if name in set(summary["name"])):
-            of_name = [point for point in points if name in point]
-            draw_scores(axes, of_name, summary[summary["name"] == name], name, score, titles[name])
-            if score == "accuracy" and name in guesses:
-                draw_guess(axes, guesses[name], summary["texts"].min(), COLORS[name])
+        for name, of_name in summary.groupby("name", sort=False):
+            color, texts = COLORS[name], of_name["texts"]
+            mean, sd = of_name[f"{score}_mean"], of_name[f"{score}_sd"].fillna(0)
+            axes.plot(texts, mean, "-", color=color, label=titles[name])
+            low, high = (mean - sd).clip(lower=0), (mean + sd).clip(upper=1)
+            axes.fill_between(texts, low, high, color=color, alpha=0.2, linewidth=0)
+            dots = [(point["texts"], point[name][score]) for point in points if name in point]
+            axes.plot(*zip(*dots, strict=True), "o", color=color, markersize=3)
+            if score == "accuracy" and (guess := guesses.get(name)):
+                law, sizes = (
+                    PowerLaw(*(guess[parameter] for parameter in "abc")),
+                    np.geomspace(ticks[0], guess["texts"]),
+                )
+                axes.plot(sizes, 1 - law(sizes), ":", color=color, label="its power law, to twice the texts")
+                if "accuracy_low" in guess:
+                    ends = np.abs(
+                        [guess["accuracy_low"] - guess["accuracy"], guess["accuracy_high"] - guess["accuracy"]]
+                    )
+                    axes.errorbar(guess["texts"], guess["accuracy"], ends[:, None], color=color, capsize=3)
         axes.set_xscale("log")
-        ticks = sorted({int(texts) for texts in summary["texts"]} | {guess["texts"] for guess in guesses.values()})
         axes.set_xticks(ticks, labels=[f"{texts:,}" for texts in ticks], rotation=30)
         axes.minorticks_off()
         axes.set(xlabel="training texts", title=f"{name_of_score[0].upper()}{name_of_score[1:]} on test")
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8, frameon=False, loc="lower right")
     return figure
-
-
-def draw_scores(
-    axes: "Axes", points: Sequence[dict[str, Any]], summary: pd.DataFrame, name: str, score: str, title: str
-) -> None:
-    """Draw one classifier's means, their band of one sd, and a dot a seed."""
-    texts, mean, sd = summary["texts"], summary[f"{score}_mean"], summary[f"{score}_sd"].fillna(0)
-    axes.plot(texts, mean, "-", color=COLORS[name], label=title)
-    axes.fill_between(
-        texts, (mean - sd).clip(lower=0), (mean + sd).clip(upper=1), color=COLORS[name], alpha=0.2, linewidth=0
-    )
-    axes.plot([p["texts"] for p in points], [p[name][score] for p in points], "o", color=COLORS[name], markersize=3)
-
-
-def draw_guess(axes: "Axes", guess: dict[str, Any], smallest: int, color: str) -> None:
-    """Draw the fitted law, also where it was measured, so that a bad fit shows; and its interval at its end."""
-    law = PowerLaw(*(guess[parameter] for parameter in "abc"))
-    texts = np.geomspace(smallest, guess["texts"])
-    axes.plot(texts, 1 - law(texts), ":", color=color, label="its power law, to twice the texts")
-    if "accuracy_low" in guess:
-        low, high = guess["accuracy"] - guess["accuracy_low"], guess["accuracy_high"] - guess["accuracy"]
-        axes.errorbar(guess["texts"], guess["accuracy"], [[max(low, 0)], [max(high, 0)]], color=color, capsize=3)
