@@ -97,7 +97,7 @@ def test_cached_and_plain_path_give_the_same_model(three_labels, tmp_path, train
     figures, logits = {}, {}
     for choice in ("off", "on"):
         cache = ["--feature_cache", choice, "--feature_cache_dir", str(tmp_path / "cache")]
-        figures[choice] = train_on(NANO, three_labels, tmp_path / choice, *fields, *cache)
+        figures[choice] = run_training(three_labels, tmp_path / choice, *fields, *cache)
         logits[choice] = TextClassifier.from_pretrained(tmp_path / choice).logits(pd.read_csv(three_labels)["text"])
     assert bool(list((tmp_path / "cache").rglob("*.arrow")))
     np.testing.assert_allclose(logits["on"], logits["off"], atol=1e-4, rtol=0)
@@ -173,13 +173,13 @@ def test_bfloat16_trunk_costs_at_most_one_message_in_300(tmp_path):
     ]
     fields += ["--max_train_samples", "300", "--max_eval_samples", "50", "--max_predict_samples", "300"]
     fields += ["--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false"]
-    for seed in ("0", "1", "2"):
-        accuracy = {}
-        for dtype in ("float32", "bfloat16"):
-            choice = ["--seed", seed, "--trunk_dtype", dtype, "--num_train_epochs", "3"]
-            accuracy[dtype] = train_on(NANO, SMS, tmp_path / f"{dtype}{seed}", *fields, *choice)["test_accuracy"]
-        assert abs(accuracy["bfloat16"] - accuracy["float32"]) <= 1 / 300 + 1e-9
-        assert read_json(tmp_path / f"bfloat16{seed}" / "config.json")["dtype"] == "float32"
+    accuracy = {}
+    for dtype in ("float32", "bfloat16"):
+        choice = ["--trunk_dtype", dtype, "--num_train_epochs", "3"]
+        accuracy[dtype] = train_on(NANO, SMS, tmp_path / dtype, *fields, *choice)["test_accuracy"]
+    assert abs(accuracy["bfloat16"] - accuracy["float32"]) <= 1 / 300 + 1e-9
+    assert accuracy["float32"] > 0.9
+    assert read_json(tmp_path / "bfloat16" / "config.json")["dtype"] == "float32"
 
 
 # ---- Training further from a saved model ----
