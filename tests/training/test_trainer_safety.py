@@ -199,7 +199,8 @@ def test_rows_that_the_model_cannot_read_are_refused_before_training(tmp_path):
 
 def test_trainer_still_calls_the_private_methods_that_are_overridden(tmp_path, monkeypatch):
     """A release of transformers that renames one would leave our part out, without a word."""
-    names = {name for name in vars(RecipeTrainer) if name.startswith("_") and not name.startswith("__")}
+    names = {name for name in vars(RecipeTrainer) if name.startswith("_") and hasattr(Trainer, name)}
+    names -= {"__init__", "__module__", "__doc__"}
     names -= {"_push_from_checkpoint"}  # of uploads, which test_publish.py counts
     assert names == {
         "_get_train_sampler",
@@ -209,7 +210,6 @@ def test_trainer_still_calls_the_private_methods_that_are_overridden(tmp_path, m
         "_load_from_checkpoint",
         "_load_best_model",
     }
-    assert all(hasattr(Trainer, name) for name in names)
     called = set()
 
     def watch(name, original):
