@@ -13,6 +13,8 @@ from safetensors.torch import load
 from transformers import TrainingArguments
 
 from recipe import GPT2LastTokenClassifier, RecipeTrainer, TextClassifier, load_tokenizer
+from recipe.errors import RecipeError
+from recipe.hub.publish import hub_errors
 
 pytestmark = pytest.mark.launch
 PUBLISHED = {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
@@ -145,6 +147,12 @@ def test_a_failed_upload_is_one_line_and_the_next_one_succeeds(hub, online, run_
     again = online(*command)
     assert again.returncode == 0, again.stderr
     assert files_of(hub).keys() == PUBLISHED
+
+
+def test_no_error_shows_the_token():
+    shown = r"refuses \(the URL https://\*\*\*@there cannot be reached\)"
+    with pytest.raises(RecipeError, match=shown), hub_errors("me/x", TOKEN):
+        raise ConnectionError(f"the URL https://{TOKEN}@there\ncannot be reached")
 
 
 def test_a_connection_that_breaks_in_a_file_is_tried_again(hub, online, run_dir):

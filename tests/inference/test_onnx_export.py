@@ -80,7 +80,8 @@ def test_rows_to_check_have_all_lengths():
 @pytest.mark.launch
 def test_folder_of_our_own_class_keeps_its_config(tmp_path):
     """Another pooling, two labels without names, a threshold and windows."""
-    model = GPT2LastTokenClassifier.from_pretrained(NANO, n_layer=2, pooling="mean")
+    special = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), 8191)
+    model = tiny_model(num_labels=2, n_layer=1, pooling="mean", vocab_size=8192, **special)
     remember_windows(model.config, Windows(16, 4))
     model.config.decision_threshold = 0.3
     model.save_pretrained(tmp_path / "run")

@@ -52,7 +52,7 @@ def test_snippet_gives_the_labels_of_predict(tmp_path, run_here):
     assert printed[0] == "Exporting ..."
     checked = r"Checked on 62 texts, padded left, right and not: logits differ by \d\.\de-0[5-9] at most"
     assert re.fullmatch(checked, printed[1])
-    saved = r"Saved to .*/runs/quickstart_onnx: model.onnx, 7.\d MB, the tokenizer, config.json"
+    saved = r"Saved to .*/runs/quickstart_onnx: model.onnx, 6.\d MB, the tokenizer, config.json"
     assert re.fullmatch(saved, printed[2])
     assert len(printed) == 3
     # no word of the exporter's

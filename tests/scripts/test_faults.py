@@ -119,7 +119,7 @@ def test_a_full_disk_under_the_cache_the_predictions_and_the_figures(
     small_disk, finished, texts_file, tmp_path, run_here
 ):
     texts = tmp_path / "many.csv"
-    make_texts(20_000, ["sport", "medicine"]).to_csv(texts, index=False)
+    make_texts(9_000, ["sport", "medicine"]).to_csv(texts, index=False)
     (small_disk / "out.csv").write_text("mine")
     predict = [
         "python",

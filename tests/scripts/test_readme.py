@@ -11,8 +11,8 @@ from transformers import pipeline
 
 READMES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 READMES += [path for name in ("recipe", "scripts", "accelerate_configs") for path in (ROOT / name).rglob("README.md")]
-# Others run these: the tests of the benchmark and the demo, and that of the launcher's configs, which needs a GPU for this one.
-ELSEWHERE = ("benchmark/benchmark.py", "scripts/demo.py", "single_gpu.yaml")
+# Others run these: the tests of the benchmark, the demo and the examples, and that of the launcher's configs, which needs a GPU for this one.
+ELSEWHERE = ("benchmark/benchmark.py", "scripts/demo.py", "scripts/examples/", "single_gpu.yaml")
 GOES_ON = ("find_label_errors.py",)  # with what the section before has written
 
 
@@ -95,10 +95,10 @@ def adapted(command: str) -> list[str]:
         words += ["--model_name_or_path", tiny, *FEW]
     if "scripts/learning_curve.py" in words:
         words += ["--seeds", "1", "--fractions", "0.5", "1"]
-    if any("/examples/" in word for word in words):
-        words += FEW
     if "scripts/sweep.py" in words:
-        words += [*SMALL, "--model_name_or_path", tiny, "--trials", "2", "--seeds", "1"]
+        words += [*SMALL, "--model_name_or_path", tiny, "--seeds", "1"]
+        grid = ["--learning_rates", "1e-3", "--depths", "0", "1", "--dropouts", "0"]
+        words += grid if "--depths" in words else ["--trials", "2"]
     return words
 
 
