@@ -1,5 +1,5 @@
-# make quickstart: the whole recipe on a small model; make test: the tests (test-fast: the inner loop, some 75 seconds;
-# test-slow: those of minutes); make lint: ruff. Installs with uv where it is on the PATH, else with pip.
+# make quickstart: the whole recipe on a small model; make test: the tests (test-fast: the inner loop, some 45 seconds;
+# test-slow: kills, several processes, the wheel); make lint: ruff. Installs with uv where it is on the PATH, else with pip.
 PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/.installed
@@ -33,13 +33,13 @@ quickstart: $(SETUP) data/sms_spam.tsv
 		scripts/train.py --config recipe/configs/quickstart.yaml --overwrite_output_dir
 
 test: $(SETUP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-fast: $(SETUP)
-	$(BIN)/python -m pytest -n 2 -m "not slow and not launch"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not launch"
 
 test-slow: $(SETUP) data/sms_spam.tsv
-	$(BIN)/python -m pytest -m slow -s
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 lint: $(SETUP)
 	$(BIN)/ruff check .

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -181,47 +181,51 @@ def assert_refused(result, message):
     assert message in last
 
 
-@pytest.fixture(scope="module")
-def texts_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "data.csv"
-    make_texts(120, ["sport", "medicine", "technology"]).to_csv(path, index=False)
-    return path
-
-
-@pytest.fixture(scope="module")
-def finished(texts_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run's folder that tests leave as it is, or copy."""
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    run_training(texts_file, folder)
-    return folder
-
-
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A three-label run, launched as the README says; made once for all workers."""
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Return a function that has a folder made by whichever worker is first, for all: tests leave it as it is, or copy it."""
     root = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         root = root.parent  # what the workers share
-    folder, data = root / "trained", root / "trained.csv"
-    with FileLock(root / "trained.lock"):
-        if not folder.exists():
-            make_texts(300, ["sport", "medicine", "technology"]).to_csv(data, index=False)
-            launch = ["accelerate", "launch", "--config_file", "accelerate_configs/cpu.yaml", "scripts/train.py"]
-            fields = [
-                "--model_name_or_path",
-                NANO,
-                "--train_file",
-                data,
-                "--output_dir",
-                folder,
-                "--learning_rate",
-                "1e-3",
-            ]
-            result = run(*launch, *fields, "--num_train_epochs", "2", "--per_device_train_batch_size", "16")
-            assert result.returncode == 0, result.stderr[-3000:]
-            (folder / "stdout.txt").write_text(result.stdout)
-            (folder / "stderr.txt").write_text(result.stderr)
-    return folder
+
+    def make(name: str, fill: Callable[[Path], object]) -> Path:
+        with FileLock(root / f"{name}.lock"):
+            if not (root / f"{name}.done").exists():
+                (root / name).mkdir()  # fails where an earlier worker has failed
+                fill(root / name)
+                (root / f"{name}.done").touch()
+        return root / name
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def texts_file(made_once) -> Path:
+    frame = make_texts(120, ["sport", "medicine", "technology"])
+    return made_once("texts", lambda folder: frame.to_csv(folder / "data.csv", index=False)) / "data.csv"
+
+
+@pytest.fixture(scope="session")
+def finished(texts_file: Path, made_once) -> Path:
+    """A run of the tiny model."""
+    return made_once("finished", lambda folder: run_training(texts_file, folder / "run")) / "run"
+
+
+def launch_training(folder: Path) -> None:
+    """A run of gpt2-nano as the README launches it."""
+    make_texts(300, ["sport", "medicine", "technology"]).to_csv(folder / "trained.csv", index=False)
+    launch = ["accelerate", "launch", "--config_file", "accelerate_configs/cpu.yaml", "scripts/train.py"]
+    fields = [*fields_of(NANO, folder / "trained.csv", folder / "run"), "--learning_rate", "1e-3"]
+    result = run(*launch, *fields, "--num_train_epochs", "2", "--per_device_train_batch_size", "16")
+    assert result.returncode == 0, result.stderr[-3000:]
+    (folder / "run" / "stdout.txt").write_text(result.stdout)
+    (folder / "run" / "stderr.txt").write_text(result.stderr)
+
+
+@pytest.fixture(scope="session")
+def trained(made_once) -> Path:
+    """A run with three labels, a report and pictures."""
+    return made_once("trained", launch_training) / "run"
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -77,7 +77,7 @@ def installed(tmp_path_factory) -> Path:
     return folder / "site"
 
 
-@pytest.mark.launch
+@pytest.mark.slow
 def test_the_wheel_trains_evaluates_and_predicts_anywhere(installed, tmp_path):
     make_texts(90, ["sport", "medicine"]).to_csv(tmp_path / "my.csv", index=False)
 
@@ -101,7 +101,7 @@ def test_the_wheel_trains_evaluates_and_predicts_anywhere(installed, tmp_path):
     assert re.search(r"trainable +198,786 ", shown.stdout)
 
 
-@pytest.mark.launch
+@pytest.mark.slow
 def test_the_wheel_is_its_own(installed):
     """Nothing of the checkout is used: the package, the scripts and the small model are in the wheel."""
     code = "import recipe; print(recipe.__file__)"

@@ -73,6 +73,7 @@ def test_two_processes_train_the_model_of_one(launched, one, splits):
     assert losses[0] == pytest.approx(losses[1], rel=1e-4, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_resume_bit_by_bit(launched, splits):
     """From the middle of the second epoch of 10 steps."""
     shutil.copytree(splits / "two" / "checkpoint-15", splits / "again" / "checkpoint-15")
@@ -93,6 +94,7 @@ def test_features_are_computed_in_shares(launched, one, splits):
     assert sum(int(share.iloc[0]) for share in shares) == pytest.approx(alone, rel=0.02)
 
 
+@pytest.mark.slow
 def test_file_is_predicted_in_shares_and_written_in_order(launched, splits, tmp_path, run_here):
     model = ["scripts/predict.py", "--model_dir", splits / "two", "--window", "16"]
     predict = [*model, "--input_file", splits / "test.csv", "--output_file"]
@@ -119,6 +121,7 @@ def test_world_size_without_ranks_fails(splits, tmp_path, monkeypatch, run_here)
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.slow
 def test_multi_cpu_that_starts_one_process_fails(splits, tmp_path):
     text = (ROOT / "accelerate_configs" / "multi_cpu.yaml").read_text()
     (tmp_path / "mpi.yaml").write_text(text.replace("distributed_type: MULTI_GPU", "distributed_type: MULTI_CPU"))
@@ -228,6 +231,7 @@ state.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_the_first_process_of_a_machine_reads_and_the_others_map_its_files(splits, tmp_path):
     (tmp_path / "read.py").write_text(READ_ONCE)
     result = run(*LAUNCH, tmp_path / "read.py", splits / "train.csv", tiny_folder())

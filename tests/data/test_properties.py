@@ -24,7 +24,7 @@ from recipe.errors import RecipeError
 # What data may be refused for, by a message that says so; any other error is a failure.
 LAWFUL = ("too few", "single label", "(regression)", "every text", "every group")
 
-FEW = settings(max_examples=30, deadline=None, derandomize=True, database=None)
+FEW = settings(max_examples=20, deadline=None, derandomize=True, database=None)
 
 # Any Unicode that UTF-8 holds; not every format distinguishes a file's own ends of line from a text's.
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=30)

@@ -245,6 +245,15 @@ def test_groups_in_time_are_given_up_by_the_earlier_split(tmp_path):
     assert splits.summary["group_rows_dropped"] == {"train": 7, "validation": 8}
 
 
+def test_a_given_test_file_needs_no_time(tmp_path):
+    """Only training rows are divided by it."""
+    frame = make_texts(40, ["sport", "medicine"])
+    test = write(tmp_path, make_texts(10, ["sport", "medicine"], seed=1), "test.csv")
+    path = write(tmp_path, frame.assign(when=range(40)))
+    splits = load_splits(DataArguments(train_file=path, test_file=test, split_method="time", time_column="when"))
+    assert splits.summary["texts"] == {"train": 36, "validation": 4, "test": 10}
+
+
 def test_time_needs_its_column():
     for fields in ({"split_method": "time"}, {"time_column": "when"}):
         with pytest.raises(RecipeError, match="split_method time and time_column go together"):

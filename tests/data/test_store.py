@@ -113,6 +113,7 @@ def test_files_are_removed_after_an_error(tmp_path, folder):
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_files_are_removed_at_exit(tmp_path, folder):
     path = write(tmp_path, make_texts(60, ["sport", "medicine"]))
     code = f"""

@@ -1,6 +1,5 @@
 """Publishing over HTTP: the real client, run as a user does, against a stand-in of the Hub on the loopback."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -8,10 +7,15 @@ import sys
 
 import pandas as pd
 import pytest
-from conftest import NANO, ROOT, assert_refused, fields_of
+from conftest import ROOT, assert_refused, fields_of, tiny_folder
 from hub_stand_in import TOKEN, HubStandIn
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, close_session, constants, hf_api
 from safetensors.torch import load
+from transformers import TrainingArguments
+
+from recipe import GPT2LastTokenClassifier, RecipeTrainer, TextClassifier, load_tokenizer
+from recipe.errors import RecipeError
+from recipe.hub.publish import hub_errors
 
 pytestmark = pytest.mark.launch
 PUBLISHED = {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
@@ -26,12 +30,32 @@ def hub():
 
 
 @pytest.fixture
-def online(hub, tmp_path):
-    """A command whose Hub is the stand-in, and which is logged in unless its token is None."""
+def online(hub, run_here, monkeypatch):
+    """A script in this process whose Hub is the stand-in, and which is logged in unless its token is None."""
+    monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(hf_api.api, "endpoint", hub.endpoint)
+    monkeypatch.setenv("NO_PROXY", "*")
+    close_session()  # its connections are to another test's Hub
 
     def run_online(*command, token=TOKEN):
+        monkeypatch.setenv("HF_TOKEN", token or "")
+        result = run_here([sys.executable, *command])
+        assert TOKEN not in result.stdout + result.stderr
+        return result
+
+    yield run_online
+    close_session()
+
+
+@pytest.fixture
+def online_shell(hub, tmp_path):
+    """As `online`, in a process whose environment names the stand-in."""
+
+    def run_online(*command):
         settings = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "*"}
-        settings |= {"HF_HOME": str(tmp_path / "home")} | ({"HF_TOKEN": token} if token else {})
+        settings |= {"HF_HOME": str(tmp_path / "home"), "HF_TOKEN": TOKEN}
         words = [sys.executable, *map(str, command)]
         result = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env={**os.environ, **settings})
         assert TOKEN not in result.stdout + result.stderr
@@ -40,9 +64,9 @@ def online(hub, tmp_path):
     return run_online
 
 
-@pytest.fixture(scope="module")
-def run_dir(finished, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("publish") / "spam-filter"
+@pytest.fixture
+def run_dir(finished, tmp_path):
+    folder = tmp_path / "spam-filter"
     shutil.copytree(finished, folder)
     (folder / "training_args.bin").write_bytes(b"secret")
     (folder / "notes.txt").write_text("secret")
@@ -61,8 +85,8 @@ def content_of(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_published_model_is_read_back_by_transformers(hub, online, trained, tmp_path):
-    result = online(
+def test_a_published_model_is_read_back_by_transformers(hub, online_shell, trained):
+    result = online_shell(
         "scripts/publish.py", "--model_dir", trained, "--repo_id", "three", "--license", "mit", "--tags", "news"
     )
     assert result.returncode == 0, result.stderr
@@ -82,12 +106,10 @@ def test_a_published_model_is_read_back_by_transformers(hub, online, trained, tm
     assert not [name for name, content in files.items() for text in texts if text.encode() in content]
     code = card.text.partition("```python\n")[2].partition("```")[0]
     assert 'model="me/three"' in code
-    answer = online("-c", code)
+    answer = online_shell("-c", code)
     assert answer.returncode == 0, answer.stderr
-    text = "goal team league match player score"
-    there = online("-c", code.replace("Do you have time?", text)).stdout
-    here = online("scripts/predict.py", "--model_dir", trained, "--text", text).stdout
-    assert eval(there)[0]["label"] == json.loads(here)["label"]
+    (label,), (probabilities,) = TextClassifier.from_pretrained(trained).predict(["Do you have time?"])
+    assert eval(answer.stdout) == [{"label": label, "score": pytest.approx(max(probabilities), abs=1e-5)}]
 
 
 def test_a_dry_run_lists_the_files_and_sends_nothing(hub, online, run_dir):
@@ -129,6 +151,12 @@ def test_a_failed_upload_is_one_line_and_the_next_one_succeeds(hub, online, run_
     again = online(*command)
     assert again.returncode == 0, again.stderr
     assert files_of(hub).keys() == PUBLISHED
+
+
+def test_no_error_shows_the_token():
+    shown = r"refuses \(the URL https://\*\*\*@there cannot be reached\)"
+    with pytest.raises(RecipeError, match=shown), hub_errors("me/x", TOKEN):
+        raise ConnectionError(f"the URL https://{TOKEN}@there\ncannot be reached")
 
 
 def test_a_connection_that_breaks_in_a_file_is_tried_again(hub, online, run_dir):
@@ -203,19 +231,11 @@ def test_what_an_earlier_upload_has_left_is_removed_and_names_are_the_repository
 
 
 def test_training_publishes_at_its_end_and_asks_for_a_login_before(hub, online, texts_file, tmp_path):
-    fields = [
-        *fields_of(NANO, texts_file, tmp_path / "run"),
-        "--max_steps",
-        "2",
-        "--baselines",
-        "false",
-        "--plots",
-        "false",
-    ]
-    command = ["scripts/train.py", *fields, "--push_to_hub", "true", "--hub_model_id", "mine"]
-    assert_refused(online(*command, token=None), "log in with `hf auth login`")
+    fields = [*fields_of(tiny_folder(), texts_file, tmp_path / "run"), "--max_steps", "2"]
+    fields += ["--baselines", "false", "--plots", "false", "--push_to_hub", "true", "--hub_model_id", "mine"]
+    assert_refused(online("scripts/train.py", *fields, token=None), "log in with `hf auth login`")
     assert not (tmp_path / "run").exists()
-    result = online(*command, "--hub_token", TOKEN, token=None)
+    result = online("scripts/train.py", *fields, "--hub_token", TOKEN, token=None)
     assert result.returncode == 0, result.stderr
     assert f"Published at {hub.endpoint}/me/mine (private" in result.stdout
     assert files_of(hub, "me/mine").keys() == PUBLISHED
@@ -226,28 +246,15 @@ def test_training_publishes_at_its_end_and_asks_for_a_login_before(hub, online, 
 
 def test_a_template_publishes_too(hub, online, texts_file, tmp_path):
     """RecipeTrainer in a script without a report: Trainer's own arguments, and a card that says what is not known."""
-    fields = [
-        "--model_name_or_path",
-        NANO,
-        "--train_file",
-        texts_file,
-        "--output_dir",
-        tmp_path / "x",
-        "--max_steps",
-        "2",
-    ]
-    result = online("scripts/examples/own_loss.py", *fields, "--push_to_hub", "true", "--eval_strategy", "no")
+    folder = tmp_path / "x"
+    fields = [*fields_of(tiny_folder(), texts_file, folder), "--max_steps", "2", "--eval_strategy", "no"]
+    result = online("scripts/examples/own_loss.py", *fields, "--push_to_hub", "true")
     assert result.returncode == 0, result.stderr
     assert hub.repos == {}  # nothing is sent before the script calls push_to_hub
-    code = (
-        "from recipe import RecipeTrainer, GPT2LastTokenClassifier, load_tokenizer; from transformers import TrainingArguments;"
-        f"m = GPT2LastTokenClassifier.from_pretrained({str(tmp_path / 'x')!r});"
-        f"args = TrainingArguments({str(tmp_path / 'x')!r}, use_cpu=True, push_to_hub=True, hub_model_id='me/x');"
-        f"t = RecipeTrainer(m, args, processing_class=load_tokenizer({str(tmp_path / 'x')!r}, m.config));"
-        "print(t.push_to_hub(license='mit', tags='nlp', finetuned_from='/home/me', tasks='x'))"
-    )
-    result = online("-c", code)
-    assert result.returncode == 0, result.stderr
+    model = GPT2LastTokenClassifier.from_pretrained(folder)
+    args = TrainingArguments(folder, use_cpu=True, push_to_hub=True, hub_model_id="me/x")
+    trainer = RecipeTrainer(model, args, processing_class=load_tokenizer(str(folder), model.config))
+    trainer.push_to_hub(license="mit", tags="nlp", finetuned_from="/home/me", tasks="x")
     card = ModelCard(files_of(hub, "me/x")["README.md"].decode())
     assert (card.data.license, card.data.tags[-1]) == ("mit", "nlp")
     assert "/home/me" not in card.content

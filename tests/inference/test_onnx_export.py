@@ -11,7 +11,6 @@ import torch
 from conftest import NANO, make_texts, tiny_model
 from saved_models import LABELS, three_label_run
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer
 
 from recipe import GPT2LastTokenClassifier, load_tokenizer, to_stock
 from recipe.data.windows import Windows, remember_windows
@@ -34,7 +33,7 @@ TEXTS = [*ODD_TEXTS, *make_texts(30, LABELS)["text"], "a<|endoftext|>", "  two  
 
 
 def classifier_with(max_length=None, side=None, windows=None):
-    model = GPT2LastTokenClassifier.from_pretrained(NANO)
+    model = GPT2LastTokenClassifier.from_pretrained(NANO, n_layer=1)
     remember_windows(model.config, windows)
     return TextClassifier(model, load_tokenizer(str(NANO), model.config, max_length, side), "cpu")
 
@@ -79,24 +78,10 @@ def test_rows_to_check_have_all_lengths():
 
 
 @pytest.mark.launch
-def test_folder_loads_in_transformers_too(tmp_path):
-    run = three_label_run()
-    export_folder(str(run), TextClassifier.from_pretrained(run, "cpu"), TEXTS, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "config.json", "model.onnx", "tokenizer.json", "tokenizer_config.json",
-    ]  # fmt: skip
-    saved, config = (json.loads((folder / "config.json").read_text()) for folder in (run, tmp_path))
-    assert config == saved
-    assert config["id2label"] == {"0": "medicine", "1": "sport", "2": "technology"}
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
-    assert tokenizer(TEXTS)["input_ids"] == AutoTokenizer.from_pretrained(run)(TEXTS)["input_ids"]
-    assert tokenizer.pad_token_id == 8191
-
-
-@pytest.mark.launch
 def test_folder_of_our_own_class_keeps_its_config(tmp_path):
     """Another pooling, two labels without names, a threshold and windows."""
-    model = GPT2LastTokenClassifier.from_pretrained(NANO, pooling="mean")
+    special = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), 8191)
+    model = tiny_model(num_labels=2, n_layer=1, pooling="mean", vocab_size=8192, **special)
     remember_windows(model.config, Windows(16, 4))
     model.config.decision_threshold = 0.3
     model.save_pretrained(tmp_path / "run")
@@ -143,14 +128,14 @@ pytestmark = pytest.mark.launch
 @pytest.fixture(scope="module", params=["last", "mean", "first"])
 def exported(request, tmp_path_factory):
     """A random model, the path of its graph, and the graph."""
-    model = tiny_model(pooling=request.param)
+    model = tiny_model(n_layer=2, pooling=request.param)
     path = tmp_path_factory.mktemp("graph") / "model.onnx"
     export_graph(model, EMPTY, path)
     return model, path, OnnxModel(path, model.config)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 1), (3, 7), (5, 33), (1, 64), (4, 64)])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 1), (5, 33), (4, 64)])
 def test_any_shape_and_padding_give_the_models_logits(exported, shape):
     model, _, graph = exported
     torch.manual_seed(sum(shape))

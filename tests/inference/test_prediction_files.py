@@ -165,10 +165,10 @@ def test_columns_that_come_later_or_again(tmp_path, caplog):
     """JSON lines take every key; a CSV file's header is written first. Predictions of predictions keep all columns."""
     for name in ("x.csv", "x.jsonl"):
         with open_predictions(tmp_path / name, ["ham", "spam"]) as writer:
-            for others in ({"id": [1], "label": ["a"], "input_label": ["b"]}, {"late": [2]}):
+            for others in ({"id": [1], "input_label": ["b"], "label": ["a"]}, {"late": [2]}):
                 writer.write(TEXTS[:1], LABELS[:1], PROBABILITIES[:1], others)
     first, second = map(json.loads, (tmp_path / "x.jsonl").read_text().splitlines())
-    assert (first["id"], first["input_label"], first["input_input_label"], second["late"]) == (1, "a", "b", 2)
+    assert (first["id"], first["input_label"], first["input_input_label"], second["late"]) == (1, "b", "a", 2)
     frame = pd.read_csv(tmp_path / "x.csv")
     assert list(frame.columns)[4:] == ["id", "input_label", "input_input_label"]
     assert frame["id"].isna().tolist() == [False, True]

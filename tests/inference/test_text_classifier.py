@@ -25,14 +25,13 @@ def test_batches_hold_every_text_once_and_keep_the_bound():
     assert list(batches_by_length([], 128)) == []
 
 
-@pytest.mark.launch
-def test_pipeline_agrees_on_300_messages():
+def test_pipeline_agrees_on_100_messages():
     classifier = TextClassifier.from_pretrained(three_label_run())
     odd = ["", "<|endoftext|>", "ends in <|endoftext|>", "🎉", "مرحبا", "nul \0 byte", "word " * 2000]
-    texts = make_texts(294, LABELS, seed=5)["text"].tolist() + odd[1:]
+    texts = make_texts(94, LABELS, seed=5)["text"].tolist() + odd[1:]
     labels, probabilities = classifier.predict(texts)
     outputs = pipeline("text-classification", str(three_label_run()), top_k=None)(texts, truncation=True)
-    assert len(outputs) == len(labels) == 300
+    assert len(outputs) == len(labels) == 100
     for output, label, row in zip(outputs, labels, probabilities, strict=True):
         scores = {score["label"]: score["score"] for score in output}
         assert output[0]["label"] == label

@@ -230,6 +230,15 @@ def test_pickle_and_incomplete_weights_are_refused(tmp_path):
         GPT2LastTokenClassifier.from_pretrained(tmp_path / "broken")
 
 
+@torch.no_grad()
+def test_the_shortcut_drops_values_with_their_bias_as_transformers_does():
+    """With every weight dropped, attention's output is that of no value at all."""
+    block = tiny_model(attn_pdrop=1.0).transformer.h[3].train()
+    hidden, lengths = torch.randn(3, 7, 32), torch.tensor([7, 7, 7])
+    torch.testing.assert_close(block(hidden, lengths=lengths), block(hidden)[:, -1], atol=1e-5, rtol=0)
+    assert block.attn.c_attn.bias[-32:].abs().min() > 0
+
+
 def test_the_shortcut_is_close_under_autocast_too():
     """With keys far from zero, as GPT-2's are: what softmax drops must not blur what is left."""
     model = tiny_model()

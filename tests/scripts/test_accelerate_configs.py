@@ -60,7 +60,9 @@ def test_fsdps_fields_are_the_plugins():
     assert {aliases.get(name, name.removeprefix("fsdp_")) for name in fields} - {"version"} <= known | {"fsdp_version"}
 
 
-@pytest.mark.parametrize(("name", "device"), [("cpu", "cpu"), ("single_gpu", "cuda")])
+@pytest.mark.parametrize(
+    ("name", "device"), [pytest.param("cpu", "cpu", marks=pytest.mark.slow), ("single_gpu", "cuda")]
+)
 def test_one_process_on_its_device(name, device, tmp_path):
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a GPU")

@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 import yaml
-from conftest import NANO, ROOT, SMS, make_texts, needs_sms, run_training, tiny_folder, train_script
+from conftest import ROOT, SMS, make_texts, needs_sms, run_training, tiny_folder, train_script
 
 CONFIGS = sorted((ROOT / "recipe" / "configs").glob("[!e]*.yaml"))  # experiments_*.yaml are no recipes
 FEW = ["--max_steps", "4", "--learning_rate", "1e-3", "--disable_tqdm", "true", "--overwrite_output_dir"]
@@ -28,7 +28,7 @@ LOCAL = {"quickstart": "sms.tsv", "sms_spam": "sms.tsv", "sms_spam_book": "sms.t
 
 def run_config(path, train_file, output_dir, *fields):
     """The config with few steps on local data, whatever hub model and data set it names."""
-    words = ["--config", str(path), "--model_name_or_path", str(NANO), "--train_file", str(train_file)]
+    words = ["--config", str(path), "--model_name_or_path", str(tiny_folder()), "--train_file", str(train_file)]
     results = train_script().main([*words, "--output_dir", str(output_dir), *FEW, *fields])
     assert json.loads((output_dir / "test_results.json").read_text()) == results
     return results
@@ -54,7 +54,7 @@ def test_config_names_a_column_of_the_hubs_data(data, tmp_path):
 def test_book_protocol_has_the_books_numbers(tmp_path):
     """747 + 747 messages: 1,045 to train on, 149 to validate, 300 to test, an evaluation after each epoch."""
     path = ROOT / "recipe" / "configs" / "sms_spam_book.yaml"
-    fields = ["--model_name_or_path", str(tiny_folder()), "--num_train_epochs", "1", "--max_steps", "-1"]
+    fields = ["--num_train_epochs", "1", "--max_steps", "-1"]
     results = run_config(path, SMS, tmp_path / "x", *fields)
     summary = json.loads((tmp_path / "x" / "data_summary.json").read_text())["texts"]
     assert summary == {"train": 1045, "validation": 149, "test": 300}

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import NANO, assert_one_line, make_texts, run
+from conftest import NANO, assert_one_line, make_texts
 from datasets import DatasetDict
 from safetensors.torch import load_file
 from saved_models import three_label_run, to_dataset
@@ -30,10 +30,10 @@ def test_file(tmp_path):
     return tmp_path / "test.csv"
 
 
-def test_file_with_labels_through_the_shell(trained, test_file, tmp_path):
+def test_file_with_labels(trained, test_file, tmp_path, run_here):
     """Against pipeline() on the same texts."""
     output = tmp_path / "figures.json"
-    result = run(*EVALUATE, "--model_dir", trained, "--test_file", test_file, "--output_file", output)
+    result = run_here([*EVALUATE, "--model_dir", trained, "--test_file", test_file, "--output_file", output])
     assert result.returncode == 0, result.stderr
     figures = read(output)
     frame = pd.read_csv(test_file)

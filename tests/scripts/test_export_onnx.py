@@ -7,34 +7,15 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, assert_one_line, make_texts, run
+from conftest import ROOT, assert_one_line, make_texts
 from saved_models import LABELS, three_label_run
+from transformers import AutoTokenizer
 
 from recipe.inference.onnx_export import ODD_TEXTS
 
 EXPORT, PREDICT = ["python", "scripts/export_onnx.py"], ["python", "scripts/predict.py"]
 SNIPPET = re.search(r"```python\n(.*?)```", (ROOT / "scripts" / "README.md").read_text(), re.DOTALL)[1]
 ALONE = '\nimport sys\nassert not {"torch", "transformers", "recipe"} & sys.modules.keys()\n'
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    """A folder whose runs/quickstart_onnx was exported through the shell."""
-    folder = tmp_path_factory.mktemp("exported")
-    result = run(*EXPORT, "--model_dir", three_label_run(), "--output_dir", folder / "runs" / "quickstart_onnx")
-    assert result.returncode == 0, result.stderr
-    printed = result.stdout.splitlines()
-    assert printed[0] == "Exporting ..."
-    checked = r"Checked on 62 texts, padded left, right and not: logits differ by \d\.\de-0[5-9] at most"
-    assert re.fullmatch(checked, printed[1])
-    assert re.fullmatch(
-        r"Saved to .*/runs/quickstart_onnx: model.onnx, 14.\d MB, the tokenizer, config.json", printed[2]
-    )
-    assert len(printed) == 3
-    assert all("Checking" in line for line in result.stderr.split("\n") if line.strip()), (
-        result.stderr
-    )  # no word of the exporter's
-    return folder
 
 
 def classify(folder, texts=None):
@@ -50,25 +31,42 @@ def predicted(run_here, texts):
     return [json.loads(line)["label"] for line in result.stdout.splitlines()]
 
 
-def test_snippet_gives_the_labels_of_predict(exported, run_here):
+def check_that_transformers_load(run, folder, texts):
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.json", "model.onnx", "tokenizer.json", "tokenizer_config.json",
+    ]  # fmt: skip
+    saved, config = (json.loads((path / "config.json").read_text()) for path in (run, folder))
+    assert config == saved
+    assert config["id2label"] == {"0": "medicine", "1": "sport", "2": "technology"}
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer(texts)["input_ids"] == AutoTokenizer.from_pretrained(run)(texts)["input_ids"]
+    assert tokenizer.pad_token_id == 8191
+
+
+def test_snippet_gives_the_labels_of_predict(tmp_path, run_here):
+    result = run_here(
+        [*EXPORT, "--model_dir", three_label_run(), "--output_dir", tmp_path / "runs" / "quickstart_onnx"]
+    )
+    assert result.returncode == 0, result.stderr
+    printed = result.stdout.splitlines()
+    assert printed[0] == "Exporting ..."
+    checked = r"Checked on 62 texts, padded left, right and not: logits differ by \d\.\de-0[5-9] at most"
+    assert re.fullmatch(checked, printed[1])
+    saved = r"Saved to .*/runs/quickstart_onnx: model.onnx, 6.\d MB, the tokenizer, config.json"
+    assert re.fullmatch(saved, printed[2])
+    assert len(printed) == 3
+    # no word of the exporter's
+    assert all("Checking" in line for line in result.stderr.split("\n") if line.strip()), result.stderr
     texts = [*make_texts(40, LABELS, seed=9)["text"], *ODD_TEXTS[:4], "naïve 🎉 مرحبا", "word " * 3000]
-    assert classify(exported, texts) == predicted(run_here, texts)
-    assert classify(exported, ["", ""]) == predicted(run_here, ["", ""])
-    assert len(classify(exported)) == 3
+    assert classify(tmp_path, texts) == predicted(run_here, texts)
+    assert classify(tmp_path, ["", ""]) == predicted(run_here, ["", ""])
+    assert len(classify(tmp_path)) == 3
+    check_that_transformers_load(three_label_run(), tmp_path / "runs" / "quickstart_onnx", texts)
 
 
 def test_int8_prints_its_cost(tmp_path, run_here):
-    result = run_here(
-        [
-            *EXPORT,
-            "--model_dir",
-            three_label_run(),
-            "--output_dir",
-            tmp_path / "runs" / "quickstart_onnx",
-            "--quantize",
-            "int8",
-        ]
-    )
+    folder = tmp_path / "runs" / "quickstart_onnx"
+    result = run_here([*EXPORT, "--model_dir", three_label_run(), "--output_dir", folder, "--quantize", "int8"])
     assert result.returncode == 0, result.stderr
     assert "Test split of the run, 60 texts:" in result.stdout
     sizes = {}
@@ -78,11 +76,9 @@ def test_int8_prints_its_cost(tmp_path, run_here):
         assert low <= accuracy <= high
         assert accuracy > 0.9
     assert sizes["int8"] < 0.3 * sizes["float32"]
-    assert (tmp_path / "runs" / "quickstart_onnx" / "model.onnx").stat().st_size == pytest.approx(
-        sizes["int8"] * 1e6, rel=0.02
-    )
+    assert (folder / "model.onnx").stat().st_size == pytest.approx(sizes["int8"] * 1e6, rel=0.02)
     assert re.search(r"int8 changes the label of \d+ of 60 texts\n", result.stdout)
-    assert len(list((tmp_path / "runs" / "quickstart_onnx").iterdir())) == 4
+    assert len(list(folder.iterdir())) == 4
     texts = make_texts(20, LABELS, seed=9)["text"].tolist()
     same = [a == b for a, b in zip(classify(tmp_path, texts), predicted(run_here, texts), strict=True)]
     assert sum(same) >= 19

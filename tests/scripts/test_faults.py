@@ -10,6 +10,12 @@ from conftest import FAST, NANO, assert_refused, fields_of, make_texts, run, sam
 TRAIN = ["python", "scripts/train.py"]
 
 
+@pytest.fixture(scope="module")
+def finished(finished, tmp_path_factory):
+    """A copy, whose lock no other worker's test holds."""
+    return shutil.copytree(finished, tmp_path_factory.mktemp("finished") / "run")
+
+
 def contents(folder):
     return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".lock"}
 
@@ -18,33 +24,13 @@ def contents(folder):
     ("fields", "message"),
     [
         ("--optim lomo", "the optimizer or its schedule cannot be made"),
-        ("--optim adamw_bnb_8bit", "the optimizer or its schedule cannot be made"),
         ("--optim adafactor --optim_args nonsense", "the optimizer or its schedule cannot be made"),
         ('--lr_scheduler_type polynomial --lr_scheduler_kwargs {"powr":2}', "the optimizer or its schedule"),
         ("--torch_compile_backend sorcery", "SORCERY"),
-        ("--learning_rate nan", "learning_rate is nan"),
-        ("--learning_rate=-1e-3", "learning_rate is -0.001"),
-        ("--weight_decay inf", "weight_decay is inf"),
-        ("--num_train_epochs inf", "num_train_epochs is inf"),
-        ("--num_train_epochs nan", "num_train_epochs is nan"),
-        ("--adam_beta1 5", "adam_beta1 is 5.0"),
-        ("--label_smoothing_factor 5", "label_smoothing_factor is 5.0"),
-        ("--early_stopping_patience 0", "early_stopping_patience is 0"),
-        ("--dataloader_num_workers=-1", "dataloader_num_workers is -1"),
-        ("--feature_cache_max_gb nan", "feature_cache_max_gb is nan"),
-        ("--fp16 true", "fp16 needs a GPU"),
-        ("--seed=-1", "seed is -1"),
         ("--report_to nothing_known", "nothing_known"),
-        ("--lr_scheduler_type wavy", "wavy"),
-        ("--warmup_steps=-3", "warmup_steps"),
-        ("--max_grad_norm nan", "max_grad_norm is nan"),
         ("--trainable transformer.h.99.*", "matches no parameter"),
-        ("--eval_steps 0 --eval_strategy steps", "eval"),
-        ("--save_steps 0 --save_strategy steps", "save"),
-        ("--logging_steps 0", "logging"),
-        ("--metric_for_best_model bleu", "metric_for_best_model is 'bleu'"),
-        ("--max_length 0", "max_length is 0"),
         ("--max_length 100000", "positions"),
+        ("--learning_rate nan", "learning_rate is nan"),  # as all that test_config.py refuses
     ],
 )
 def test_a_bad_field_leaves_a_finished_run_as_it_was(fields, message, texts_file, finished, run_here):
@@ -54,11 +40,11 @@ def test_a_bad_field_leaves_a_finished_run_as_it_was(fields, message, texts_file
     assert contents(finished) == before
 
 
-def test_a_template_leaves_a_finished_run_as_it_was(texts_file, finished):
+def test_a_template_leaves_a_finished_run_as_it_was(texts_file, finished, run_here):
     """Its figures and splits would else belong to another model."""
     before = contents(finished)
     command = ["python", "scripts/examples/own_loss.py", *fields_of(tiny_folder(), texts_file, finished)]
-    assert_refused(run(*command), "holds a finished run of train.py")
+    assert_refused(run_here(command), "holds a finished run of train.py")
     assert contents(finished) == before
 
 
@@ -133,7 +119,7 @@ def test_a_full_disk_under_the_cache_the_predictions_and_the_figures(
     small_disk, finished, texts_file, tmp_path, run_here
 ):
     texts = tmp_path / "many.csv"
-    make_texts(20_000, ["sport", "medicine"]).to_csv(texts, index=False)
+    make_texts(9_000, ["sport", "medicine"]).to_csv(texts, index=False)
     (small_disk / "out.csv").write_text("mine")
     predict = [
         "python",
@@ -154,6 +140,7 @@ def test_a_full_disk_under_the_cache_the_predictions_and_the_figures(
     assert run_here(command).returncode == 0
 
 
+@pytest.mark.slow
 def test_files_that_may_not_grow_are_one_line(finished, texts_file, tmp_path):
     """`ulimit -f`, in blocks of 1 kB."""
     command = (

@@ -6,48 +6,61 @@ import shutil
 import subprocess
 
 import pytest
-from conftest import NANO, ROOT, make_texts, tiny_folder
+from conftest import NANO, ROOT, make_texts, run, tiny_folder
 from transformers import pipeline
 
 READMES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 READMES += [path for name in ("recipe", "scripts", "accelerate_configs") for path in (ROOT / name).rglob("README.md")]
-COMMANDS = list(
-    dict.fromkeys(
-        line
-        for path in READMES
-        for block in re.findall(r"```bash\n(.*?)```", path.read_text(), re.DOTALL)
-        for line in block.splitlines()
-    )
-)
+# Others run these: the tests of the benchmark, the demo and the examples, and that of the launcher's configs, which needs a GPU for this one.
+ELSEWHERE = ("benchmark/benchmark.py", "scripts/demo.py", "scripts/examples/", "single_gpu.yaml")
+GOES_ON = ("find_label_errors.py",)  # with what the section before has written
+
+
+def commands_by_section() -> dict[str, list[str]]:
+    """Return the commands of each section that has any; those of an earlier section stand there alone."""
+    found, known = {}, set(ELSEWHERE)
+    for path in READMES:
+        for section in re.split("^#+ ", path.read_text(), flags=re.MULTILINE)[1:]:
+            name = f"{path.relative_to(ROOT)}: {section.partition(chr(10))[0]}"
+            blocks = re.findall(r"```bash\n(.*?)```", section, re.DOTALL)
+            commands = [line for block in blocks for line in block.splitlines() if line not in known]
+            known.update(commands)
+            if name.endswith(GOES_ON):
+                commands = [*found.popitem()[1], *commands]
+            if commands := [line for line in commands if not any(part in line for part in ELSEWHERE)]:
+                found[name] = commands
+    return found
+
+
+SECTIONS = commands_by_section()
+QUICKSTART = "README.md: Two commands"
 CLASSIFY, TEMPLATE = re.findall(r"```python\n(.*?)```", READMES[0].read_text(), re.DOTALL)
 TWO = ["Are you free tonight?", "You have won!"]
 FEW = ["--max_steps", "3", "--disable_tqdm", "true"]
 SMALL = [*FEW, "--max_train_samples", "64", "--max_eval_samples", "20", "--max_predict_samples", "20"]
-SMALL += ["--baselines", "false", "--overwrite_output_dir"]
-# Others run these: the tests of the benchmark and the demo, and that of the launcher's configs, which needs a GPU for this one.
-ELSEWHERE = ("benchmark/benchmark.py", "scripts/demo.py", "single_gpu.yaml")
+SMALL += ["--baselines", "false", "--plots", "false", "--overwrite_output_dir"]
 
 
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory, trained):
-    """A copy of the folders that the commands name, with the user's own files beside them."""
-    folder = tmp_path_factory.mktemp("checkout")
+@pytest.fixture
+def checkout(tmp_path, finished):
+    """A folder with all that the commands name: our folders, the user's own files, and three runs of the tiny model."""
     for name in ("recipe", "scripts", "accelerate_configs"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    frame = make_texts(200, ["sport", "medicine"])
-    frame.to_csv(folder / "my.csv", index=False)
-    frame[["text"]].to_csv(folder / "messages.csv", index=False)
-    make_texts(60, ["sport", "medicine"], seed=1).to_csv(folder / "new.csv", index=False)
+        (tmp_path / name).symlink_to(ROOT / name)
+    frame = make_texts(120, ["sport", "medicine"])
+    frame.to_csv(tmp_path / "my.csv", index=False)
+    frame[["text"]].to_csv(tmp_path / "messages.csv", index=False)
+    make_texts(60, ["sport", "medicine", "technology"], seed=1).to_csv(tmp_path / "new.csv", index=False)
     threads = make_texts(200, ["sport", "medicine"], seed=2)
     threads = threads.assign(author=[f"author {i % 17}" for i in range(200)], answer="so it is")
-    (folder / "more").mkdir()
-    threads[:80].to_csv(folder / "more" / "a.csv.gz", index=False)
-    threads[80:160].to_csv(folder / "more" / "b.csv.gz", index=False)
-    threads[160:].to_parquet(folder / "even_more.parquet", index=False)
-    (folder / "data").mkdir()
-    frame[["label", "text"]].to_csv(folder / "data" / "sms_spam.tsv", sep="\t", header=False, index=False)
-    shutil.copytree(trained, folder / "runs" / "quickstart")
-    return folder
+    (tmp_path / "more").mkdir()
+    threads[:80].to_csv(tmp_path / "more" / "a.csv.gz", index=False)
+    threads[80:160].to_csv(tmp_path / "more" / "b.csv.gz", index=False)
+    threads[160:].to_parquet(tmp_path / "even_more.parquet", index=False)
+    (tmp_path / "data").mkdir()
+    frame[["label", "text"]].to_csv(tmp_path / "data" / "sms_spam.tsv", sep="\t", header=False, index=False)
+    for name in ("quickstart", "mine", "calibrated"):
+        shutil.copytree(finished, tmp_path / "runs" / name)
+    return tmp_path
 
 
 def adapted(command: str) -> list[str]:
@@ -65,29 +78,45 @@ def adapted(command: str) -> list[str]:
             words += ["--model_name_or_path", tiny]
         words += SMALL
     if "scripts/experiments.py" in words:
-        words += [*FEW, "--max_train_samples", "64", "--baselines", "false", "--plots", "false"]
+        words += [*FEW, "--max_train_samples", "64", "--rows", "last token, last block"]
     if "scripts/publish.py" in words:  # test_publish.py has a Hub to send to
         words += ["--dry_run"]
-    if any(name in words[1] for name in ("probe.py", "learning_curve.py")):
-        words += ["--model_name_or_path", tiny, *FEW, *(["--seeds", "1"] if "--seeds" in words else [])]
-    if any("/examples/" in word and "peers" not in word for word in words):
-        words += FEW
+    if words[1].endswith(("probe.py", "learning_curve.py")):
+        words += ["--model_name_or_path", tiny, *FEW]
+    if "scripts/learning_curve.py" in words:
+        words += ["--seeds", "1", "--fractions", "0.5", "1"]
     if "scripts/sweep.py" in words:
-        words += [*SMALL, "--model_name_or_path", tiny, "--trials", "2", "--seeds", "1"]
+        words += [*SMALL, "--model_name_or_path", tiny, "--seeds", "1"]
+        grid = ["--learning_rates", "1e-3", "--depths", "0", "1", "--dropouts", "0"]
+        words += grid if "--depths" in words else ["--trials", "2"]
     return words
 
 
-def test_commands_run_in_order(checkout, run_here):
+@pytest.mark.parametrize("section", [name for name in SECTIONS if name != QUICKSTART])
+def test_the_commands_of_a_section_run_in_order(checkout, run_here, section):
     """In this process, which spares each the seconds of its imports."""
-    assert len(COMMANDS) >= 20
-    for command in COMMANDS:
-        if any(name in command for name in ELSEWHERE):
-            continue
+    for command in SECTIONS[section]:
         words = adapted(command)
         assert words[0] == "python", command
         result = run_here(words, cwd=checkout)
         assert result.returncode == 0, f"{command}\n{result.stderr[-2000:]}"
-    assert (checkout / "labels.csv").read_text().count("\n") == 201
+    if "labels.csv" in command:
+        assert (checkout / "labels.csv").read_text().count("\n") == 121
+
+
+def test_the_quickstarts_commands_run_as_typed(checkout):
+    for command in SECTIONS[QUICKSTART]:
+        result = run("bash", "-c", command, cwd=checkout)
+        assert result.returncode == 0, f"{command}\n{result.stderr[-2000:]}"
+        assert result.stdout.count('"label"') == 2
+
+
+def test_no_command_is_missed():
+    commands = [line for lines in SECTIONS.values() for line in lines]
+    assert len(commands) == len(set(commands)) >= 40
+    assert len([line for line in commands if line.startswith(("python scripts/", "accelerate launch "))]) == len(
+        commands
+    )
 
 
 def test_template_runs(checkout, monkeypatch):

@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 import torch
 from conftest import NANO, SMS, assert_one_line, make_texts, needs_sms, run
-from transformers import BertConfig, BertModel
 
 from recipe.inference.text_classifier import TextClassifier
 
@@ -15,13 +14,12 @@ PREDICT = ["python", "scripts/predict.py"]
 TRAIN = ["python", "scripts/train.py", "--model_name_or_path", NANO]
 
 
-def test_predict_texts_on_the_command_line(trained):
-    result = run(
-        *PREDICT, "--model_dir", trained, "--text", "the goal of the match and the referee", "", "🎉 <|endoftext|>"
-    )
+def test_predict_texts_on_the_command_line(trained, run_here):
+    texts = ["the goal of the match and the referee", "", "🎉 <|endoftext|>"]
+    result = run_here([*PREDICT, "--model_dir", trained, "--text", *texts])
     assert result.returncode == 0, result.stderr
     rows = [json.loads(line) for line in result.stdout.splitlines()]
-    assert [row["text"] for row in rows] == ["the goal of the match and the referee", "", "🎉 <|endoftext|>"]
+    assert [row["text"] for row in rows] == texts
     assert rows[0]["label"] == "sport"
     assert sum(value for key, value in rows[0].items() if key.startswith("probability_")) == pytest.approx(1, abs=1e-6)
 
@@ -109,7 +107,17 @@ def test_inspect_shows_what_trains_and_the_token_taken(trained, run_here):
 
 def test_features_are_listed_and_cleared(three_labels, tmp_path, run_here):
     cache = ["--feature_cache_dir", tmp_path / "cache"]
-    fields = ["--train_file", three_labels, "--output_dir", tmp_path / "x", "--max_steps", "20", *cache]
+    fields = [
+        "--train_file",
+        three_labels,
+        "--output_dir",
+        tmp_path / "x",
+        "--max_steps",
+        "2",
+        "--plots",
+        "false",
+        *cache,
+    ]
     assert run_here([*TRAIN, *fields]).returncode == 0
     size = sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*") if path.is_file())
     listed = run_here(["python", "scripts/feature_cache.py", *cache, "--clear"])
@@ -142,7 +150,7 @@ def test_fetch_sample_gives_the_pinned_file(tmp_path, run_here):
 @needs_sms
 def test_quickstart_recipe_takes_the_uci_file(tmp_path, run_here):
     """The recipe as it is, on another file; cut short, since the figures are the README's concern."""
-    limits = ["--max_train_samples", "400", "--max_eval_samples", "50", "--max_predict_samples", "300"]
+    limits = ["--max_train_samples", "300", "--max_eval_samples", "20", "--max_predict_samples", "100"]
     recipe = ["--config", "recipe/configs/quickstart.yaml", "--train_file", SMS, "--output_dir", tmp_path / "x"]
     result = run_here(["python", "scripts/train.py", *recipe, *limits, "--num_train_epochs", "1"])
     assert result.returncode == 0, result.stderr
@@ -153,15 +161,7 @@ def test_quickstart_recipe_takes_the_uci_file(tmp_path, run_here):
 GOOD = "text,label\n" + "".join(f"text {i},{'ab'[i % 2]}\n" for i in range(40))
 BAD_INPUT = {
     "file": ({}, [], "in.csv: cannot be read (No such file or directory)"),
-    "column": ({"in.csv": GOOD}, ["--label_column", "kind"], "no column 'kind' among 'text', 'label'"),
-    "missing": ({"in.csv": GOOD + "x,\n"}, [], "in.csv: row 42 has no label"),
-    "unseen": (
-        {"in.csv": GOOD, "test.csv": "text,label\nq,c\n"},
-        ["--test_file", "{}/test.csv"],
-        "test.csv: row 2 has a label that",
-    ),
     "bytes": ({"in.csv": GOOD.encode() + b"\xff,a\n"}, [], "in.csv: line 42 is not UTF-8"),
-    "max_length": ({"in.csv": GOOD}, ["--max_length", "513"], "max_length is 513, but"),
     "window": (
         {"in.csv": GOOD},
         ["--window", "8", "--window_overlap", "8"],
@@ -169,12 +169,8 @@ BAD_INPUT = {
     ),
     "filter": ({"in.csv": GOOD}, ["--trainable", "transformer.h.12.*"], "'transformer.h.12.*' matches no parameter"),
     "field": ({"in.csv": GOOD}, ["--learning_rat", "1"], "did you mean 'learning_rate'?"),
-    "bert": ({"in.csv": GOOD}, ["--model_name_or_path", "{}/bert"], "is of type 'bert', not 'gpt2'"),
     "output": ({"in.csv": GOOD, "out/x": "mine"}, [], "is not empty: give another one, or pass --overwrite_output_dir"),
 }
-
-
-THROUGH_THE_SHELL = ("file",)
 
 
 @pytest.mark.parametrize("case", BAD_INPUT)
@@ -183,13 +179,10 @@ def test_train_refuses_bad_input_in_one_line(case, tmp_path, run_here):
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    if case == "bert":
-        small = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
-        BertModel(small).save_pretrained(tmp_path / "bert")
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     fields = [field.format(tmp_path) for field in fields]
     command = [*TRAIN, "--train_file", tmp_path / "in.csv", "--output_dir", tmp_path / "out", *fields]
-    capture = run(*command) if case in THROUGH_THE_SHELL else run_here(command)
+    capture = run(*command) if case == "file" else run_here(command)
     assert_one_line(capture, message)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
@@ -208,7 +201,6 @@ def test_train_refuses_bad_input_in_one_line(case, tmp_path, run_here):
             "delimiter is for an input_file: leave it out with --text",
         ),
         (["--model_dir", NANO, "--input_file", "{}/number.jsonl"], "row 1 has a text that is no string"),
-        (["--model_dir", "{trained}", "--text", "x", "--device", "gpu7"], "device 'gpu7' cannot be used here"),
         (["--model_dir", NANO, "--text", "x", "--output_file", "{}/number.jsonl"], "exists: give another one, or pass"),
         (
             ["--model_dir", "{trained}", "--text", "x", "--window", "513"],
@@ -225,4 +217,4 @@ def test_predict_refuses_bad_input_in_one_line(fields, message, tmp_path, traine
     (tmp_path / "pickled" / "config.json").write_bytes((NANO / "config.json").read_bytes())
     torch.save({}, tmp_path / "pickled" / "pytorch_model.bin")
     command = [*PREDICT, *[str(field).format(tmp_path, trained=trained) for field in fields]]
-    assert_one_line(run(*command) if "does not exist" in message else run_here(command), message)
+    assert_one_line(run_here(command), message)

@@ -11,7 +11,6 @@ from conftest import FAST, ROOT, fields_of, tiny_folder
 
 from recipe.training.checkpoints import last_complete_checkpoint
 
-pytestmark = pytest.mark.launch
 LAUNCH = [f"{Path(sys.executable).parent}/accelerate", "launch", "--config_file", "accelerate_configs/cpu.yaml"]
 
 
@@ -43,8 +42,8 @@ def start_training(launcher: list[str], data: Path, folder: Path) -> subprocess.
     ("launcher", "send", "exit_code"),
     [
         ([sys.executable], send_to_process, 143),
-        (LAUNCH, send_to_process, -signal.SIGTERM),
-        (LAUNCH, send_to_group, -signal.SIGTERM),
+        pytest.param(LAUNCH, send_to_process, -signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(LAUNCH, send_to_group, -signal.SIGTERM, marks=pytest.mark.slow),
     ],
 )
 def test_sigterm_saves_a_complete_checkpoint(three_labels, tmp_path, launcher, send, exit_code):
@@ -58,6 +57,7 @@ def test_sigterm_saves_a_complete_checkpoint(three_labels, tmp_path, launcher, s
     assert not (tmp_path / "x" / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_processes_do_not_outlive_a_launcher_that_is_killed(three_labels, tmp_path):
     launcher = [*LAUNCH[:2], "--config_file", "accelerate_configs/multi_cpu.yaml"]
     process = start_training(launcher, three_labels, tmp_path / "x")

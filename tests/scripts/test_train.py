@@ -98,13 +98,12 @@ def test_best_model_by_validation_is_the_one_saved(three_labels, tmp_path):
     assert read_json(tmp_path / "x" / "eval_results.json")["eval_loss"] == pytest.approx(min(losses), abs=1e-4)
 
 
-@pytest.mark.parametrize("trainable", ["last_blocks:1", "head"])
-def test_cached_and_plain_path_give_the_same_model(three_labels, tmp_path, trainable):
-    fields = ["--num_train_epochs", "3", "--per_device_train_batch_size", "8", "--trainable", trainable]
+def test_cached_and_plain_path_give_the_same_model(three_labels, tmp_path):
+    fields = ["--num_train_epochs", "3", "--per_device_train_batch_size", "8"]
     figures, logits = {}, {}
     for choice in ("off", "on"):
         cache = ["--feature_cache", choice, "--feature_cache_dir", str(tmp_path / "cache")]
-        figures[choice] = train_on(NANO, three_labels, tmp_path / choice, *fields, *cache)
+        figures[choice] = run_training(three_labels, tmp_path / choice, *fields, *cache)
         logits[choice] = TextClassifier.from_pretrained(tmp_path / choice).logits(pd.read_csv(three_labels)["text"])
     assert bool(list((tmp_path / "cache").rglob("*.arrow")))
     np.testing.assert_allclose(logits["on"], logits["off"], atol=1e-4, rtol=0)
@@ -149,7 +148,7 @@ def test_integer_labels_and_own_test_file(tmp_path):
 
 def test_class_weights_reach_the_loss(tmp_path):
     """On nine texts of one label to one of the other, weighted training is bolder with the rare one."""
-    make_texts(200, ["sport"] * 9 + ["medicine"]).to_csv(tmp_path / "rare.csv", index=False)
+    make_texts(120, ["sport"] * 9 + ["medicine"]).to_csv(tmp_path / "rare.csv", index=False)
     means = {}
     for choice in ("none", "balanced"):
         fields = ["--class_weight", choice, "--num_train_epochs", "3", "--gradient_accumulation_steps", "2"]
@@ -168,6 +167,7 @@ def test_model_without_a_stock_form_is_saved_as_our_own(three_labels, tmp_path, 
 
 
 @needs_sms
+@pytest.mark.slow
 def test_bfloat16_trunk_costs_at_most_one_message_in_300(tmp_path):
     fields = [
         "--column_names",
@@ -180,13 +180,13 @@ def test_bfloat16_trunk_costs_at_most_one_message_in_300(tmp_path):
     ]
     fields += ["--max_train_samples", "300", "--max_eval_samples", "50", "--max_predict_samples", "300"]
     fields += ["--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false"]
-    for seed in ("0", "1", "2"):
-        accuracy = {}
-        for dtype in ("float32", "bfloat16"):
-            choice = ["--seed", seed, "--trunk_dtype", dtype, "--num_train_epochs", "3"]
-            accuracy[dtype] = train_on(NANO, SMS, tmp_path / f"{dtype}{seed}", *fields, *choice)["test_accuracy"]
-        assert abs(accuracy["bfloat16"] - accuracy["float32"]) <= 1 / 300 + 1e-9
-        assert read_json(tmp_path / f"bfloat16{seed}" / "config.json")["dtype"] == "float32"
+    accuracy = {}
+    for dtype in ("float32", "bfloat16"):
+        choice = ["--trunk_dtype", dtype, "--num_train_epochs", "3"]
+        accuracy[dtype] = train_on(NANO, SMS, tmp_path / dtype, *fields, *choice)["test_accuracy"]
+    assert abs(accuracy["bfloat16"] - accuracy["float32"]) <= 1 / 300 + 1e-9
+    assert accuracy["float32"] > 0.9
+    assert read_json(tmp_path / "bfloat16" / "config.json")["dtype"] == "float32"
 
 
 # ---- Training further from a saved model ----
@@ -213,16 +213,15 @@ def logits_by_transformers(model_dir):
     return torch.cat([model(torch.tensor([tokenizer(text)["input_ids"]])).logits for text in texts]).numpy()
 
 
-@pytest.mark.parametrize("cache", ["on", "off"])
-def test_retraining_starts_where_the_first_run_ended(saved, tmp_path, cache):
+def test_retraining_starts_where_the_first_run_ended(saved, tmp_path):
     """At learning rate 0 every logit is the saved model's; the bias that was folded away is not lost."""
     before = logits_by_transformers(saved)
     two = saved.parent / "two.csv"
-    train_on(saved, two, tmp_path / "still", "--feature_cache", cache, *STILL)
+    train_on(saved, two, tmp_path / "still", "--feature_cache", "on", *STILL)
     np.testing.assert_allclose(logits_by_transformers(tmp_path / "still"), before, atol=1e-5)
     assert TextClassifier.from_pretrained(tmp_path / "still").label_names == sorted(LABELS)
     assert abs(before).max() > 0.1
-    train_on(saved, two, tmp_path / "moved", "--feature_cache", cache, "--max_steps", "2", "--learning_rate", "0.01")
+    train_on(saved, two, tmp_path / "moved", "--feature_cache", "off", "--max_steps", "2", "--learning_rate", "0.01")
     assert abs(logits_by_transformers(tmp_path / "moved") - before).max() > 0.01
 
 

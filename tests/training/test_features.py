@@ -230,7 +230,7 @@ def test_an_interrupted_run_leaves_nothing_that_is_trusted_and_goes_on_to_the_sa
     assert all(torch.equal(a["trunk_output"], b["trunk_output"]) for a, b in zip(rows, whole, strict=True))
 
 
-@pytest.mark.launch
+@pytest.mark.slow
 def test_concurrent_writers_agree(tmp_path):
     code = (
         "import sys; sys.path[:0] = ['tests', 'tests/training']; from test_features import *; from pathlib import Path;"

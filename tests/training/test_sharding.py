@@ -97,7 +97,7 @@ def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
     return {f"{name}.{key}": value for name, path in files.items() for key, value in load_file(path).items()}
 
 
-@pytest.mark.launch
+@pytest.mark.slow
 def test_two_sharded_processes_give_the_results_of_one(tmp_path):
     for processes in (1, 2):
         run(tmp_path / str(processes), processes)

@@ -22,8 +22,13 @@ def lora_model(targets, layers, **options):
     return get_peft_model(tiny_model(), config)
 
 
-@pytest.mark.parametrize(("targets", "layers", "depth"), [(["c_attn"], [3], 3), (["c_fc", "attn.c_proj"], [2, 3], 2)])
-@pytest.mark.parametrize("options", [{"task_type": "SEQ_CLS"}, {"modules_to_save": ["score"]}])
+@pytest.mark.parametrize(
+    ("targets", "layers", "depth", "options"),
+    [
+        (["c_attn"], [3], 3, {"task_type": "SEQ_CLS"}),
+        (["c_fc", "attn.c_proj"], [2, 3], 2, {"modules_to_save": ["score"]}),
+    ],
+)
 def test_adapters_train_the_same_way_and_are_merged(tmp_path, targets, layers, depth, options):
     model = lora_model(targets, layers, **options)
     trainers = compare(tmp_path, model=model)
