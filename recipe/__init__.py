@@ -6,6 +6,8 @@ Packages, in the order a run uses them:
     training    RecipeTrainer, the cache of the trunk's output, callbacks, resuming
     evaluation  metrics, intervals, baselines, calibration, thresholds, the report
     inference   a saved classifier applied to texts
+    hub         the model card, the upload
+    experiments which recipe is best for some texts
 Beside them: arguments.py and config.py (every option, from YAML and the command line), errors.py, atomic.py (files
 written completely or not at all), distributed.py. scripts/train.py puts them together.
 """

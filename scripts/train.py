@@ -1,7 +1,7 @@
 """Fine-tune GPT-2 into a text classifier: this script is the recipe, step by step.
 
 The sample job on gpt2-nano (what `make quickstart` runs):
-    accelerate launch --config_file accelerate_configs/cpu.yaml scripts/train.py --config recipe/configs/quickstart.yaml
+    accelerate launch --config_file accelerate_configs/cpu.yaml scripts/train.py --config recipe/configs/quickstart.yaml --overwrite_output_dir
 
 Your own file, with columns `text` and `label`:
     python scripts/train.py --train_file my.csv --model_name_or_path openai-community/gpt2 --output_dir runs/mine

@@ -1,7 +1,7 @@
 """One runner for every experiment: cases of options, rows and seed, trained on one feature cache, their results kept.
 
 runner = Runner(arguments, splits)
-results = Results(path, settings_of(arguments), splits of what texts ...)
+results = Results(path, settings_of(arguments), texts_and_labels)
 for case in cases:
     figures = results.of(case, lambda: measure(runner, case))       # an earlier call's, or trained now
 """
@@ -104,8 +104,8 @@ class Runner:
         Args:
             arguments: as parse_arguments returns them.
             splits: with the columns `text` and `label` (ClassLabel); trainings take their rows from these.
-            keep_head: of a base model that is a classifier of these labels, as train.py does; else each training starts with
-                a fresh head.
+            keep_head: start from the head of a base model that is a classifier of these labels, as train.py does; else each
+                training starts with a fresh head.
 
         Raises:
             RecipeError: texts that train.py would read in windows, or several processes.
@@ -136,7 +136,7 @@ class Runner:
         return freeze(model, model_args)[0]
 
     def cache(self, model: Model) -> datasets.DatasetDict:
-        """Return all texts with the output of the model's frozen trunk, which is run once for all trainings of a depth."""
+        """Return all texts with the output of the model's frozen trunk, which is run once for all trainings that freeze the same."""
         frozen = str([name for name, parameter in model.named_parameters() if not parameter.requires_grad])
         if frozen not in self.cached:
             self.cached[frozen] = cache_features(model, self.tokenized, **self.arguments[0].cache)
@@ -179,9 +179,10 @@ class Runner:
     def train_to_the_end(
         self, train: np.ndarray | None, test: tuple[str, np.ndarray | None], seed: int | None = None
     ) -> np.ndarray:
-        """Train on rows of `train` for all epochs, nothing chosen by validation; return logits: float32 [N, num_labels].
+        """Train for all epochs, nothing chosen by validation, classify, and return logits: float32 [N, num_labels].
 
         Args:
+            train: rows of the split `train` (None: all).
             test: the split whose texts are classified, and which of its rows (None: all).
         """
         plain = {"save_strategy": "no", "eval_strategy": "no", "load_best_model_at_end": False, "disable_tqdm": True}

@@ -1,4 +1,4 @@
-"""Steps 4, 5 and 7 of a run: scripts/train.py takes them once, the experiments and the benchmark for each training."""
+"""Steps 4, 5 and 7 of a run: scripts/train.py takes them once, experiments and benchmark once per training."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Union
@@ -51,7 +51,7 @@ def make_trainer(
     tokenizer: PreTrainedTokenizerBase,
     **more: Any,
 ) -> RecipeTrainer:
-    """Return the trainer of `train`, measured on `validation` if there is one.
+    """Return a trainer that trains on rows["train"], and evaluates on rows["validation"] if it is given.
 
     Args:
         rows: tokenized splits, cached or not.
