@@ -6,7 +6,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent
 COMMAND = "gpt2-classifier"
-SCRIPT = re.compile(r"(?<![\w/.-])(?:(?:accelerate launch --config_file \S+ |python )?scripts/)?(\w+)\.py\b")
+SCRIPT = re.compile(r"(?<![\w/.-])(?:(?:accelerate launch --config_file \S+ |python )?scripts/)?(\w+)\.py(?![\w.])")
 
 
 def shipped(path: str | None) -> str | None:

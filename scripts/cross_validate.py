@@ -56,13 +56,14 @@ def main() -> None:
 
     from recipe.distributed import setup_logging
     from recipe.experiments.folds import load_training_rows, make_folds, out_of_fold_logits, titles_of
-    from recipe.experiments.runs import unfinished
+    from recipe.experiments.runs import alone, unfinished
 
     setup_logging(is_main_process=True)
     rows, names = load_training_rows(arguments)
     fold_of = make_folds(rows, args.folds, data_args.split_seed)
     kept = unfinished(args.output_file)
-    logits = out_of_fold_logits(arguments, rows, names, fold_of, kept)
+    with alone(kept):
+        logits = out_of_fold_logits(arguments, rows, names, fold_of, kept)
     labels = rows["label"].map({name: i for i, name in enumerate(names)}).to_numpy(dtype=np.int64)
     figures = compare(rows, labels, fold_of, logits, data_args.class_weight, training_args.baselines)
     titles = titles_of(model_args.model_name_or_path)

@@ -36,28 +36,31 @@ def main() -> None:
     from recipe.distributed import setup_logging
     from recipe.evaluation.plots import can_draw
     from recipe.experiments.options import print_saved
-    from recipe.experiments.runs import Results
+    from recipe.experiments.runs import Results, alone
     from recipe.experiments.table import check_row_options, describe, draw_table, load_experiments, run_rows, summarize
 
     setup_logging(True)
-    logging.getLogger("recipe").setLevel(
-        logging.WARNING
-    )  # each run would say the same; one bar of runs in place of its own
+    logging.getLogger("recipe").setLevel(logging.WARNING)  # each run would log the same, and draw bars of its own
     datasets.disable_progress_bars()
     experiments = load_experiments(args.config)
     experiments.seeds = [*dict.fromkeys(args.seeds)] if args.seeds else experiments.seeds
     leave_out(experiments.rows, args.rows)
-    check_row_options(experiments, overrides)
+    overwrites = check_row_options(experiments, overrides)
     draws = can_draw()
     found: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
-    runs = sum(not row.skip for row in experiments.rows) * len(experiments.seeds)
-    with tqdm(total=runs, unit=" runs") as bar:
-        for row, seed, result in run_rows(experiments, overrides, Results(args.output_dir / "results.jsonl")):
-            found[row.name][seed] = result
-            bar.set_description(f"{printable(row.name)}, seed {seed}")
-            bar.update(not row.skip)
-            if "error" in result:
-                bar.write(printable(f"row {row.name!r}, {result['error']}"), file=sys.stderr)
+    kept = args.output_dir / "results.jsonl"
+    with alone(kept):
+        if overwrites:
+            kept.unlink(missing_ok=True)
+        results = Results(kept)
+        runs = sum(not row.skip for row in experiments.rows) * len(experiments.seeds)
+        with tqdm(total=runs, unit=" runs") as bar:
+            for row, seed, result in run_rows(experiments, overrides, results):
+                found[row.name][seed] = result
+                bar.set_description(f"{printable(row.name)}, seed {seed}")
+                bar.update(not row.skip)
+                if "error" in result:
+                    bar.write(printable(f"row {row.name!r}, {result['error']}"), file=sys.stderr)
 
     table = summarize(experiments, found)
     write_text(args.output_dir / "experiments.csv", table.to_csv())

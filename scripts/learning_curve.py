@@ -44,7 +44,7 @@ def main() -> None:
     from recipe.data.trained_on import warn_about_trained_texts
     from recipe.distributed import setup_logging
     from recipe.experiments.curves import measure_curve
-    from recipe.experiments.runs import Results, Runner, settings_of, unfinished
+    from recipe.experiments.runs import Results, Runner, alone, settings_of, unfinished
     from recipe.model.loading import head_labels, load_config
 
     setup_logging(True)
@@ -54,10 +54,11 @@ def main() -> None:
     warn_about_trained_texts(splits["test"]["text"], model_args.model_name_or_path)
     chosen = {name: splits[name] for name in ("train", "test")}
     rows = [split[column][:] for split in chosen.values() for column in ("text", "label")]
-    results = Results(unfinished(args.output_file), settings_of(arguments), rows)
     seeds = range(training_args.seed, training_args.seed + args.seeds)
     fractions, progress = sorted(set(args.fractions)), not training_args.disable_tqdm
-    measured, skipped = measure_curve(Runner(arguments, chosen), splits, fractions, seeds, results, progress)
+    with alone(unfinished(args.output_file)):
+        results = Results(unfinished(args.output_file), settings_of(arguments), rows)
+        measured, skipped = measure_curve(Runner(arguments, chosen), splits, fractions, seeds, results, progress)
     report(args, model_args.model_name_or_path, measured, skipped, len(splits["test"]))
     results.remove()
 

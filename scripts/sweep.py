@@ -8,22 +8,18 @@ A grid, and a search between two rates:
     python scripts/sweep.py --config recipe/configs/quickstart.yaml --output_dir runs/range --learning_rates 1e-4:1e-2 --dropouts 0 0.1 --trials 12
 
 Other options are train.py's. A trial is measured by the validation loss of the model that train.py would keep; after 1, 2, 4 ...
-epochs it goes on if it is in the better half so far. The output folder gets sweep.json and
-sweep.png, and results.jsonl, with which the same command goes on after an interruption.
+epochs it goes on if it is in the better half so far. The output folder gets
+sweep.json, sweep.png, and results.jsonl, with which the same command goes on after an interruption.
 """
 
 import argparse
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from recipe.arguments import check_fields
 from recipe.config import parse_arguments
 from recipe.errors import OneLineParser, RecipeError, as_recipe_error, run_script
 from recipe.experiments.options import names_of, print_saved
-
-if TYPE_CHECKING:
-    pass
 
 RESULTS, SUMMARY, PICTURE = "results.jsonl", "sweep.json", "sweep.png"
 
@@ -92,7 +88,7 @@ def main() -> None:
     from recipe.data.dataset import load_splits
     from recipe.distributed import setup_logging
     from recipe.evaluation.plots import can_draw
-    from recipe.experiments.runs import Results, Runner, settings_of
+    from recipe.experiments.runs import Results, Runner, alone, settings_of
     from recipe.experiments.sweep import (
         check_options,
         compare_best,
@@ -109,33 +105,34 @@ def main() -> None:
     setup_logging(True)
     folder, draws = args.output_dir, can_draw()  # said before the trials
     check_options(arguments, space)
-    model_args, data_args, training_args = arguments
-    config = load_config(model_args.model_name_or_path, model_args.model_revision)
-    splits = load_splits(data_args, head_labels(config))
-    chosen = {name: splits[name] for name in ("train", "validation")}
-    runner = Runner(arguments, chosen, keep_head=True)
-    if training_args.overwrite_output_dir and (folder / SUMMARY).exists():
-        for name in (RESULTS, SUMMARY, PICTURE):
-            (folder / name).unlink(missing_ok=True)
-    rows = [split[column][:] for split in chosen.values() for column in ("text", "label")]
-    results = Results(folder / RESULTS, settings_of(arguments), space, args.halving, rows)
+    with alone(folder / RESULTS):
+        model_args, data_args, training_args = arguments
+        config = load_config(model_args.model_name_or_path, model_args.model_revision)
+        splits = load_splits(data_args, head_labels(config))
+        chosen = {name: splits[name] for name in ("train", "validation")}
+        runner = Runner(arguments, chosen, keep_head=True)
+        if training_args.overwrite_output_dir and (folder / SUMMARY).exists():
+            for name in (RESULTS, SUMMARY, PICTURE):
+                (folder / name).unlink(missing_ok=True)
+        rows = [split[column][:] for split in chosen.values() for column in ("text", "label")]
+        results = Results(folder / RESULTS, settings_of(arguments), space, args.halving, args.trials, rows)
 
-    trials, plan = plan_trials(space, args.trials, training_args.seed)
-    table = search(runner, results, space, trials, plan, args.halving)
-    print(f"\n{table.to_string(index=False, float_format='{:.4g}'.format, na_rep='-')}\n")
-    epochs = training_args.num_train_epochs if training_args.max_steps <= 0 else table["epochs"].max()
-    print(f"{table['epochs'].sum():g} epochs of {trials * epochs:g} were run.")
-    command = as_typed(train_command(words, setting_of(table.iloc[0], [*space]), folder / "best"))
-    print(f"To train the best: {command}", flush=True)
-    figures, runner_up = compare_best(runner, results, space, table, args.seeds)
-    if figures:
-        print(describe_spread(figures, runner_up))
-    trained = table.to_dict("records")
-    found = {"space": space, "best": trained[0], "other_seeds": figures, "runner_up": runner_up, "command": command}
-    if draws:
-        draw_sweep(folder / PICTURE, table, figures)
-    write_json(folder / SUMMARY, {**found, "trials": trained})
-    print_saved(folder / SUMMARY, folder / PICTURE if draws else None)
+        trials, plan = plan_trials(space, args.trials, training_args.seed)
+        table = search(runner, results, space, trials, plan, args.halving)
+        print(f"\n{table.to_string(index=False, float_format='{:.4g}'.format, na_rep='-')}\n")
+        epochs = training_args.num_train_epochs if training_args.max_steps <= 0 else table["epochs"].max()
+        print(f"{table['epochs'].sum():g} epochs of {trials * epochs:g} were run.")
+        command = as_typed(train_command(words, setting_of(table.iloc[0], [*space]), folder / "best"))
+        print(f"To train the best: {command}", flush=True)
+        figures, runner_up = compare_best(runner, results, space, table, args.seeds)
+        if figures:
+            print(describe_spread(figures, runner_up))
+        trained = table.to_dict("records")
+        found = {"space": space, "best": trained[0], "other_seeds": figures, "runner_up": runner_up, "command": command}
+        if draws:
+            draw_sweep(folder / PICTURE, table, figures)
+        write_json(folder / SUMMARY, {**found, "trials": trained})
+        print_saved(folder / SUMMARY, folder / PICTURE if draws else None)
 
 
 if __name__ == "__main__":

@@ -254,10 +254,9 @@ def draw_curves(
                 )
                 axes.plot(sizes, 1 - law(sizes), ":", color=color, label="its power law, to twice the texts")
                 if "accuracy_low" in guess:
-                    ends = np.abs(
-                        [guess["accuracy_low"] - guess["accuracy"], guess["accuracy_high"] - guess["accuracy"]]
-                    )
-                    axes.errorbar(guess["texts"], guess["accuracy"], ends[:, None], color=color, capsize=3)
+                    center, low, high = (guess[name] for name in ("accuracy", "accuracy_low", "accuracy_high"))
+                    ends = [[max(center - low, 0)], [max(high - center, 0)]]
+                    axes.errorbar(guess["texts"], center, ends, color=color, capsize=3)
         axes.set_xscale("log")
         axes.set_xticks(ticks, labels=[f"{texts:,}" for texts in ticks], rotation=30)
         axes.minorticks_off()

@@ -13,21 +13,25 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
 import datasets
 import numpy as np
+import torch
+import transformers
 import xxhash
+from filelock import FileLock, Timeout
 from transformers import PrinterCallback, TrainerCallback
 
 from recipe.atomic import file_hash
 from recipe.config import Arguments, resolved_config
 from recipe.data.tokenization import load_tokenizer, tokenize
 from recipe.data.windows import choose_windows, remember_windows
-from recipe.errors import RecipeError
+from recipe.errors import RecipeError, as_recipe_error
 from recipe.model.loading import load_config
 from recipe.training.features import cache_features
+from recipe.training.run_folder import check_writable
 from recipe.training.steps import Model, freeze, load_model, make_trainer
 from recipe.training.trainer import RecipeTrainer
 
@@ -67,7 +71,6 @@ class Results:
         key = hash_of((self.common, case))
         if key not in self.found:
             self.found[key] = measure()
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:  # on a new line, whatever a kill has left
                 file.write("\n" + json.dumps({"case": key, **case, "result": self.found[key]}))
         return self.found[key]
@@ -75,6 +78,20 @@ class Results:
     def remove(self) -> None:
         """Remove the file, once the results are saved elsewhere."""
         self.path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Make the folder of a file of results, and let no other process use the file until the block ends.
+
+    Raises:
+        RecipeError: before any work, where the folder cannot be written to, or another process is at work.
+    """
+    check_writable(path.parent)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(Path(gettempdir()) / f"recipe-{hash_of(str(path.resolve()))}.lock", timeout=0)
+    with as_recipe_error(Timeout, f"{path} is in use by another process", "wait for it, or give another output"), lock:
+        yield
 
 
 def unfinished(output_file: Path) -> Path:
@@ -87,12 +104,13 @@ def hash_of(content: Any) -> str:
 
 
 def settings_of(arguments: Arguments) -> dict[str, Any]:
-    """Return what the results of a run depend on, beside its texts: its options, and a local base model's files by hash."""
+    """Return what the results of a run depend on, beside its texts: options, versions, a local base model's files by hash."""
     options = {name: value for name, value in resolved_config(*arguments).items() if name != "output_dir"}
     folder = Path(arguments[0].model_name_or_path).expanduser()
-    names = ("*.safetensors", "config.json", "tokenizer*.json")
+    names = ("*.safetensors", "config.json", "tokenizer*.json", "vocab.json", "merges.txt")
     files = sorted(path for name in names for path in folder.glob(name))  # of a hub's model, none
-    return options | {"base_model": {path.name: file_hash(path) for path in files}}
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    return options | versions | {"base_model": {path.name: file_hash(path) for path in files}}
 
 
 class Runner:
@@ -174,6 +192,7 @@ class Runner:
             arguments = (self.arguments[0], self.arguments[1], args)
             trainer = make_trainer(model, arguments, chosen, self.tokenizer, callbacks=[*callbacks])
             trainer.remove_callback(PrinterCallback)
+            trainer.remove_callback(trainer.stop_on_sigterm)  # nothing to save: SIGTERM ends it, and what is kept stays
             yield trainer
 
     def train_to_the_end(

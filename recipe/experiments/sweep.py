@@ -62,6 +62,9 @@ def check_options(arguments: Arguments, space: Space) -> None:
     load_best_model_at_end, the last.
     """
     model_args, _, args = arguments
+    if args.world_size > 1:
+        raise RecipeError("a sweep is one process: start it without `accelerate launch`")
+    check_fields(args, "eval_delay", lambda delay: not delay, "0 in a sweep, which compares after each epoch")
     if args.load_best_model_at_end:
         check_fields(args, "metric_for_best_model", ("loss", "eval_loss").__contains__, "loss in a sweep")
         check_fields(args, "greater_is_better", lambda greater: not greater, "false in a sweep, as for a loss")
@@ -115,15 +118,16 @@ def train(
     if args.early_stopping_patience:
         training |= {"metric_for_best_model": "loss", "greater_is_better": False}
         callbacks.append(EarlyStopping(args.early_stopping_patience))
-    rows, start = {"train": ("train", None), "validation": ("validation", None)}, perf_counter()
+    rows = {"train": ("train", None), "validation": ("validation", None)}
     with runner.trainer(rows, setting.get("seed"), options, callbacks, **training) as trainer:
+        start = perf_counter()
         try:
             trainer.train()
             figures = {**validations.kept, "state": "pruned" if validations.pruned else "complete"}
         except DivergedError as error:
             figures = {"loss": None, "accuracy": None, "state": "diverged", "reason": error.reason}
-        epochs = round(trainer.state.epoch or 0, 1)
-    return {**figures, "epochs": epochs, "seconds": perf_counter() - start, "reported": validations.reported}
+        epochs, seconds = round(trainer.state.epoch or 0, 1), perf_counter() - start
+    return {**figures, "epochs": epochs, "seconds": seconds, "reported": validations.reported}
 
 
 def search(

@@ -15,12 +15,14 @@ from transformers import AutoTokenizer, GPT2Model
 from recipe.atomic import write_files
 from recipe.config import Arguments, field_of, fields_to_argv, parse_arguments, read_yaml_mapping
 from recipe.data.dataset import TextSplits, load_splits
+from recipe.data.trained_on import warn_about_trained_texts
 from recipe.errors import RecipeError, first_line
 from recipe.evaluation.intervals import compare_paired, format_p, wilson_interval
 from recipe.evaluation.metrics import label_metrics
 from recipe.evaluation.plots import BLUE, GREY, cut_middle, save_figure
 from recipe.experiments.options import REFUSED, UNUSED
 from recipe.experiments.runs import Results, Runner, hash_of, settings_of
+from recipe.inference.text_classifier import TextClassifier
 from recipe.model.loading import head_labels, load_config
 from recipe.shipped import shipped
 from recipe.training.callbacks import callbacks_for
@@ -109,10 +111,13 @@ def arguments_of(experiments: Experiments, row: Row, overrides: Sequence[str]) -
     return ["--config", experiments.base, *overrides, *own, *UNUSED]
 
 
-def check_row_options(experiments: Experiments, overrides: Sequence[str]) -> None:
+def check_row_options(experiments: Experiments, overrides: Sequence[str]) -> bool:
     """Check the options of every row before any is run, and note in `skip` those whose base model is not there.
 
     Rows with a base model of their own are left out too, where the command line names one.
+
+    Returns:
+        `overwrite_output_dir`, which asks for all rows anew.
 
     Raises:
         RecipeError: options that train.py refuses, with the row's name, or that a table cannot follow.
@@ -128,6 +133,8 @@ def check_row_options(experiments: Experiments, overrides: Sequence[str]) -> Non
         set_fields = {name: value for part in arguments for name, value in vars(part).items()}
         for name in (name for name in REFUSED if set_fields[name] and name != "early_stopping_patience"):
             raise RecipeError(f"row {row.name!r} sets {name}: {REFUSED[name]}, so leave it out, in the base too")
+        if arguments[2].world_size > 1:
+            raise RecipeError("a table is one process: start it without `accelerate launch`")
         if "model_name_or_path" in row.fields.keys() & given:
             name = row.fields["model_name_or_path"]
             row.skip = f"its base model is {name}: it runs where the command line names no model_name_or_path"
@@ -138,6 +145,7 @@ def check_row_options(experiments: Experiments, overrides: Sequence[str]) -> Non
             row.skip = str(error)
             if row is experiments.rows[0]:
                 raise
+    return arguments[2].overwrite_output_dir
 
 
 def run_rows(
@@ -158,6 +166,7 @@ def run_rows(
                 data = hash_of((vars(data_args), labels))
                 if data not in splits:
                     splits[data] = load_splits(data_args, labels)
+                    warn_about_trained_texts(splits[data]["test"]["text"], model_args.model_name_or_path)
                 case = {"row": row.name, "seed": seed, "random_weights": row.random_weights}
                 case |= {"settings": hash_of(settings_of(arguments)), "texts": hash_texts(splits[data])}
                 if not row.skip:
@@ -178,16 +187,18 @@ def train_row(arguments: Arguments, splits: TextSplits, random_weights: bool) ->
         training, `trainable_parameters`.
     """
     model_args, _, training_args = arguments
-    with TemporaryDirectory(prefix="recipe-random-") as folder:
+    with TemporaryDirectory(prefix="recipe-row-") as folder:
         if random_weights:
             save_random(model_args.model_name_or_path, model_args.model_revision, folder, training_args.seed)
             model_args.model_name_or_path, model_args.model_revision = folder, "main"
-        runner = Runner(arguments, splits, keep_head=True)
+        runner = Runner(arguments, {name: splits[name] for name in ("train", "validation")}, keep_head=True)
         rows = {name: (name, None) for name in ("train", "validation")}
         with runner.trainer(rows, callbacks=callbacks_for(training_args), disable_tqdm=True) as trainer:
             seconds = trainer.train().metrics["train_runtime"]
-            predicted = trainer.predict(runner.cache(trainer.model)["test"]).predictions.argmax(axis=-1)
             trained = [p for p in classifier_of(trainer.model).parameters() if p.requires_grad]
+            trainer.save_model(f"{folder}/saved")
+        classifier = TextClassifier.from_pretrained(f"{folder}/saved", training_args.device)  # in float32, as users do
+        predicted = classifier.predict(splits["test"]["text"][:])[1].argmax(axis=-1)
     labels = np.array(splits["test"]["label"])
     figures = label_metrics(predicted, labels)
     return {

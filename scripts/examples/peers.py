@@ -2,16 +2,18 @@
 
 python scripts/examples/peers.py --model_dir runs/quickstart --output_file peers.json
 
-TF-IDF of words, and hashed character n-grams, each with logistic regression; and, where `pip install setfit` is done, MiniLM
-sentence embeddings with a linear head, and SetFit on 16 texts a label (give a folder as --sentence_model where there is no
-Hub). Another peer is another function.
+TF-IDF of words, and hashed character n-grams, each with logistic regression; MiniLM sentence embeddings with a linear head;
+SetFit on 16 texts a label. The last two need `pip install 'gpt2-classifier-recipe[peers]'`, and the Hub or a folder as
+--sentence_model; without, they are skipped. Another peer is another function.
 """
 
 import json
+import math
 import pickle
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
@@ -26,8 +28,9 @@ from sklearn.preprocessing import StandardScaler
 from recipe import TextClassifier
 from recipe.atomic import write_json
 from recipe.data.dataset import load_saved_splits
-from recipe.data.texts import base_model_name
-from recipe.errors import OneLineParser, RecipeError, run_script
+from recipe.data.texts import base_model_name, read_run_config
+from recipe.errors import OneLineParser, RecipeError, as_recipe_error, first_line, run_script
+from recipe.evaluation.baselines import fit_linear
 from recipe.evaluation.intervals import compare_paired, format_p
 from recipe.evaluation.metrics import label_metrics
 
@@ -35,9 +38,9 @@ Predict = Callable[[list[str]], np.ndarray]  # texts -> label ids, int [N]
 SHOTS, PAIRS = 16, 20  # texts a label, and pairs of each kind a text: as in SetFit's paper (Tunstall et al., 2022)
 
 
-def fit_vectors(vectorizer: TfidfVectorizer | HashingVectorizer, texts: list[str], labels: np.ndarray) -> tuple:
+def fit_vectors(vectorizer: Any, texts: list[str], labels: np.ndarray, class_weight: str) -> tuple[Predict, int]:
     """Fit logistic regression to the vectorizer's columns; return how to predict, and the bytes that one has to keep."""
-    model = make_pipeline(vectorizer, LogisticRegression(max_iter=1000)).fit(texts, labels)
+    model = fit_linear(vectorizer, texts, labels, class_weight)
     return model.predict, len(pickle.dumps(model))
 
 
@@ -59,9 +62,10 @@ def fit_setfit(name: str, texts: list[str], labels: np.ndarray, seed: int = 42) 
     chosen = np.concatenate([rng.permutation(np.flatnonzero(labels == label))[:SHOTS] for label in np.unique(labels)])
     body = SentenceTransformer(name, model_kwargs={"use_safetensors": True})
     model = SetFitModel(model_body=body, model_head=LogisticRegression())
-    args = TrainingArguments("runs/setfit", num_iterations=PAIRS, seed=seed, report_to="none", save_strategy="no")
     few = Dataset.from_dict({"text": [texts[i] for i in chosen], "label": labels[chosen].tolist()})
-    Trainer(model=model, args=args, train_dataset=few).train()
+    with TemporaryDirectory() as folder:
+        args = TrainingArguments(folder, num_iterations=PAIRS, seed=seed, report_to="none", save_strategy="no")
+        Trainer(model=model, args=args, train_dataset=few).train()
     return lambda new: np.asarray(model.predict(new)), size_of(body)
 
 
@@ -70,12 +74,21 @@ def size_of(model: Any) -> int:
 
 
 def load_run(folder: Path) -> tuple[Predict, int, float]:
-    """Return how a finished run predicts, the size of its weights, and the seconds of its training."""
+    """Return how a finished run predicts, the size of its weights, and the seconds of its training, if it noted all."""
     classifier = TextClassifier.from_pretrained(folder)
     ids = {name: i for i, name in enumerate(classifier.label_names)}
-    seconds = json.loads((folder / "train_results.json").read_text())["train_runtime"]
+    with as_recipe_error((OSError, ValueError), f"{folder}/train_results.json", "give the folder of a finished run"):
+        noted = json.loads((folder / "train_results.json").read_text(encoding="utf-8"))
+    seconds = math.nan if noted.get("train_resumed") else noted["train_runtime"]
     size = sum(path.stat().st_size for path in folder.glob("model*.safetensors"))
     return lambda new: np.array([ids[label] for label in classifier.predict(new)[0]]), size, seconds
+
+
+def measure(predict: Predict, texts: list[str], labels: np.ndarray, seconds: float, size: int) -> dict[str, float]:
+    """Return the figures of a classifier that took so many seconds to train, and is so many bytes."""
+    start = perf_counter()
+    figures = label_metrics(predict(texts), labels)
+    return figures | {"train_seconds": seconds, "test_seconds": perf_counter() - start, "megabytes": size / 1e6}
 
 
 def main() -> None:
@@ -90,33 +103,28 @@ def main() -> None:
     texts, labels = splits["train"]["text"][:], np.array(splits["train"]["label"])
     new, true = splits["test"]["text"][:], np.array(splits["test"]["label"])
     run = base_model_name(args.model_dir)
+    weight = read_run_config(args.model_dir).get("class_weight", "none")
     ngrams = HashingVectorizer(analyzer="char_wb", ngram_range=(3, 6), n_features=2**18)  # after fastText's subwords
     peers = {
-        run: lambda: load_run(args.model_dir),
-        "TF-IDF + logistic regression": lambda: fit_vectors(TfidfVectorizer(), texts, labels),
-        "character n-grams + logistic regression": lambda: fit_vectors(ngrams, texts, labels),
+        "TF-IDF + logistic regression": lambda: fit_vectors(TfidfVectorizer(), texts, labels, weight),
+        "character n-grams + logistic regression": lambda: fit_vectors(ngrams, texts, labels, weight),
         "MiniLM embeddings + linear head": lambda: fit_minilm(args.sentence_model, texts, labels),
         f"SetFit of MiniLM, {SHOTS} texts a label": lambda: fit_setfit(args.sentence_model, texts, labels),
     }
-    rows: dict[str, dict[str, Any]] = {}
+    predict, size, seconds = load_run(args.model_dir)
+    rows, right = {run: measure(predict, new, true, seconds, size)}, predict(new) == true
     for name, fit in peers.items():
         print(f"{name} ...", flush=True)
         start = perf_counter()
         try:
             with warnings.catch_warnings(action="ignore"):
-                predict, size, *noted = fit()
-        except (ImportError, OSError) as error:  # a package that is not installed, a model that is not there
-            print(f"skipped: {str(error).splitlines()[0]}")
+                predict, size = fit()
+                seconds = perf_counter() - start
+                rows[name] = measure(predict, new, true, seconds, size)
+        except Exception as error:  # a package that is not installed, a model that is not there, texts without words
+            print(f"skipped: {first_line(error)}")
             continue
-        trained = perf_counter()
-        predicted = predict(new)
-        seconds = {"train_seconds": noted[0] if noted else trained - start, "test_seconds": perf_counter() - trained}
-        rows[name] = label_metrics(predicted, true) | seconds | {"megabytes": size / 1e6}
-        right = predicted == true
-        if name == run:
-            of_run = right
-        else:
-            rows[name]["mcnemar_p"] = compare_paired(of_run, right).p_value
+        rows[name]["mcnemar_p"] = compare_paired(right, predict(new) == true).p_value
     table = pd.DataFrame(rows).T
     print(f"\n{len(texts):,} training texts, {len(new):,} test texts; McNemar's test against {run}\n")
     print(table.to_string(float_format="{:.3g}".format, formatters={"mcnemar_p": format_p}, na_rep=""))
