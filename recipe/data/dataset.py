@@ -15,13 +15,13 @@ import pyarrow.parquet
 
 from recipe.arguments import DataArguments
 from recipe.atomic import write_files, write_json
+from recipe.data.columns import TEXT_AND_LABEL, Wanted
 from recipe.data.files import FileFormat
 from recipe.data.leakage import drop_conflicts, drop_group_overlaps, find_conflicts, remove_duplicates, report_conflicts
 from recipe.data.readers import SPLITS, read_files, read_splits
 from recipe.data.rows import check_known_labels, check_label_coverage, name_labels, spell_labels
 from recipe.data.splits import draw_samples, make_missing_splits, undersample
 from recipe.data.store import TextStore
-from recipe.data.tables import TEXT_AND_LABEL, Wanted
 from recipe.data.texts import pair_fields_of, read_run_config
 from recipe.errors import RecipeError, as_recipe_error
 

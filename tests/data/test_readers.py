@@ -11,8 +11,7 @@ from conftest import SMS, needs_sms
 
 from recipe.data import files
 from recipe.data.files import FileFormat
-from recipe.data.readers import expand_paths, read_texts
-from recipe.data.tables import read_file
+from recipe.data.readers import expand_paths, read_file, read_texts
 from recipe.data.texts import clean_text
 from recipe.errors import RecipeError
 
