@@ -3,7 +3,6 @@
 import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,9 +41,7 @@ def load_tokenizer(
     options = {"split_special_tokens": True, "padding_side": "right", "revision": revision}
     options |= {"truncation_side": truncation_side} if truncation_side else {}
     fix = "it needs the tokenizer.json and tokenizer_config.json that were saved with it"
-    with as_recipe_error(
-        Exception, f"model {name!r} has no tokenizer that loads", fix
-    ):  # which raises whatever it meets
+    with as_recipe_error(Exception, f"model {name!r} has no tokenizer that loads", fix):
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
         if not (isinstance(tokenizer.model_max_length, int) and tokenizer.model_max_length >= 1):
             raise ValueError(f"model_max_length is {tokenizer.model_max_length!r}")
@@ -52,13 +49,11 @@ def load_tokenizer(
         sizes = f"a vocabulary of {config.vocab_size}, its tokenizer one of {len(tokenizer)}"
         raise RecipeError(f"model {name!r} has {sizes}: put the model's own tokenizer.json beside it")
     if (largest := max(tokenizer.get_vocab().values())) >= config.vocab_size:
-        raise RecipeError(
-            f"model {name!r}: its tokenizer has the token id {largest}, the model {config.vocab_size}: {fix}"
-        )
+        sizes = f"its tokenizer has the token id {largest}, the model {config.vocab_size}"
+        raise RecipeError(f"model {name!r}: {sizes}: {fix}")
     if len(tokenizer) < 0.9 * config.vocab_size:  # some models pad their vocabulary by a few hundred
-        logger.warning(
-            "%s: its tokenizer knows %d tokens, the model %d: is it its own?", name, len(tokenizer), config.vocab_size
-        )
+        sizes = f"its tokenizer knows {len(tokenizer)} tokens, the model {config.vocab_size}"
+        logger.warning("%s: %s: is it its own?", name, sizes)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer("a")["input_ids"][-1:] == [tokenizer.pad_token_id]:
@@ -90,18 +85,11 @@ def encode_texts(
 def tokenize(
     splits: "Mapping[str, datasets.Dataset]", tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
 ) -> "datasets.DatasetDict":
-    """Tokenize every split of a DatasetDict, and log how much of its texts the model will see.
-
-    Args:
-        splits: with the columns `text` (string) and `label` (ClassLabel, or int from 0 up).
-        max_length: as in encode_texts.
+    """Tokenize every split, of `text` (string) and `label` (ClassLabel, or int from 0 up); log how much the model will see.
 
     Returns:
         For each split, one row a text: `input_ids` and `attention_mask` (lists of int), `labels` (int), `length` and
         `uncut_length` (int, tokens of the text). Its attribute `coverage` holds the Coverage of each split.
-
-    Raises:
-        RecipeError: a split without these columns, or rows without a text or a label.
     """
     import datasets
     import xxhash
@@ -121,20 +109,17 @@ def tokenize(
         depend_on = repr((dataset._fingerprint, *rules, tokenizer.split_special_tokens)).encode()
         options = {"remove_columns": dataset.column_names, "new_fingerprint": xxhash.xxh3_64_hexdigest(depend_on)}
         tokenized[split] = dataset.map(encode, batched=True, desc=f"Tokenizing {split}", **options)
-        coverage = tokenized.coverage[split] = Coverage.of(tokenized[split]["uncut_length"][:], limit)
-        if coverage.texts_cut:
-            logger.warning("%s: %s at %d tokens, their %s end", split, coverage, limit, side)
-        else:
-            logger.info("%s: %s", split, coverage)
+        coverage = tokenized.coverage[split] = Coverage(tokenized[split]["uncut_length"][:], limit)
+        where = f" at {limit} tokens, their {side} end" if coverage.texts_cut else ""
+        logger.log(logging.WARNING if where else logging.INFO, "%s: %s%s", split, coverage, where)
     return tokenized
 
 
 def check_columns(split: str, dataset: "datasets.Dataset") -> None:
     """Refuse a split without the columns `text` and `label`, with rows that lack one of them, or with pairs of texts."""
     if "text_pair" in dataset.column_names:
-        raise RecipeError(
-            f"{split}: join the column text_pair onto text first, as load_splits does with a line break between"
-        )
+        fix = "join the column text_pair onto text first, as load_splits does with a line break between"
+        raise RecipeError(f"{split}: {fix}")
     ids = "give ids from 0 up, or names by class_encode_column('label')"
     for column, kind, fix in (("text", str, "give strings"), ("label", int, ids)):
         if column not in dataset.column_names:
@@ -171,33 +156,14 @@ class PaddingCollator:
         return batch | ({"labels": torch.tensor([row["labels"] for row in rows])} if "labels" in rows[0] else {})
 
 
-@dataclass(frozen=True, eq=False)
 class Coverage:
     """How much of the texts the model sees; a token in two windows counts once."""
 
-    lengths: np.ndarray  # int64 [N], tokens of each text, uncut
-    limit: int  # tokens that a text is cut to
-
-    @classmethod
-    def of(cls, uncut_lengths: Sequence[int], limit: int | None) -> "Coverage":
+    def __init__(self, uncut_lengths: Sequence[int], limit: int | None):
         """Count texts with so many tokens each, cut to `limit` (None: not cut)."""
-        return cls(np.asarray(uncut_lengths, dtype=np.int64), min(limit or NO_LIMIT, NO_LIMIT))
-
-    @property
-    def tokens(self) -> int:
-        return int(self.lengths.sum())
-
-    @property
-    def tokens_seen(self) -> int:
-        return int(np.minimum(self.lengths, self.limit).sum())
-
-    @property
-    def texts(self) -> int:
-        return len(self.lengths)
-
-    @property
-    def texts_cut(self) -> int:
-        return int((self.lengths > self.limit).sum())
+        self.lengths, self.limit = np.asarray(uncut_lengths, dtype=np.int64), min(limit or NO_LIMIT, NO_LIMIT)
+        self.tokens, self.tokens_seen = int(self.lengths.sum()), int(np.minimum(self.lengths, self.limit).sum())
+        self.texts_cut = int((self.lengths > self.limit).sum())
 
     def figures(self) -> dict[str, int]:
         return {"tokens": self.tokens, "tokens_seen": self.tokens_seen}
@@ -205,7 +171,7 @@ class Coverage:
     def __str__(self) -> str:
         share = f"{100 * self.tokens_seen / max(self.tokens, 1):.1f} %"
         read = f"{self.tokens_seen:,} of {self.tokens:,} tokens read ({share})"
-        return f"{read}, {self.texts_cut:,} of {self.texts:,} texts cut"
+        return f"{read}, {self.texts_cut:,} of {len(self.lengths):,} texts cut"
 
 
 def batch_tokens(device: torch.device) -> int:
