@@ -70,10 +70,8 @@ def check_texts(rows: pd.DataFrame) -> None:
     """Refuse texts that are neither strings nor missing."""
     for column in rows.columns.intersection(["text", "text_pair"]):
         strange = rows[column].map(lambda text: not isinstance(text, str)) & rows[column].notna()
-        kinds = {type(text).__name__ for text in rows[column][strange]}
-        refuse_rows(
-            rows, strange, f"a {column} that is no string but {', '.join(sorted(kinds))}", "put the text in quotes"
-        )
+        kinds = ", ".join(sorted({type(text).__name__ for text in rows[column][strange]}))
+        refuse_rows(rows, strange, f"a {column} that is no string but {kinds}", "put the text in quotes")
 
 
 def name_labels(
@@ -116,10 +114,7 @@ def check_known_labels(rows: pd.DataFrame, names: list[str], of_model: bool = Fa
 
 
 def check_label_coverage(counts: pd.DataFrame) -> None:
-    """Warn of labels that a split lacks; refuse a training split of one label, which cannot teach anything.
-
-    `counts` holds the texts of each split (rows) and label (columns).
-    """
+    """Warn of labels (columns) that a split (row) has no texts of; refuse a training split of one label."""
     train = counts.loc["train"]
     if (train > 0).sum() < 2:
         single = f"the training split holds a single label ({train.sum()} texts are left after duplicates and limits)"
@@ -169,10 +164,7 @@ def spell_labels(labels: pd.Series, head_names: list[str] | None, normalize: boo
 
 
 def warn_about_spellings(labels: pd.Series, head_names: list[str] | None) -> None:
-    """Warn once of all labels that differ only by case and spaces, with the counts of each spelling.
-
-    Warn as well where a checkpoint's head has the same labels but for case or spaces.
-    """
+    """Warn of labels that differ from each other, or from a checkpoint's head, only by case or spaces."""
     counts = labels.value_counts()
     alike = [spellings for _, spellings in counts.groupby(counts.index.map(normal_form)) if len(spellings) > 1]
     if alike:
@@ -182,19 +174,14 @@ def warn_about_spellings(labels: pd.Series, head_names: list[str] | None) -> Non
         logger.warning("%s: --normalize_labels true merges them", problem)
     found, head = set(counts.index), set(head_names or [])
     if head and head != found and {*map(normal_form, head)} == {*map(normal_form, found)}:
-        problem = (
-            f"the labels differ from those of the checkpoint's head ({list_names(head_names)}) only by case or spaces"
-        )
-        logger.warning("%s: --normalize_labels true takes its spelling", problem)
+        problem = "the labels differ from those of the checkpoint's head (%s) only by case or spaces"
+        logger.warning(problem + ": --normalize_labels true takes its spelling", list_names(head_names))
 
 
 def order_labels(labels: pd.Series, declared: list[str] | None, head_names: list[str] | None) -> list[str]:
-    """Return the labels by id, in an order that does not depend on the rows': numbers by value, names by alphabet.
+    """Return the labels by id, whatever the order of the training rows: numbers by value, names by alphabet.
 
-    Args:
-        labels: of the training rows.
-        declared: the names by id of a ClassLabel column, taken unchanged if they hold all the labels.
-        head_names: the names by id of a checkpoint's head, taken if they hold all the labels.
+    The names by id of a checkpoint's head, else those that a ClassLabel column declares, are taken if they hold all.
     """
     found = set(labels.unique())
     if head_names is not None and found <= set(head_names):
