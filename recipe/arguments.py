@@ -101,12 +101,8 @@ class ModelArguments:
     @property
     def cache(self) -> dict[str, Any]:
         """The options of `cache_features`."""
-        return {
-            "cache_dir": self.feature_cache_dir,
-            "dtype": self.trunk_dtype,
-            "when": self.feature_cache,
-            "max_gb": self.feature_cache_max_gb,
-        }
+        where = {"cache_dir": self.feature_cache_dir, "max_gb": self.feature_cache_max_gb}
+        return {**where, "dtype": self.trunk_dtype, "when": self.feature_cache}
 
 
 @dataclass
@@ -170,9 +166,8 @@ class DataArguments:
         if (self.split_method == "time") != (self.time_column is not None):
             raise RecipeError("split_method time and time_column go together: give both, or neither")
         if self.split_method == "shuffled" and self.group_column is not None:
-            raise RecipeError(
-                "split_method shuffled is one shuffle of all rows, which knows no groups: drop it, or group_column"
-            )
+            problem = "split_method shuffled is one shuffle of all rows, which knows no groups"
+            raise RecipeError(f"{problem}: drop it, or group_column")
         if self.text_pair_column is not None and self.text_pair_column == self.text_column:
             raise RecipeError(f"text_column and text_pair_column are both {self.text_column!r}: give two columns")
         if self.validation_fraction + self.test_fraction >= 1:
@@ -213,9 +208,8 @@ class RecipeTrainingArguments(TrainingArguments):
         if self.max_steps <= 0:
             check_fields(self, "num_train_epochs", lambda x: 0 < x < math.inf, "a number above 0")
         if self.early_stopping_patience is not None and not self.load_best_model_at_end:
-            raise RecipeError(
-                "early_stopping_patience needs load_best_model_at_end: leave it true, or drop the patience"
-            )
+            fix = "leave it true, or drop the patience"
+            raise RecipeError(f"early_stopping_patience needs load_best_model_at_end: {fix}")
         metric = (self.metric_for_best_model or "loss").removeprefix("eval_")
         if metric not in METRICS:
             raise RecipeError(f"metric_for_best_model is {metric!r}: take one of {', '.join(METRICS)}")

@@ -7,7 +7,7 @@ import json
 import os
 import zlib
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -111,18 +111,12 @@ class FileFormat:
 
 
 class Batch(NamedTuple):
-    """Some rows of a file.
+    """Some rows of a file."""
 
-    names: of the columns, as the file has them.
-    columns: one for each name: a list of Python values, or an Arrow array.
-    rows: the number of each row in the file.
-    features: what `datasets` knows of a column, by name.
-    """
-
-    names: list[str]
-    columns: list[Any]
-    rows: Sequence[int]
-    features: Mapping[str, Any] = {}
+    names: list[str]  # of the columns, as the file has them
+    columns: list[Any]  # one for each name: a list of Python values, or an Arrow array
+    rows: Sequence[int]  # the number of each row in the file
+    features: Mapping[str, Any] = {}  # what `datasets` knows of a column, by name
 
 
 def read_batches(path: Path, wanted: Wanted, file_format: FileFormat) -> Iterator[Batch]:
@@ -182,10 +176,9 @@ def csv_batches(path: Path, suffix: str, wanted: Wanted, file_format: FileFormat
                     raise RecipeError(f"{path}: column_names gives {counts}")
         with Utf8File(path, leading=b"\r\n") as file:
             reader = open_reader(file, names)
-            for batch in (block[i : i + BATCH_ROWS] for block in reader for i in range(0, len(block), BATCH_ROWS)):
-                columns = [unescape_column(column) for column in batch.columns]
-                yield Batch(reader.schema.names, columns, range(first_row, first_row + len(batch)))
-                first_row += len(batch)
+            parts = (block[i : i + BATCH_ROWS] for block in reader for i in range(0, len(block), BATCH_ROWS))
+            for batch in arrow_batches(parts, first_row=first_row):
+                yield batch._replace(columns=[*map(unescape_column, batch.columns)])
     except pa.ArrowInvalid as error:
         fix = f"is the delimiter {delimiter!r} right (--delimiter), and the quoting (--csv_quoting)?"
         if "straddling" not in str(error):
@@ -257,18 +250,21 @@ def parquet_batches(path: Path) -> Iterator[Batch]:
             features = datasets.Features.from_arrow_schema(file.schema_arrow)
         except Exception:  # a type that `datasets` has no feature for, or a note of another version
             features = {}
-        first_row = 1
-        for batch in file.iter_batches(BATCH_ROWS // 8):  # a dictionary may hide how long texts are
-            yield Batch(batch.schema.names, batch.columns, range(first_row, first_row + len(batch)), features)
-            first_row += len(batch)
+        yield from arrow_batches(
+            file.iter_batches(BATCH_ROWS // 8), features
+        )  # a dictionary may hide how long texts are
 
 
 def dataset_batches(dataset: datasets.Dataset) -> Iterator[Batch]:
     """Yield the rows of a Dataset."""
-    first_row = 1
-    for table in dataset.with_format("arrow").iter(BATCH_ROWS):
-        rows = range(first_row, first_row + len(table))
-        yield Batch(table.column_names, table.columns, rows, dataset.features)
+    return arrow_batches(dataset.with_format("arrow").iter(BATCH_ROWS), dataset.features)
+
+
+def arrow_batches(
+    tables: Iterable[pa.Table | pa.RecordBatch], features: Mapping[str, Any] = {}, first_row: int = 1
+) -> Iterator[Batch]:
+    for table in tables:
+        yield Batch(table.schema.names, table.columns, range(first_row, first_row + len(table)), features)
         first_row += len(table)
 
 

@@ -76,13 +76,7 @@ class PredictionWriter:
         probabilities: np.ndarray,
         others: Mapping[str, Sequence[Any]] = {},
     ) -> None:
-        """Write some rows.
-
-        Args:
-            labels: None where the model abstains: an empty cell, or null.
-            probabilities: float [N, num_labels], by label id; written to 8 decimals.
-            others: the input's other columns.
-        """
+        """Write some rows: probabilities, float [N, num_labels], to 8 decimals; a label of None as an empty cell, or null."""
         names = list(self.columns)
         for name in others:
             while name in names:
@@ -93,10 +87,8 @@ class PredictionWriter:
             if self.others is None:
                 self.csv.writerow(map(change, names))
                 self.others = list(others)
-            if new := [name for name in others if name not in self.others]:
-                logger.warning(
-                    "columns that are not in the first rows are left out of the CSV file: %s", ", ".join(new)
-                )
+            if new := ", ".join(name for name in others if name not in self.others):
+                logger.warning("columns that are not in the first rows are left out of the CSV file: %s", new)
             others = {name: others.get(name, [None] * len(texts)) for name in self.others}
         rows = zip(texts, labels, *probabilities.round(8).T.tolist(), *others.values(), strict=True)
         if self.is_csv:
