@@ -18,7 +18,7 @@ from recipe.data.columns import TEXT_AND_LABEL, Wanted, find_columns
 from recipe.data.files import Batch, FileFormat, dataset_batches, load_dataset, read_batches
 from recipe.data.rows import check_rows, check_texts
 from recipe.data.store import TextStore
-from recipe.data.texts import PAIR_SEPARATOR, clean_text, join_pairs
+from recipe.data.texts import PAIR_SEPARATOR, clean_text
 from recipe.errors import RecipeError, as_recipe_error
 
 logger = logging.getLogger(__name__)
@@ -40,26 +40,45 @@ class Table(NamedTuple):
 
 
 def read_splits(args: DataArguments) -> tuple[pd.DataFrame, list[str] | None, TextStore]:
-    """Return the checked rows of the splits that are given, the label names where the training data declares them, and
-    the texts.
+    """Return the checked rows of the splits that are given, the label names that the training data declares, the texts.
 
     The frame holds `text`, `label`, `row`, `source`, `split` and, where asked for, `group` and (of training rows)
     `time`; labels are strings. It is in the order of the splits and their files; its index is the position of a row's
     text in the store, and `text` that of the first row with the same text.
     """
-    store = TextStore(args.text_pair_separator)
-    read = {} if args.train_file else read_dataset_splits(args, store)
+    store, file_format = TextStore(args.text_pair_separator), FileFormat.of(args)
+    dataset = {} if args.train_file else load_dataset_splits(args)
+    parts, declared = [], {}
     for split in SPLITS:
+        wanted = {field: getattr(args, f"{field}_column") for field in ("text", "label", "text_pair", "group", "time")}
+        if split != "train":
+            wanted["time"] = None  # only training rows are split by time
         if paths := getattr(args, f"{split}_file"):
-            read[split] = read_files(paths, f"{split}_file", wanted_columns(args, split), FileFormat.of(args), store)
-    parts = {split: read[split].frame for split in SPLITS if split in read}
-    rows = pd.concat([part.assign(split=pd.Series(split, part.index, dtype=object)) for split, part in parts.items()])
-    return rows.assign(text=store.first_copies()[rows.index]), read["train"].label_names, store
+            frame, declared[split] = read_files(paths, f"{split}_file", wanted, file_format, store)
+        elif split in dataset:
+            source, rows = dataset[split]
+            frame, declared[split] = make_table(source, dataset_batches(rows), wanted, store=store)
+            if split == "test" and frame["label"].isna().all():
+                why = "has no labels (benchmarks keep them secret): a test split is made of training rows instead"
+                logger.warning("%s %s", source, why)
+                continue
+            frame = check_rows(frame, source)
+        else:
+            continue
+        parts.append(frame.assign(split=pd.Series(split, frame.index, dtype=object)))
+    rows = pd.concat(parts).drop(columns="text_pair", errors="ignore")  # whose texts the store has joined
+    return rows.assign(text=store.first_copies()[rows.index]), declared["train"], store
 
 
-def wanted_columns(args: DataArguments, split: str) -> Wanted:
-    wanted = {field: getattr(args, f"{field}_column") for field in ("text", "label", "text_pair", "group", "time")}
-    return wanted if split == "train" else {**wanted, "time": None}  # only training rows are split by time
+def load_dataset_splits(args: DataArguments) -> dict[str, tuple[str, datasets.Dataset]]:
+    """Return the source and the rows of each split of dataset_name that no file replaces."""
+    name = args.dataset_name
+    dataset = load_dataset(name, args.dataset_config_name)
+    dataset = {"train": dataset} if isinstance(dataset, datasets.Dataset) else dataset
+    if "train" not in dataset:
+        raise RecipeError(f"dataset {name!r} has no train split, only {', '.join(dataset)}: give --train_file")
+    given = {split: alias for split, names in HUB_SPLITS.items() for alias in reversed(names) if alias in dataset}
+    return {split: (f"{name} ({alias})", dataset[alias]) for split, alias in given.items()}
 
 
 def read_files(paths: Sequence[str], field: str, wanted: Wanted, file_format: FileFormat, store: TextStore) -> Table:
@@ -68,35 +87,9 @@ def read_files(paths: Sequence[str], field: str, wanted: Wanted, file_format: Fi
     Their texts go into the store; the frame's index tells their positions there.
     """
     parts = {path: read_file(path, wanted, file_format, store) for path in expand_paths(paths, field)}
-    frame = pd.concat([check_stored_rows(part.frame, path) for path, part in parts.items()])
+    frame = pd.concat([check_rows(part.frame, path) for path, part in parts.items()])
     first, *others = [part.label_names for part in parts.values()]
     return Table(frame, first if all(names == first for names in others) else None)
-
-
-def check_stored_rows(rows: pd.DataFrame, source: str) -> pd.DataFrame:
-    """Return the rows of check_rows without what stands in place of their texts."""
-    return check_rows(rows, source).drop(columns=["text", "text_pair"], errors="ignore")
-
-
-def read_dataset_splits(args: DataArguments, store: TextStore) -> dict[str, Table]:
-    """Return the same for each split of dataset_name: of the hub, a folder of files, or one that save_to_disk wrote."""
-    name = args.dataset_name
-    dataset = load_dataset(name, args.dataset_config_name)
-    dataset = {"train": dataset} if isinstance(dataset, datasets.Dataset) else dataset
-    given = {split: alias for split, names in HUB_SPLITS.items() for alias in reversed(names) if alias in dataset}
-    read = {}
-    for split, alias in given.items():
-        source = f"{name} ({alias})"
-        batches = dataset_batches(dataset[alias])
-        frame, label_names = make_table(source, batches, wanted_columns(args, split), store=store)
-        if split == "test" and frame["label"].isna().all():
-            why = "has no labels (benchmarks keep them secret): a test split is made of training rows instead"
-            logger.warning("%s %s", source, why)
-        else:
-            read[split] = Table(check_stored_rows(frame, source), label_names)
-    if "train" not in read:
-        raise RecipeError(f"dataset {name!r} has no train split, only {', '.join(dataset)}: give --train_file")
-    return read
 
 
 def read_file(
@@ -186,7 +179,8 @@ def read_texts(
     for batch, columns, cells in read_columns(source, batches, wanted, file_format):
         frame = pd.DataFrame({**cells, "row": batch.rows, "source": source}, dtype=object)
         check_texts(frame)
-        texts = join_pairs(frame.mask(frame.isna(), ""), separator)["text"].tolist()
+        frame = frame.mask(frame.isna(), "")
+        texts = frame["text"] + separator + frame["text_pair"] if "text_pair" in frame else frame["text"]
         others: dict[str, list] = {}
         for position, name in enumerate(batch.names):
             if name in columns.values() or name in unreadable:
@@ -197,7 +191,7 @@ def read_texts(
             except RecipeError as error:  # such as the bytes of a picture beside the texts
                 logger.warning("%s (the output is without it)", error)
                 unreadable.add(name)
-        yield texts, others
+        yield texts.tolist(), others
 
 
 def expand_paths(paths: Sequence[str], field: str) -> list[str]:

@@ -64,7 +64,7 @@ class TextStore:
         return pa.ipc.open_stream(pa.memory_map(str(self.path))).read_all()["text"].chunks
 
     def take(self, positions: Sequence[int]) -> list[str]:
-        """Return the texts at these positions."""
+        """Return the texts at these positions (ChunkedArray's own `take` would copy the whole file into memory)."""
         positions = np.asarray(positions, dtype=np.int64)
         order = np.argsort(positions, kind="stable")
         ends = np.cumsum([len(chunk) for chunk in self.chunks])

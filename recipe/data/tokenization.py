@@ -30,9 +30,6 @@ def load_tokenizer(
     """Load the model's tokenizer: right padding with `<|endoftext|>`, and user text never becomes a special token.
 
     Its `model_max_length` is max_length, or the model's number of positions; `truncation_side` its own if None.
-
-    Raises:
-        RecipeError: no tokenizer found, one for another vocabulary, or a max_length over the model's positions.
     """
     if max_length is not None and max_length > config.n_positions:
         has = f"{name} has {config.n_positions} positions"
@@ -45,12 +42,10 @@ def load_tokenizer(
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
         if not (isinstance(tokenizer.model_max_length, int) and tokenizer.model_max_length >= 1):
             raise ValueError(f"model_max_length is {tokenizer.model_max_length!r}")
-    if not 1 < len(tokenizer) <= config.vocab_size or tokenizer.eos_token_id is None:
-        sizes = f"a vocabulary of {config.vocab_size}, its tokenizer one of {len(tokenizer)}"
+    largest = max(tokenizer.get_vocab().values(), default=0)
+    if len(tokenizer) < 2 or largest >= config.vocab_size or tokenizer.eos_token_id is None:
+        sizes = f"a vocabulary of {config.vocab_size}, its tokenizer one of {len(tokenizer)}, up to the id {largest}"
         raise RecipeError(f"model {name!r} has {sizes}: put the model's own tokenizer.json beside it")
-    if (largest := max(tokenizer.get_vocab().values())) >= config.vocab_size:
-        sizes = f"its tokenizer has the token id {largest}, the model {config.vocab_size}"
-        raise RecipeError(f"model {name!r}: {sizes}: {fix}")
     if len(tokenizer) < 0.9 * config.vocab_size:  # some models pad their vocabulary by a few hundred
         sizes = f"its tokenizer knows {len(tokenizer)} tokens, the model {config.vocab_size}"
         logger.warning("%s: %s: is it its own?", name, sizes)
@@ -70,10 +65,8 @@ def encode_texts(
 ) -> tuple[list[list[int]], list[int]]:
     """Return the token ids of each text, cut on the tokenizer's truncation side, and how many each one has uncut.
 
-    An empty text is one `<|endoftext|>`, so that every text has a last token.
-
-    Args:
-        max_length: tokens that are kept; by default as many as the model takes at once (`model_max_length`).
+    An empty text is one `<|endoftext|>`, so that every text has a last token. By default texts are cut to as many
+    tokens as the model takes at once (`model_max_length`).
     """
     encoded = tokenizer([clean_text(text) for text in texts], verbose=False)["input_ids"] if len(texts) else []
     encoded = [ids or [tokenizer.eos_token_id] for ids in encoded]
