@@ -124,9 +124,6 @@ def read_batches(path: Path, wanted: Wanted, file_format: FileFormat) -> Iterato
     also as .gz, or a folder that `save_to_disk` wrote for a Dataset; other names are read as CSV or TSV.
 
     Where `column_names` are given, the first row of a CSV file is a header only if it names the wanted texts and labels.
-
-    Raises:
-        RecipeError: missing, empty or unreadable file, bytes that are not UTF-8 (line), a broken or too large row (number).
     """
     suffix = Path(path.stem if path.suffix.lower() == ".gz" else path.name).suffix.lower()
     if os.path.isdir(path):  # which takes any name
@@ -250,9 +247,8 @@ def parquet_batches(path: Path) -> Iterator[Batch]:
             features = datasets.Features.from_arrow_schema(file.schema_arrow)
         except Exception:  # a type that `datasets` has no feature for, or a note of another version
             features = {}
-        yield from arrow_batches(
-            file.iter_batches(BATCH_ROWS // 8), features
-        )  # a dictionary may hide how long texts are
+        # Small batches, since a dictionary may hide how long texts are.
+        yield from arrow_batches(file.iter_batches(BATCH_ROWS // 8), features)
 
 
 def dataset_batches(dataset: datasets.Dataset) -> Iterator[Batch]:

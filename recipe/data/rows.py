@@ -2,15 +2,15 @@
 that do not depend on the order of the rows.
 """
 
+import functools
 import logging
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from recipe.errors import RecipeError
@@ -53,17 +53,9 @@ def check_rows(rows: pd.DataFrame, source: str) -> pd.DataFrame:
             several = "several labels (multi-label)" if column == "label" else "several groups"
             listed = rows[column].map(lambda cell: isinstance(cell, (list, dict)))
             refuse_rows(rows, listed, several, f"this recipe gives each text one {column}")
-            strings = {*map(type, rows[column])} == {str}  # equal ones then have one name, while 1 == True have two
-            rows[column] = rename(rows[column], canonical_name) if strings else rows[column].map(canonical_name)
+            rows[column] = pd.Series([*map(canonical_name, rows[column])], rows.index, dtype=object)
             refuse_rows(rows, rows[column] == "", *missing)
     return rows
-
-
-def rename(names: pd.Series, new_name: Callable[[str], str]) -> pd.Series:
-    """Return the new name of each name; equal ones are one object, where `map` would make a string for each row."""
-    codes, different = names.factorize()
-    renamed = np.array([*map(new_name, different)], dtype=object)[codes]
-    return pd.Series(renamed, names.index, dtype=object, name=names.name)
 
 
 def check_texts(rows: pd.DataFrame) -> None:
@@ -87,7 +79,7 @@ def name_labels(
     if (merged := rows["label"].nunique()) < len(read):
         logger.info("%d spellings of labels are merged into %d labels", len(read), merged)
     if declared is not None:
-        declared = spell_labels(pd.Series(declared, dtype=object).map(canonical_name), head_names, normalize).tolist()
+        declared = spell_labels(pd.Series([*map(canonical_name, declared)]), head_names, normalize).tolist()
     train = rows[rows["split"] == "train"]
     names = order_labels(train["label"], declared, head_names)
     check_known_labels(rows, names)
@@ -128,6 +120,7 @@ def list_names(names: Iterable[str]) -> str:
     return ", ".join(repr(name) for name in list(names)[:SHOWN])
 
 
+@functools.lru_cache(maxsize=10_000, typed=True)  # equal names are one object, and 1 is not True
 def canonical_name(value: Any) -> str:
     """Return one spelling for a value, whatever format holds it: 1, 1.0, "1.0" and "1 " are "1"; True and "TRUE" "true".
 
@@ -160,7 +153,8 @@ def spell_labels(labels: pd.Series, head_names: list[str] | None, normalize: boo
     key = normal_form if normalize else str
     keys = [key(canonical_name(name)) for name in head_names or []]
     head = dict(zip(keys, head_names or [], strict=True)) if len({*keys}) == len(keys) else {}
-    return rename(labels, lambda label: head.get(key(label), key(label)))
+    spelled = {label: head.get(key(label), key(label)) for label in labels.unique()}
+    return pd.Series([spelled[label] for label in labels], labels.index, dtype=object)
 
 
 def warn_about_spellings(labels: pd.Series, head_names: list[str] | None) -> None:
