@@ -6,7 +6,6 @@ import glob
 import json
 import logging
 import os
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +24,6 @@ FILES_OF_A_RUN = ("config.json", "tokenizer.json", "tokenizer_config.json", "run
 FILES_OF_A_RUN += ("complete.json", "trainer_state.json", *(f"{x}_results.json" for x in ("train", "eval", "test")))
 FILES_OF_A_RUN += ("vocab.json", "special_tokens_map.json", "generation_config.json", "model.safetensors.index.json")
 FILES_OF_A_RUN += ("test_predictions.csv",)
-UNPRINTABLE = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")  # which act on a terminal
 
 
 def check_output_file(
@@ -44,14 +42,15 @@ def check_output_file(
             raise RecipeError(f"{field} {path}: the folder {path.parent} does not exist: make it first")
         if path.is_dir():
             raise RecipeError(f"{field} {path}: is a folder: give a file in it")
-        files = [file for given in inputs for file in (given, *glob.glob(str(given), recursive=True))]
-        if path.exists() and any(os.path.exists(file) and path.samefile(file) for file in files):
-            raise RecipeError(f"{field} {path}: is an input file, which would be lost: give another one")
-        if path.exists() and not overwrite:
-            raise RecipeError(f"{field} {path} exists: give another one, or pass --overwrite_output_file")
-        is_inside = model_dir and path.resolve().is_relative_to(Path(model_dir).expanduser().resolve())
-        if path.exists() and is_inside and path.name in FILES_OF_A_RUN:
-            raise RecipeError(f"{field} {path}: is a file of the model's folder: give another one")
+        if path.exists():
+            files = [file for given in inputs for file in (given, *glob.glob(str(given), recursive=True))]
+            if any(os.path.exists(file) and path.samefile(file) for file in files):
+                raise RecipeError(f"{field} {path}: is an input file, which would be lost: give another one")
+            if not overwrite:
+                raise RecipeError(f"{field} {path} exists: give another one, or pass --overwrite_output_file")
+            is_inside = model_dir and path.resolve().is_relative_to(Path(model_dir).expanduser().resolve())
+            if is_inside and path.name in FILES_OF_A_RUN:
+                raise RecipeError(f"{field} {path}: is a file of the model's folder: give another one")
         if not os.access(path.parent, os.W_OK):
             raise RecipeError(f"{field} {path}: the folder {path.parent} cannot be written to: take another one")
 
@@ -96,7 +95,9 @@ class PredictionWriter:
             return
         for row in rows:
             line = json.dumps(finite(dict(zip(names, row, strict=True))), ensure_ascii=False, default=str)
-            print(UNPRINTABLE.sub(lambda mark: f"\\u{ord(mark[0]):04x}", line), file=self.file)
+            if not line.isprintable():  # such as controls, which act on a terminal
+                line = "".join(mark if mark.isprintable() else json.dumps(mark)[1:-1] for mark in line)
+            print(line, file=self.file)
 
 
 @contextlib.contextmanager
