@@ -155,33 +155,40 @@ def csv_batches(path: Path, suffix: str, wanted: Wanted, file_format: FileFormat
     nulls = {"null_values": [""], "strings_can_be_null": True, "quoted_strings_can_be_null": False}
     convert = pa.csv.ConvertOptions(default_column_type=pa.string(), **nulls)
 
-    def open_reader(file: Utf8File, names: Sequence[str] | None = None) -> pa.csv.CSVStreamingReader:
-        # A row has to fit in a block; one thread, so that errors name their row.
-        read = pa.csv.ReadOptions(column_names=names, use_threads=False, block_size=file_format.max_row)
+    def open_reader(file: Utf8File, block_size: int, names: Sequence[str] | None = None) -> pa.csv.CSVStreamingReader:
+        # One thread, so that errors name their row.
+        read = pa.csv.ReadOptions(column_names=names, use_threads=False, block_size=block_size)
         return pa.csv.open_csv(pa.PythonFile(file, "r"), read, parse, convert)
 
-    try:
-        names, first_row = None, 2
-        if file_format.column_names:
+    fix = f"is the delimiter {delimiter!r} right (--delimiter), and the quoting (--csv_quoting)?"
+    done = 0
+    for block_size in (BLOCK, file_format.max_row):  # large blocks, which take memory, only where a row needs them
+        try:
+            names, first_row = None, 2
+            if file_format.column_names:
+                with Utf8File(path, leading=b"\r\n") as file:
+                    first = open_reader(file, block_size).schema.names
+                found = match_columns(first, wanted)
+                if not all(found[field] for field in USUAL_COLUMNS if field in found):
+                    names, first_row = file_format.column_names, 1
+                    if len(names) != len(first):
+                        counts = f"{len(names)} names, but row 1 has {len(first)} columns"
+                        raise RecipeError(f"{path}: column_names gives {counts}")
             with Utf8File(path, leading=b"\r\n") as file:
-                first = open_reader(file).schema.names
-            found = match_columns(first, wanted)
-            if not all(found[field] for field in USUAL_COLUMNS if field in found):
-                names, first_row = file_format.column_names, 1
-                if len(names) != len(first):
-                    counts = f"{len(names)} names, but row 1 has {len(first)} columns"
-                    raise RecipeError(f"{path}: column_names gives {counts}")
-        with Utf8File(path, leading=b"\r\n") as file:
-            reader = open_reader(file, names)
-            parts = (block[i : i + BATCH_ROWS] for block in reader for i in range(0, len(block), BATCH_ROWS))
-            for batch in arrow_batches(parts, first_row=first_row):
-                yield batch._replace(columns=[*map(unescape_column, batch.columns)])
-    except pa.ArrowInvalid as error:
-        fix = f"is the delimiter {delimiter!r} right (--delimiter), and the quoting (--csv_quoting)?"
-        if "straddling" not in str(error):
-            raise RecipeError(f"{path}: cannot be read ({first_line(error)[:200]}): {fix}") from error
-        large = f"a row of over {file_format.max_row / 1e6:g} MB, or a quote that is not closed"
-        raise RecipeError(f"{path}: {large}: cut the text, or raise --max_row_mb; {fix}") from error
+                reader, skip = open_reader(file, block_size, names), done
+                for block in reader:
+                    new = block[skip:]
+                    skip -= len(block) - len(new)
+                    for part in (new[i : i + BATCH_ROWS] for i in range(0, len(new), BATCH_ROWS)):
+                        rows = range(first_row + done, first_row + done + len(part))
+                        yield Batch(reader.schema.names, [*map(unescape_column, part.columns)], rows)
+                        done += len(part)
+            return
+        except pa.ArrowInvalid as error:
+            if "straddling" not in str(error):
+                raise RecipeError(f"{path}: cannot be read ({first_line(error)[:200]}): {fix}") from error
+    large = f"a row of over {file_format.max_row / 1e6:g} MB, or a quote that is not closed"
+    raise RecipeError(f"{path}: {large}: cut the text, or raise --max_row_mb; {fix}")
 
 
 def unescape_column(column: pa.Array) -> pa.Array | list[str | None]:
@@ -256,9 +263,8 @@ def dataset_batches(dataset: datasets.Dataset) -> Iterator[Batch]:
     return arrow_batches(dataset.with_format("arrow").iter(BATCH_ROWS), dataset.features)
 
 
-def arrow_batches(
-    tables: Iterable[pa.Table | pa.RecordBatch], features: Mapping[str, Any] = {}, first_row: int = 1
-) -> Iterator[Batch]:
+def arrow_batches(tables: Iterable[pa.Table | pa.RecordBatch], features: Mapping[str, Any]) -> Iterator[Batch]:
+    first_row = 1
     for table in tables:
         yield Batch(table.schema.names, table.columns, range(first_row, first_row + len(table)), features)
         first_row += len(table)
