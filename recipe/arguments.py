@@ -74,7 +74,7 @@ class ModelArguments:
         "What trains: all, head, last_blocks:K (the last K, ln_f, head), or globs over parameter names.",
     )
     lora_r: int | None = option(
-        None, "Train LoRA adapters of this rank in place of the matrices that `trainable` names (needs peft)."
+        None, "Train LoRA adapters of this rank in place of the matrices of `trainable` (needs peft)."
     )
     lora_alpha: float = option(16.0, "What adapters add is scaled by lora_alpha / lora_r.")
     pooling: Literal["last", "first", "mean"] | None = option(
@@ -88,7 +88,7 @@ class ModelArguments:
     )
     feature_cache_dir: str | None = option(None, "Folder of the cache; by default one in the Hugging Face home.")
     feature_cache_max_gb: float | None = option(
-        None, "What all caches may hold; by default half of the free disk and theirs."
+        None, "Size of all caches; by default half of the free disk and theirs."
     )
     trunk_dtype: Literal["float32", "bfloat16", "auto"] = option(
         "float32", "The cached trunk's dtype; auto: bfloat16 where the hardware multiplies it natively."
@@ -101,12 +101,8 @@ class ModelArguments:
     @property
     def cache(self) -> dict[str, Any]:
         """The options of `cache_features`."""
-        return {
-            "cache_dir": self.feature_cache_dir,
-            "dtype": self.trunk_dtype,
-            "when": self.feature_cache,
-            "max_gb": self.feature_cache_max_gb,
-        }
+        where = {"cache_dir": self.feature_cache_dir, "max_gb": self.feature_cache_max_gb}
+        return {**where, "dtype": self.trunk_dtype, "when": self.feature_cache}
 
 
 @dataclass
@@ -130,11 +126,9 @@ class DataArguments:
     )
     max_row_mb: float = option(16.0, "Largest row of a file, in MB: larger ones are refused.")
     max_length: int | None = option(
-        None, "Longest text in tokens, the rest is cut; by default the model's positions, with window none."
+        None, "Tokens a text is cut to; by default the model's positions, with window none."
     )
-    window: int | None = option(
-        None, "Cut texts into windows of so many tokens, average their probabilities; 0 turns a saved model's off."
-    )
+    window: int | None = option(None, "Average windows of so many tokens of each text; 0 turns a saved model's off.")
     window_overlap: int | None = option(None, "Tokens shared with the window before; by default a quarter of it.")
     truncation_side: Literal["right", "left"] | None = option(
         None, "Which end of a text that is too long is cut; by default what the tokenizer says, mostly right."
@@ -170,9 +164,8 @@ class DataArguments:
         if (self.split_method == "time") != (self.time_column is not None):
             raise RecipeError("split_method time and time_column go together: give both, or neither")
         if self.split_method == "shuffled" and self.group_column is not None:
-            raise RecipeError(
-                "split_method shuffled is one shuffle of all rows, which knows no groups: drop it, or group_column"
-            )
+            problem = "split_method shuffled is one shuffle of all rows, which knows no groups"
+            raise RecipeError(f"{problem}: drop it, or group_column")
         if self.text_pair_column is not None and self.text_pair_column == self.text_column:
             raise RecipeError(f"text_column and text_pair_column are both {self.text_column!r}: give two columns")
         if self.validation_fraction + self.test_fraction >= 1:
@@ -195,11 +188,9 @@ class RecipeTrainingArguments(TrainingArguments):
     ddp_find_unused_parameters: bool | None = option(False, "Look for parameters without a gradient: here are none.")
     baselines: bool = option(True, "Measure the majority class and TF-IDF + logistic regression on the test texts too.")
     plots: bool = option(True, "Draw the run's pictures, which the model card shows (needs matplotlib).")
-    save_texts: bool = option(
-        True, "Write the test texts into test_predictions.csv too, beside their answers (splits/ holds them anyway)."
-    )
+    save_texts: bool = option(True, "Write the test texts into test_predictions.csv (splits/ holds them anyway).")
     calibrate: bool = option(
-        False, "Fit a temperature on validation and fold it into the head; labels of uncut texts stay the same."
+        False, "Fold a temperature, fitted on validation, into the head; labels of uncut texts stay."
     )
     decision_threshold: str | None = option(
         None, "For two labels: the probability from which on the second is given, or tune, for the best macro F1."
@@ -213,9 +204,8 @@ class RecipeTrainingArguments(TrainingArguments):
         if self.max_steps <= 0:
             check_fields(self, "num_train_epochs", lambda x: 0 < x < math.inf, "a number above 0")
         if self.early_stopping_patience is not None and not self.load_best_model_at_end:
-            raise RecipeError(
-                "early_stopping_patience needs load_best_model_at_end: leave it true, or drop the patience"
-            )
+            fix = "leave it true, or drop the patience"
+            raise RecipeError(f"early_stopping_patience needs load_best_model_at_end: {fix}")
         metric = (self.metric_for_best_model or "loss").removeprefix("eval_")
         if metric not in METRICS:
             raise RecipeError(f"metric_for_best_model is {metric!r}: take one of {', '.join(METRICS)}")

@@ -18,7 +18,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from recipe.arguments import DataArguments, ModelArguments, RecipeTrainingArguments
-from recipe.errors import OneLineErrors, RecipeError, first_line
+from recipe.errors import OneLineErrors, RecipeError, as_recipe_error, first_line
 from recipe.shipped import shipped
 
 # Saved with a run even where they are the library's defaults, which may change.
@@ -41,31 +41,25 @@ class UniqueKeys(yaml.SafeLoader):
 
 
 class FieldParser(OneLineErrors, HfArgumentParser):
-    """HfArgumentParser with errors of one line."""
+    pass
 
 
 class FieldHelp(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Defaults beside the fields, and the description as it is."""
+    pass
 
 
 def parse_arguments(argv: list[str], others: Sequence[str] = (), description: str | None = None) -> Arguments:
     """Read `--config FILE.yaml` and `--field value` overrides, which win; check names and types of both.
 
-    Args:
-        others: a script's own options, which an unknown field may have meant.
-        description: what --help begins with.
-
-    Raises:
-        RecipeError: unreadable YAML, unknown field (with the nearest known name), wrong type, impossible combination.
+    `others` are a script's own options, which an unknown field may have meant.
     """
     parser = make_parser()
     parser.description = description
     parser.add_argument("--config", metavar="FILE.yaml", help="A recipe; the command line overrides its fields.")
-    config = FieldParser(allow_abbrev=False, add_help=False)
-    config.add_argument("--config")
-    path = shipped(config.parse_known_args(argv)[0].config)
-    # YAML's values become command-line words, so that one parser checks the types of both.
-    namespace, unknown = parser.parse_known_args((fields_to_argv(read_yaml_mapping(path), path) if path else []) + argv)
+    namespace, unknown = parser.parse_known_args(argv)
+    if path := shipped(namespace.config):
+        # YAML's values become command-line words, so that one parser checks the types of both.
+        namespace, unknown = parser.parse_known_args(fields_to_argv(read_yaml_mapping(path), path) + argv)
     if unknown:
         raise unknown_field(parser, field_of(unknown[0]), "the command line", others)
     del namespace.config
@@ -92,11 +86,7 @@ def make_parser() -> FieldParser:
 
 
 def fields_to_argv(fields: dict[str, Any], where: str) -> list[str]:
-    """Return a mapping out of YAML as command-line words. `null` leaves the default.
-
-    Raises:
-        RecipeError: an unknown field or a value of the wrong type, with `where` before it.
-    """
+    """Return a mapping out of YAML as command-line words, checked; errors begin with `where`. `null` leaves the default."""
     parser = make_parser()
     known = {action.dest: action for action in parser._actions if action.dest not in ("help", "config")}
     argv: list[str] = []
@@ -110,9 +100,9 @@ def fields_to_argv(fields: dict[str, Any], where: str) -> list[str]:
             raise RecipeError(f"{where}: {name} takes a list of values, not of lists")
         if value is None or value == []:
             continue
-        if value is False and name.endswith("_strategy"):
-            value = "no"  # which YAML reads as a boolean
         words = value if isinstance(value, list) else [value]
+        if value is False and name.endswith("_strategy"):
+            words = ["no"]  # which YAML reads as a boolean
         words = [json.dumps(word) if isinstance(word, dict) else str(word) for word in words]
         argv += [f"--{name}", *words] if takes_many else [f"--{name}={words[0]}"]
     try:
@@ -124,13 +114,11 @@ def fields_to_argv(fields: dict[str, Any], where: str) -> list[str]:
 
 def read_yaml_mapping(path: str) -> dict[str, Any]:
     """Load a YAML file of `field: value` lines; raise RecipeError, with the line, for anything else."""
+    with as_recipe_error((OSError, ValueError), f"{path}: cannot be read", "check the path, and that it is UTF-8"):
+        text = Path(path).read_text(encoding="utf-8")
     try:
-        fields = yaml.load(Path(path).read_text(encoding="utf-8"), UniqueKeys)
-    except OSError as error:
-        raise RecipeError(f"{path}: cannot be read ({error.strerror}): check the path") from error
+        fields = yaml.load(text, UniqueKeys)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        if isinstance(error, RecipeError):
-            raise
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: {error.problem}" if mark else first_line(error)
         raise RecipeError(f"{path}: is not YAML ({where}): write one `field: value` a line") from error
@@ -152,16 +140,18 @@ def resolved_config(model_args: ModelArguments, data_args: DataArguments, traini
 
     Never a token: `hub_token` is left out.
     """
+
+    def plain(value: Any) -> Any:
+        return value.value if isinstance(value, Enum) else value
+
     stock = TrainingArguments(output_dir=training_args.output_dir, use_cpu=training_args.use_cpu)
     values = {**vars(model_args), **vars(data_args), "output_dir": training_args.output_dir}
     for name in (f.name for f in dataclasses.fields(training_args) if f.name not in NEVER_SAVED):
         value = getattr(training_args, name)
         if name in ALWAYS_SAVED or value != getattr(stock, name, None):
-            items = value if isinstance(value, list) else [value]
-            items = [item.value if isinstance(item, Enum) else item for item in items]
-            values[name] = items if isinstance(value, list) else items[0]
+            values[name] = [*map(plain, value)] if isinstance(value, list) else plain(value)
     metric = training_args.metric_for_best_model
     if metric and training_args.greater_is_better != metric.endswith("loss"):
         values.pop("greater_is_better", None)  # follows from the metric, and must follow another one too
-    plain = (str, int, float, bool, list, dict)
-    return {name: value for name, value in values.items() if isinstance(value, plain) and value not in ([], {})}
+    kinds = (str, int, float, bool, list, dict)
+    return {name: value for name, value in values.items() if isinstance(value, kinds) and value not in ([], {})}

@@ -34,17 +34,12 @@ class OneLineParser(OneLineErrors, argparse.ArgumentParser):
     """The parser of a script, whose docstring is the description, printed unchanged."""
 
     def __init__(self, description: str | None):
-        super().__init__(
-            description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-        )
+        as_it_is = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=description, formatter_class=as_it_is, allow_abbrev=False)
 
 
 def parse_probability(field: str, value: str | float, one_allowed: bool = False, instead: str = "") -> float:
-    """Return the number, above 0 and below 1 (or up to 1).
-
-    Raises:
-        RecipeError: anything else; the message also names the word that the caller takes `instead` of a number.
-    """
+    """Return the number, above 0 and below 1 (or up to 1); refusing another, name the word that is taken `instead`."""
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -73,10 +68,7 @@ def as_recipe_error(errors: type[Exception] | tuple[type[Exception], ...], probl
 
 
 def printable(text: str) -> str:
-    """Return a text without what would act on a terminal: controls, escapes, marks that turn the reading direction.
-
-    Line breaks and tabs stay.
-    """
+    """Return a text with line breaks and tabs, but nothing else that acts on a terminal, such as escapes."""
     return "".join(mark if mark.isprintable() or mark in "\n\t" else "\N{REPLACEMENT CHARACTER}" for mark in text)
 
 
@@ -101,17 +93,13 @@ def user_message(error: Exception) -> str | None:
     if isinstance(error, RecipeError):
         return str(error)
     reason = first_line(error)[:200]
-    if (
-        isinstance(error, MemoryError)
-        or "can't allocate memory" in reason
-        or type(error).__name__ == "OutOfMemoryError"
-    ):
+    kind = type(error).__name__
+    if isinstance(error, MemoryError) or kind == "OutOfMemoryError" or "can't allocate memory" in reason:
         return f"not enough memory ({reason}): lower per_device_train_batch_size or max_length, or free some"
     if is_disk_full(error):
         return f"the disk is full ({reason}): free some space, and run the same command again"
-    if isinstance(error, (ConnectionError, TimeoutError)):
-        return None
-    if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
+    is_of_network = isinstance(error, (ConnectionError, TimeoutError))
+    if (isinstance(error, OSError) and not is_of_network) or kind == "SafetensorError":
         return f"a file cannot be read or written ({reason}): check the path and its permissions"
     return None
 

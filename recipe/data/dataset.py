@@ -15,13 +15,13 @@ import pyarrow.parquet
 
 from recipe.arguments import DataArguments
 from recipe.atomic import write_files, write_json
+from recipe.data.columns import TEXT_AND_LABEL, Wanted
 from recipe.data.files import FileFormat
 from recipe.data.leakage import drop_conflicts, drop_group_overlaps, find_conflicts, remove_duplicates, report_conflicts
 from recipe.data.readers import SPLITS, read_files, read_splits
 from recipe.data.rows import check_known_labels, check_label_coverage, name_labels, spell_labels
 from recipe.data.splits import draw_samples, make_missing_splits, undersample
 from recipe.data.store import TextStore
-from recipe.data.tables import TEXT_AND_LABEL, Wanted
 from recipe.data.texts import pair_fields_of, read_run_config
 from recipe.errors import RecipeError, as_recipe_error
 
@@ -30,7 +30,6 @@ logger = logging.getLogger(__name__)
 SPLITS_FOLDER, SUMMARY_FILE = "splits", "data_summary.json"  # in a run's output_dir
 COLUMNS = ("text", "label", "row", "source")  # of saved splits; a DatasetDict of the user's own may lack the last two
 REMOVALS = ("conflicts_dropped", "group_rows_dropped", "duplicates_removed", "undersampled", "over_the_limit")
-MANY = 100_000  # rows
 SHOWN = 8  # labels that have a column of their own in the table
 
 
@@ -58,13 +57,10 @@ class TextSplits(datasets.DatasetDict):
 
 
 class SplitRows(NamedTuple):
-    """The rows of all splits in one frame, with what TextSplits does not keep: where each comes from, and its group.
+    """The rows of all splits in one frame, before they are datasets of their own.
 
     frame: `text` (the same number for the same text), `label` (its name), `row` and `source` (number and file),
         `split`, and `group` where asked for; its index is the position of each row's text in the store.
-    label_names: by id.
-    summary: as in TextSplits.
-    store: the texts.
     """
 
     frame: pd.DataFrame
@@ -76,11 +72,7 @@ class SplitRows(NamedTuple):
 def load_splits(args: DataArguments, label_names: list[str] | None = None) -> TextSplits:
     """Load texts and labels as three splits; the same rows always give the same splits and label ids.
 
-    Args:
-        label_names: the labels by id of a head that is kept; used where it names all of the data's.
-
-    Raises:
-        RecipeError: whatever is wrong with the data, with file and row.
+    `label_names` are the labels by id of a head that is kept, used where they hold all of the data's.
     """
     rows, names, summary, store = load_rows(args, label_names)
     return TextSplits({split: store.to_dataset(rows[rows["split"] == split], names) for split in SPLITS}, summary)
@@ -100,8 +92,6 @@ def load_rows(args: DataArguments, label_names: list[str] | None = None, make_sp
         for split, count in rows["split"].drop(left.index).value_counts(sort=False).items():
             summary[step][split] = summary[step].get(split, 0) + count
         rows = left
-
-    log_large_step("labels and copies are looked through", rows)
 
     # 2. Labels: one spelling each, and one order of ids.
     rows, names = name_labels(rows, declared, label_names, args.normalize_labels)
@@ -126,7 +116,6 @@ def load_rows(args: DataArguments, label_names: list[str] | None = None, make_sp
         keep("undersampled", undersample(rows, names, args.split_seed))
     if not make_splits:
         return SplitRows(rows, names, summary, store)
-    log_large_step("splits are made", rows)
     rows = make_missing_splits(rows, args)
     if args.group_column:  # a split by time cuts through groups
         keep("group_rows_dropped", drop_group_overlaps(rows))
@@ -140,12 +129,6 @@ def load_rows(args: DataArguments, label_names: list[str] | None = None, make_sp
     return SplitRows(rows, names, summary, store)
 
 
-def log_large_step(step: str, rows: pd.DataFrame) -> None:
-    """Log a step that takes seconds."""
-    if len(rows) >= MANY:
-        logger.info("%s rows: %s", f"{len(rows):,}", step)
-
-
 def load_texts_for_model(
     paths: list[str],
     field: str,
@@ -154,22 +137,17 @@ def load_texts_for_model(
     wanted: Wanted = TEXT_AND_LABEL,
     file_format: FileFormat = FileFormat(),
 ) -> datasets.Dataset:
-    """Load files of texts and labels for a saved model, pairs joined and labels spelled as in its training.
+    """Load files of texts and labels for a saved model, pairs joined and labels spelled as its run_config.yaml tells.
 
     Args:
-        paths: files and globs.
-        field: the option that names them, for errors, such as test_file.
-        label_names: the model's labels by id.
-        model_dir: the model's folder, whose run_config.yaml (if any) tells how it was trained.
+        field: the option that names the paths, for errors, such as test_file.
+        label_names: the model's labels by id; others in the files are refused.
         wanted: the columns; `text_pair` is by default the one that the model was trained with.
 
     Returns:
         A dataset with `text` (string), `label` (ClassLabel of label_names), `row` and `source`.
-
-    Raises:
-        RecipeError: whatever is wrong with a file, and labels that the model does not know, with their rows.
     """
-    pair, normalize = pair_fields_of(model_dir), bool(read_run_config(model_dir).get("normalize_labels", False))
+    pair, normalize = pair_fields_of(model_dir), read_run_config(model_dir).get("normalize_labels", False)
     wanted = {**wanted, "text_pair": wanted.get("text_pair") or pair["text_pair_column"]}
     store = TextStore(pair["text_pair_separator"])
     frame = read_files(paths, field, wanted, file_format, store).frame
@@ -194,21 +172,20 @@ def save_splits(splits: Mapping[str, datasets.Dataset], run_dir: str | os.PathLi
 def load_saved_splits(run_dir: str | os.PathLike) -> TextSplits:
     """Load the splits that save_splits wrote, and their summary; refuse a file that is absent or damaged."""
     loaded, errors = {}, (OSError, ValueError, TypeError, KeyError, AttributeError, pa.ArrowException)
+    fix = "check its permissions, or train again to restore it"
     for split in SPLITS:
         path = Path(run_dir) / SPLITS_FOLDER / f"{split}.parquet"
-        with as_recipe_error(OSError, f"{path}: cannot be read", "check the permissions"):
+        with as_recipe_error(errors, f"{path}: cannot be read", fix):
             if not path.exists():
                 raise RecipeError(f"{path}: no such file: only train.py saves its splits beside the model")
-        with as_recipe_error(errors, f"{path}: cannot be read", "train again to restore it"):
             table = pa.parquet.read_table(path)
             table = table.select([name for name in COLUMNS if name in table.column_names])
             loaded[split] = datasets.Dataset(table)  # features come from the file's schema
-            names = loaded[split].features["label"].names
-            ids = pa.compute.min_max(table["label"]).as_py()
+            names, ids = loaded[split].features["label"].names, pa.compute.min_max(table["label"]).as_py()
             if not len(table) or table["text"].null_count or not 0 <= ids["min"] <= ids["max"] < len(names):
                 raise ValueError("it has no rows, no texts or other labels")
     path = Path(run_dir) / SUMMARY_FILE
-    with as_recipe_error(errors, f"{path}: cannot be read", "train again to restore it"):
+    with as_recipe_error(errors, f"{path}: cannot be read", fix):
         return TextSplits(loaded, json.loads(path.read_text(encoding="utf-8")))
 
 

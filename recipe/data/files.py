@@ -7,7 +7,7 @@ import json
 import os
 import zlib
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ import pyarrow.parquet
 from huggingface_hub.utils import logging as hub_logging
 
 from recipe.arguments import DataArguments
+from recipe.data.columns import USUAL_COLUMNS, Wanted, match_columns
 from recipe.data.texts import unescape
 from recipe.errors import RecipeError, as_recipe_error, first_line
 
@@ -110,43 +111,31 @@ class FileFormat:
 
 
 class Batch(NamedTuple):
-    """Some rows of a file.
+    """Some rows of a file."""
 
-    names: of the columns, as the file has them.
-    columns: one for each name: a list of Python values, or an Arrow array.
-    rows: the number of each row in the file.
-    features: what `datasets` knows of a column, by name.
-    """
-
-    names: list[str]
-    columns: list[Any]
-    rows: Sequence[int]
-    features: Mapping[str, Any] = {}
+    names: list[str]  # of the columns, as the file has them
+    columns: list[Any]  # one for each name: a list of Python values, or an Arrow array
+    rows: Sequence[int]  # the number of each row in the file
+    features: Mapping[str, Any] = {}  # what `datasets` knows of a column, by name
 
 
-def read_batches(path: Path, file_format: FileFormat, is_header: Callable[[list[str]], bool]) -> Iterator[Batch]:
+def read_batches(path: Path, wanted: Wanted, file_format: FileFormat) -> Iterator[Batch]:
     """Yield a file's rows: .csv, .tsv, .jsonl, .ndjson, .json (one object a line, or an array of objects) or .parquet, each
     also as .gz, or a folder that `save_to_disk` wrote for a Dataset; other names are read as CSV or TSV.
 
-    Args:
-        is_header: tells whether the first row of a CSV file names the columns; otherwise `column_names` do.
-
-    Raises:
-        RecipeError: missing, empty or unreadable file, bytes that are not UTF-8 (line), a broken or too large row (number).
+    Where `column_names` are given, the first row of a CSV file is a header only if it names the wanted texts and labels.
     """
     suffix = Path(path.stem if path.suffix.lower() == ".gz" else path.name).suffix.lower()
     if os.path.isdir(path):  # which takes any name
-        return dataset_batches(str(path), load_saved_dataset(path))
+        return dataset_batches(load_saved_dataset(path))
     if suffix == ".parquet":
         return parquet_batches(path)
     if suffix in (".jsonl", ".ndjson", ".json"):
         return json_batches(path, suffix, file_format)
-    return csv_batches(path, suffix, file_format, is_header)
+    return csv_batches(path, suffix, wanted, file_format)
 
 
-def csv_batches(
-    path: Path, suffix: str, file_format: FileFormat, is_header: Callable[[list[str]], bool]
-) -> Iterator[Batch]:
+def csv_batches(path: Path, suffix: str, wanted: Wanted, file_format: FileFormat) -> Iterator[Batch]:
     """Yield the cells as strings; rows are numbered from 1, a header being row 1; blank lines do not count.
 
     An unquoted empty cell is None and a quoted one an empty text, which pandas does not tell apart; hence pyarrow, whose
@@ -166,32 +155,34 @@ def csv_batches(
     nulls = {"null_values": [""], "strings_can_be_null": True, "quoted_strings_can_be_null": False}
     convert = pa.csv.ConvertOptions(default_column_type=pa.string(), **nulls)
 
-    def batches(block_size: int, names: Sequence[str] | None = None, first_row: int = 2) -> Iterator[Batch]:
-        with Utf8File(path, leading=b"\r\n") as file:
-            # One thread, so that errors name their row.
-            options = pa.csv.ReadOptions(column_names=names, use_threads=False, block_size=block_size)
-            reader = pa.csv.open_csv(pa.PythonFile(file, "r"), options, parse, convert)
-            found = list(reader.schema.names)
-            if names is None and file_format.column_names and not is_header(found):
-                if len(file_format.column_names) != len(found):
-                    counts = f"{len(file_format.column_names)} names, but row 1 has {len(found)} columns"
-                    raise RecipeError(f"{path}: column_names gives {counts}")
-                yield from batches(block_size, file_format.column_names, 1)
-                return
-            for batch in (block[i : i + BATCH_ROWS] for block in reader for i in range(0, len(block), BATCH_ROWS)):
-                columns = [unescape_column(column) for column in batch.columns]
-                yield Batch(found, columns, range(first_row, first_row + len(batch)))
-                first_row += len(batch)
+    def open_reader(file: Utf8File, block_size: int, names: Sequence[str] | None = None) -> pa.csv.CSVStreamingReader:
+        # One thread, so that errors name their row.
+        read = pa.csv.ReadOptions(column_names=names, use_threads=False, block_size=block_size)
+        return pa.csv.open_csv(pa.PythonFile(file, "r"), read, parse, convert)
 
     fix = f"is the delimiter {delimiter!r} right (--delimiter), and the quoting (--csv_quoting)?"
-    next_row = 0
+    done = 0
     for block_size in (BLOCK, file_format.max_row):  # large blocks, which take memory, only where a row needs them
         try:
-            for batch in batches(block_size):
-                if new := batch.rows[max(next_row - batch.rows[0], 0) :]:
-                    columns = [column[len(batch.rows) - len(new) :] for column in batch.columns]
-                    yield Batch(batch.names, columns, new)
-                    next_row = new[-1] + 1
+            names, first_row = None, 2
+            if file_format.column_names:
+                with Utf8File(path, leading=b"\r\n") as file:
+                    first = open_reader(file, block_size).schema.names
+                found = match_columns(first, wanted)
+                if not all(found[field] for field in USUAL_COLUMNS if field in found):
+                    names, first_row = file_format.column_names, 1
+                    if len(names) != len(first):
+                        counts = f"{len(names)} names, but row 1 has {len(first)} columns"
+                        raise RecipeError(f"{path}: column_names gives {counts}")
+            with Utf8File(path, leading=b"\r\n") as file:
+                reader, skip = open_reader(file, block_size, names), done
+                for block in reader:
+                    new = block[skip:]
+                    skip -= len(block) - len(new)
+                    for part in (new[i : i + BATCH_ROWS] for i in range(0, len(new), BATCH_ROWS)):
+                        rows = range(first_row + done, first_row + done + len(part))
+                        yield Batch(reader.schema.names, [*map(unescape_column, part.columns)], rows)
+                        done += len(part)
             return
         except pa.ArrowInvalid as error:
             if "straddling" not in str(error):
@@ -214,41 +205,31 @@ def json_batches(path: Path, suffix: str, file_format: FileFormat) -> Iterator[B
     """
     with Utf8File(path) as file:
         if suffix == ".json" and file.peek().lstrip().startswith(b"["):
-            yield from json_array(path, file)
+            content = file.read(MAX_ARRAY + 1)
+            if len(content) > MAX_ARRAY:
+                large = f"a JSON array of over {MAX_ARRAY >> 20} MB"
+                raise RecipeError(f"{path}: {large}: write JSON lines, which are read in parts")
+            records = parse_json(path, "array", content, "an array of objects")
+            yield json_batch(path, "item {} of the array", dict(enumerate(records, start=1)))
             return
-        records: dict[int, Any] = {}
-        number = size = 0
+        records, number, size = {}, 0, 0
         while line := file.readline(file_format.max_row + 1):
             number += 1
             if len(line) > file_format.max_row:
                 large = f"line {number} has over {file_format.max_row / 1e6:g} MB"
                 raise RecipeError(f"{path}: {large}: cut the text, or raise --max_row_mb")
-            text = line.decode("utf-8").strip("\ufeff \t\r\n")  # joined files have byte-order marks in the middle
-            if text:
-                records[number] = parse_json(path, f"line {number}", text, "one object a line")
+            if line := line.strip(b"\xef\xbb\xbf \t\r\n"):  # joined files have byte-order marks in the middle
+                records[number] = parse_json(path, f"line {number}", line, "one object a line")
             size += len(line)
             if len(records) == BATCH_ROWS or size > file_format.max_row:
                 yield json_batch(path, "line {}", records)
                 records, size = {}, 0
-        if records:
-            yield json_batch(path, "line {}", records)
+        yield json_batch(path, "line {}", records)
 
 
-def json_array(path: Path, file: Utf8File) -> Iterator[Batch]:
-    """Yield the objects of one JSON array."""
-    content = file.read(MAX_ARRAY + 1)
-    if len(content) > MAX_ARRAY:
-        large = f"a JSON array of over {MAX_ARRAY >> 20} MB"
-        raise RecipeError(f"{path}: {large}: write JSON lines, which are read in parts")
-    records = parse_json(path, "array", content.decode("utf-8"), "an array of objects")
-    yield json_batch(path, "item {} of the array", dict(enumerate(records, start=1)))
-
-
-def parse_json(path: Path, place: str, text: str, hint: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise RecipeError(f"{path}: {place} is not JSON ({first_line(error)}): {hint} is needed") from error
+def parse_json(path: Path, place: str, text: bytes, hint: str) -> Any:
+    with as_recipe_error((ValueError, RecursionError), f"{path}: {place} is not JSON", f"{hint} is needed"):
+        return json.loads(text.decode())  # of bytes, `loads` would guess the encoding
 
 
 def json_batch(path: Path, place: str, records: dict[int, Any]) -> Batch:
@@ -273,18 +254,19 @@ def parquet_batches(path: Path) -> Iterator[Batch]:
             features = datasets.Features.from_arrow_schema(file.schema_arrow)
         except Exception:  # a type that `datasets` has no feature for, or a note of another version
             features = {}
-        first_row = 1
-        for batch in file.iter_batches(BATCH_ROWS // 8):  # a dictionary may hide how long texts are
-            yield Batch(batch.schema.names, batch.columns, range(first_row, first_row + len(batch)), features)
-            first_row += len(batch)
+        # Small batches, since a dictionary may hide how long texts are.
+        yield from arrow_batches(file.iter_batches(BATCH_ROWS // 8), features)
 
 
-def dataset_batches(source: str, dataset: datasets.Dataset) -> Iterator[Batch]:
+def dataset_batches(dataset: datasets.Dataset) -> Iterator[Batch]:
     """Yield the rows of a Dataset."""
+    return arrow_batches(dataset.with_format("arrow").iter(BATCH_ROWS), dataset.features)
+
+
+def arrow_batches(tables: Iterable[pa.Table | pa.RecordBatch], features: Mapping[str, Any]) -> Iterator[Batch]:
     first_row = 1
-    for table in dataset.with_format("arrow").iter(BATCH_ROWS):
-        rows = range(first_row, first_row + len(table))
-        yield Batch(table.column_names, table.columns, rows, dataset.features)
+    for table in tables:
+        yield Batch(table.schema.names, table.columns, range(first_row, first_row + len(table)), features)
         first_row += len(table)
 
 

@@ -17,13 +17,11 @@ SHOWN = 3  # conflicts that the log shows
 
 def in_later_split(rows: pd.DataFrame, column: str) -> pd.Series:
     """Return for each row (bool) whether a later split holds its value too: the test stays complete, training loses most."""
-    if rows["split"].nunique() == 1:
-        return pd.Series(False, index=rows.index)
     order = rows["split"].map({split: i for i, split in enumerate(SPLITS)})
     return order < order.groupby(rows[column]).transform("max")
 
 
-def give_up(rows: pd.DataFrame, gone: pd.Series, report: str, refusal: str) -> pd.DataFrame:
+def drop_rows(rows: pd.DataFrame, gone: pd.Series, report: str, refusal: str) -> pd.DataFrame:
     """Return the rows that are not gone; report how many rows each split loses, and refuse a split that would be empty."""
     for split in reversed(SPLITS):
         if count := (of_split := gone[rows["split"] == split]).sum():
@@ -37,15 +35,14 @@ def give_up(rows: pd.DataFrame, gone: pd.Series, report: str, refusal: str) -> p
 def remove_duplicates(rows: pd.DataFrame) -> pd.DataFrame:
     """Remove exact copies of a text that would leak from training into validation or test.
 
-    A given test file stays complete; rows that the test holds are dropped from validation, rows that either holds from training. Within the
-    training rows the first copy stays (the earliest, where rows have a `time`), so that splits made from them share
-    nothing.
+    Within the training rows the first copy stays (the earliest, where rows have a `time`), so that splits made of them
+    share nothing.
     """
     train = rows[rows["split"] == "train"]
     by_time = train.sort_values("time", kind="stable") if "time" in rows else train
     copies = in_later_split(rows, "text") | by_time["text"].duplicated().reindex(rows.index, fill_value=False)
     refusal = "every text is also in another split: pass --remove_duplicates false to allow it"
-    return give_up(rows, copies, "{count} exact duplicates removed, {left} texts left", refusal)
+    return drop_rows(rows, copies, "{count} exact duplicates removed, {left} texts left", refusal)
 
 
 def drop_group_overlaps(rows: pd.DataFrame) -> pd.DataFrame:
@@ -53,7 +50,7 @@ def drop_group_overlaps(rows: pd.DataFrame) -> pd.DataFrame:
     report = "{count} rows dropped from {split}, since their groups are also in a later split; {left} rows left"
     fix = "give rows of other groups, or drop --group_column"
     refusal = "every group of the {split} rows is also in a later split: " + fix
-    return give_up(rows, in_later_split(rows, "group"), report, refusal)
+    return drop_rows(rows, in_later_split(rows, "group"), report, refusal)
 
 
 def find_conflicts(rows: pd.DataFrame) -> pd.DataFrame:
@@ -88,4 +85,4 @@ def drop_conflicts(rows: pd.DataFrame, conflicts: pd.DataFrame) -> pd.DataFrame:
     """Drop the conflicting training rows; given validation and test files are measured as they are."""
     dropped = (rows["split"] == "train") & rows["text"].isin(conflicts["text"])
     refusal = "every text has several labels: drop_conflicts leaves no row to train on"
-    return give_up(rows, dropped, "{count} rows of texts with several labels dropped, {left} rows left", refusal)
+    return drop_rows(rows, dropped, "{count} rows of texts with several labels dropped, {left} rows left", refusal)

@@ -2,15 +2,15 @@
 that do not depend on the order of the rows.
 """
 
+import functools
 import logging
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from recipe.errors import RecipeError
@@ -53,27 +53,17 @@ def check_rows(rows: pd.DataFrame, source: str) -> pd.DataFrame:
             several = "several labels (multi-label)" if column == "label" else "several groups"
             listed = rows[column].map(lambda cell: isinstance(cell, (list, dict)))
             refuse_rows(rows, listed, several, f"this recipe gives each text one {column}")
-            strings = {*map(type, rows[column])} == {str}  # equal ones then have one name, while 1 == True have two
-            rows[column] = rename(rows[column], canonical_name) if strings else rows[column].map(canonical_name)
+            rows[column] = pd.Series([*map(canonical_name, rows[column])], rows.index, dtype=object)
             refuse_rows(rows, rows[column] == "", *missing)
     return rows
-
-
-def rename(names: pd.Series, new_name: Callable[[str], str]) -> pd.Series:
-    """Return the new name of each name; equal ones are one object, where `map` would make a string for each row."""
-    codes, different = names.factorize()
-    renamed = np.array([*map(new_name, different)], dtype=object)[codes]
-    return pd.Series(renamed, names.index, dtype=object, name=names.name)
 
 
 def check_texts(rows: pd.DataFrame) -> None:
     """Refuse texts that are neither strings nor missing."""
     for column in rows.columns.intersection(["text", "text_pair"]):
         strange = rows[column].map(lambda text: not isinstance(text, str)) & rows[column].notna()
-        kinds = {type(text).__name__ for text in rows[column][strange]}
-        refuse_rows(
-            rows, strange, f"a {column} that is no string but {', '.join(sorted(kinds))}", "put the text in quotes"
-        )
+        kinds = ", ".join(sorted({type(text).__name__ for text in rows[column][strange]}))
+        refuse_rows(rows, strange, f"a {column} that is no string but {kinds}", "put the text in quotes")
 
 
 def name_labels(
@@ -89,7 +79,7 @@ def name_labels(
     if (merged := rows["label"].nunique()) < len(read):
         logger.info("%d spellings of labels are merged into %d labels", len(read), merged)
     if declared is not None:
-        declared = spell_labels(pd.Series(declared, dtype=object).map(canonical_name), head_names, normalize).tolist()
+        declared = spell_labels(pd.Series([*map(canonical_name, declared)]), head_names, normalize).tolist()
     train = rows[rows["split"] == "train"]
     names = order_labels(train["label"], declared, head_names)
     check_known_labels(rows, names)
@@ -116,10 +106,7 @@ def check_known_labels(rows: pd.DataFrame, names: list[str], of_model: bool = Fa
 
 
 def check_label_coverage(counts: pd.DataFrame) -> None:
-    """Warn of labels that a split lacks; refuse a training split of one label, which cannot teach anything.
-
-    `counts` holds the texts of each split (rows) and label (columns).
-    """
+    """Warn of labels (columns) that a split (row) has no texts of; refuse a training split of one label."""
     train = counts.loc["train"]
     if (train > 0).sum() < 2:
         single = f"the training split holds a single label ({train.sum()} texts are left after duplicates and limits)"
@@ -133,6 +120,7 @@ def list_names(names: Iterable[str]) -> str:
     return ", ".join(repr(name) for name in list(names)[:SHOWN])
 
 
+@functools.lru_cache(maxsize=10_000, typed=True)  # equal names are one object, and 1 is not True
 def canonical_name(value: Any) -> str:
     """Return one spelling for a value, whatever format holds it: 1, 1.0, "1.0" and "1 " are "1"; True and "TRUE" "true".
 
@@ -165,14 +153,12 @@ def spell_labels(labels: pd.Series, head_names: list[str] | None, normalize: boo
     key = normal_form if normalize else str
     keys = [key(canonical_name(name)) for name in head_names or []]
     head = dict(zip(keys, head_names or [], strict=True)) if len({*keys}) == len(keys) else {}
-    return rename(labels, lambda label: head.get(key(label), key(label)))
+    spelled = {label: head.get(key(label), key(label)) for label in labels.unique()}
+    return pd.Series([spelled[label] for label in labels], labels.index, dtype=object)
 
 
 def warn_about_spellings(labels: pd.Series, head_names: list[str] | None) -> None:
-    """Warn once of all labels that differ only by case and spaces, with the counts of each spelling.
-
-    Warn as well where a checkpoint's head has the same labels but for case or spaces.
-    """
+    """Warn of labels that differ from each other, or from a checkpoint's head, only by case or spaces."""
     counts = labels.value_counts()
     alike = [spellings for _, spellings in counts.groupby(counts.index.map(normal_form)) if len(spellings) > 1]
     if alike:
@@ -182,19 +168,14 @@ def warn_about_spellings(labels: pd.Series, head_names: list[str] | None) -> Non
         logger.warning("%s: --normalize_labels true merges them", problem)
     found, head = set(counts.index), set(head_names or [])
     if head and head != found and {*map(normal_form, head)} == {*map(normal_form, found)}:
-        problem = (
-            f"the labels differ from those of the checkpoint's head ({list_names(head_names)}) only by case or spaces"
-        )
-        logger.warning("%s: --normalize_labels true takes its spelling", problem)
+        problem = "the labels differ from those of the checkpoint's head (%s) only by case or spaces"
+        logger.warning(problem + ": --normalize_labels true takes its spelling", list_names(head_names))
 
 
 def order_labels(labels: pd.Series, declared: list[str] | None, head_names: list[str] | None) -> list[str]:
-    """Return the labels by id, in an order that does not depend on the rows': numbers by value, names by alphabet.
+    """Return the labels by id, whatever the order of the training rows: numbers by value, names by alphabet.
 
-    Args:
-        labels: of the training rows.
-        declared: the names by id of a ClassLabel column, taken unchanged if they hold all the labels.
-        head_names: the names by id of a checkpoint's head, taken if they hold all the labels.
+    The names by id of a checkpoint's head, else those that a ClassLabel column declares, are taken if they hold all.
     """
     found = set(labels.unique())
     if head_names is not None and found <= set(head_names):

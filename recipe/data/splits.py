@@ -29,8 +29,6 @@ def undersample(rows: pd.DataFrame, names: list[str], seed: int) -> pd.DataFrame
 def draw_samples(rows: pd.DataFrame, args: DataArguments) -> pd.DataFrame:
     """Cut each split to its limit (max_train_samples, ...)."""
     limits = {"train": args.max_train_samples, "validation": args.max_eval_samples, "test": args.max_predict_samples}
-    if not any(limits.values()):
-        return rows  # uncopied
     return pd.concat([draw(part, limits[split], args.split_seed) for split, part in rows.groupby("split", sort=False)])
 
 
@@ -41,10 +39,10 @@ def make_missing_splits(rows: pd.DataFrame, args: DataArguments) -> pd.DataFrame
     """
     fractions = {"validation": args.validation_fraction, "test": args.test_fraction}
     missing = {split: share for split, share in fractions.items() if split not in rows["split"].unique()}
-    is_train = rows["split"] == "train"
-    train, given = rows[is_train], rows[~is_train]
     if not missing:
         return rows
+    is_train = rows["split"] == "train"
+    train, given = rows[is_train], rows[~is_train]
     if args.split_method == "shuffled":
         train = train.sample(frac=1, random_state=args.split_seed)
         splits = cut_in_order(train, missing)

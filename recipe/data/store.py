@@ -42,22 +42,20 @@ class TextStore:
 
         A cell that is no text is returned as it is, for check_rows to refuse. Equal labels and groups become one object.
         """
-        texts, pairs = cells["text"], cells.get("text_pair")
-        if pairs is not None:
-            both = zip(texts, pairs, strict=True)
+        texts = cells["text"]
+        if "text_pair" in cells:
+            both = zip(texts, cells["text_pair"], strict=True)
             texts = [a + self.separator + b if isinstance(a, str) and isinstance(b, str) else None for a, b in both]
         stored = [text if isinstance(text, str) else "" for text in texts]
         self.writer.write_table(pa.table({"text": stored}, schema=self.schema))
         self.hashes.append(hash_texts(stored))
         self.size += len(stored)
-        return {field: self._light(field, values) for field, values in cells.items()}
-
-    def _light(self, field: str, cells: list[Any]) -> list[Any]:
-        if field in ("text", "text_pair"):
-            return ["" if isinstance(cell, str) else cell for cell in cells]
-        if field in ("label", "group"):
-            return [self.one_object.setdefault(cell, cell) if isinstance(cell, str) else cell for cell in cells]
-        return cells
+        left = dict(cells)
+        for field in cells.keys() & {"text", "text_pair"}:
+            left[field] = ["" if isinstance(cell, str) else cell for cell in cells[field]]
+        for field in cells.keys() & {"label", "group"}:
+            left[field] = [self.one_object.setdefault(x, x) if isinstance(x, str) else x for x in cells[field]]
+        return left
 
     @cached_property
     def chunks(self) -> list[pa.Array]:
@@ -66,7 +64,7 @@ class TextStore:
         return pa.ipc.open_stream(pa.memory_map(str(self.path))).read_all()["text"].chunks
 
     def take(self, positions: Sequence[int]) -> list[str]:
-        """Return the texts at these positions."""
+        """Return the texts at these positions (ChunkedArray's own `take` would copy the whole file into memory)."""
         positions = np.asarray(positions, dtype=np.int64)
         order = np.argsort(positions, kind="stable")
         ends = np.cumsum([len(chunk) for chunk in self.chunks])

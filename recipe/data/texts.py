@@ -11,7 +11,6 @@ from recipe.shipped import PACKAGE, shipped
 
 if TYPE_CHECKING:
     import numpy as np
-    import pandas as pd  # not imported here, so that classifying one text does not wait for it
 
 RUN_CONFIG_FILE = "run_config.yaml"  # the fields of a run, in its output_dir
 PAIR_SEPARATOR = "\n"
@@ -53,13 +52,6 @@ def escape(cell: Any) -> Any:
 def unescape(cell: Any) -> Any:
     """Return the cell that `escape` was given."""
     return cell[1:] if isinstance(cell, str) and cell.startswith("'") and FORMULA.match(cell) else cell
-
-
-def join_pairs(frame: "pd.DataFrame", separator: str) -> "pd.DataFrame":
-    """Return the frame with its column `text_pair`, if any, joined onto `text`."""
-    if "text_pair" not in frame:
-        return frame
-    return frame.assign(text=frame["text"] + separator + frame["text_pair"]).drop(columns="text_pair")
 
 
 def read_run_config(model_dir: str | Path) -> dict[str, Any]:

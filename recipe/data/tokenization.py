@@ -3,7 +3,6 @@
 import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,9 +30,6 @@ def load_tokenizer(
     """Load the model's tokenizer: right padding with `<|endoftext|>`, and user text never becomes a special token.
 
     Its `model_max_length` is max_length, or the model's number of positions; `truncation_side` its own if None.
-
-    Raises:
-        RecipeError: no tokenizer found, one for another vocabulary, or a max_length over the model's positions.
     """
     if max_length is not None and max_length > config.n_positions:
         has = f"{name} has {config.n_positions} positions"
@@ -42,23 +38,17 @@ def load_tokenizer(
     options = {"split_special_tokens": True, "padding_side": "right", "revision": revision}
     options |= {"truncation_side": truncation_side} if truncation_side else {}
     fix = "it needs the tokenizer.json and tokenizer_config.json that were saved with it"
-    with as_recipe_error(
-        Exception, f"model {name!r} has no tokenizer that loads", fix
-    ):  # which raises whatever it meets
+    with as_recipe_error(Exception, f"model {name!r} has no tokenizer that loads", fix):
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
         if not (isinstance(tokenizer.model_max_length, int) and tokenizer.model_max_length >= 1):
             raise ValueError(f"model_max_length is {tokenizer.model_max_length!r}")
-    if not 1 < len(tokenizer) <= config.vocab_size or tokenizer.eos_token_id is None:
-        sizes = f"a vocabulary of {config.vocab_size}, its tokenizer one of {len(tokenizer)}"
+    largest = max(tokenizer.get_vocab().values(), default=0)
+    if len(tokenizer) < 2 or largest >= config.vocab_size or tokenizer.eos_token_id is None:
+        sizes = f"a vocabulary of {config.vocab_size}, its tokenizer one of {len(tokenizer)}, up to the id {largest}"
         raise RecipeError(f"model {name!r} has {sizes}: put the model's own tokenizer.json beside it")
-    if (largest := max(tokenizer.get_vocab().values())) >= config.vocab_size:
-        raise RecipeError(
-            f"model {name!r}: its tokenizer has the token id {largest}, the model {config.vocab_size}: {fix}"
-        )
     if len(tokenizer) < 0.9 * config.vocab_size:  # some models pad their vocabulary by a few hundred
-        logger.warning(
-            "%s: its tokenizer knows %d tokens, the model %d: is it its own?", name, len(tokenizer), config.vocab_size
-        )
+        sizes = f"its tokenizer knows {len(tokenizer)} tokens, the model {config.vocab_size}"
+        logger.warning("%s: %s: is it its own?", name, sizes)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer("a")["input_ids"][-1:] == [tokenizer.pad_token_id]:
@@ -75,10 +65,8 @@ def encode_texts(
 ) -> tuple[list[list[int]], list[int]]:
     """Return the token ids of each text, cut on the tokenizer's truncation side, and how many each one has uncut.
 
-    An empty text is one `<|endoftext|>`, so that every text has a last token.
-
-    Args:
-        max_length: tokens that are kept; by default as many as the model takes at once (`model_max_length`).
+    An empty text is one `<|endoftext|>`, so that every text has a last token. By default texts are cut to as many
+    tokens as the model takes at once (`model_max_length`).
     """
     encoded = tokenizer([clean_text(text) for text in texts], verbose=False)["input_ids"] if len(texts) else []
     encoded = [ids or [tokenizer.eos_token_id] for ids in encoded]
@@ -90,18 +78,11 @@ def encode_texts(
 def tokenize(
     splits: "Mapping[str, datasets.Dataset]", tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
 ) -> "datasets.DatasetDict":
-    """Tokenize every split of a DatasetDict, and log how much of its texts the model will see.
-
-    Args:
-        splits: with the columns `text` (string) and `label` (ClassLabel, or int from 0 up).
-        max_length: as in encode_texts.
+    """Tokenize every split, of `text` (string) and `label` (ClassLabel, or int from 0 up); log how much the model will see.
 
     Returns:
         For each split, one row a text: `input_ids` and `attention_mask` (lists of int), `labels` (int), `length` and
         `uncut_length` (int, tokens of the text). Its attribute `coverage` holds the Coverage of each split.
-
-    Raises:
-        RecipeError: a split without these columns, or rows without a text or a label.
     """
     import datasets
     import xxhash
@@ -121,20 +102,17 @@ def tokenize(
         depend_on = repr((dataset._fingerprint, *rules, tokenizer.split_special_tokens)).encode()
         options = {"remove_columns": dataset.column_names, "new_fingerprint": xxhash.xxh3_64_hexdigest(depend_on)}
         tokenized[split] = dataset.map(encode, batched=True, desc=f"Tokenizing {split}", **options)
-        coverage = tokenized.coverage[split] = Coverage.of(tokenized[split]["uncut_length"][:], limit)
-        if coverage.texts_cut:
-            logger.warning("%s: %s at %d tokens, their %s end", split, coverage, limit, side)
-        else:
-            logger.info("%s: %s", split, coverage)
+        coverage = tokenized.coverage[split] = Coverage(tokenized[split]["uncut_length"][:], limit)
+        where = f" at {limit} tokens, their {side} end" if coverage.texts_cut else ""
+        logger.log(logging.WARNING if where else logging.INFO, "%s: %s%s", split, coverage, where)
     return tokenized
 
 
 def check_columns(split: str, dataset: "datasets.Dataset") -> None:
     """Refuse a split without the columns `text` and `label`, with rows that lack one of them, or with pairs of texts."""
     if "text_pair" in dataset.column_names:
-        raise RecipeError(
-            f"{split}: join the column text_pair onto text first, as load_splits does with a line break between"
-        )
+        fix = "join the column text_pair onto text first, as load_splits does with a line break between"
+        raise RecipeError(f"{split}: {fix}")
     ids = "give ids from 0 up, or names by class_encode_column('label')"
     for column, kind, fix in (("text", str, "give strings"), ("label", int, ids)):
         if column not in dataset.column_names:
@@ -171,33 +149,14 @@ class PaddingCollator:
         return batch | ({"labels": torch.tensor([row["labels"] for row in rows])} if "labels" in rows[0] else {})
 
 
-@dataclass(frozen=True, eq=False)
 class Coverage:
     """How much of the texts the model sees; a token in two windows counts once."""
 
-    lengths: np.ndarray  # int64 [N], tokens of each text, uncut
-    limit: int  # tokens that a text is cut to
-
-    @classmethod
-    def of(cls, uncut_lengths: Sequence[int], limit: int | None) -> "Coverage":
+    def __init__(self, uncut_lengths: Sequence[int], limit: int | None):
         """Count texts with so many tokens each, cut to `limit` (None: not cut)."""
-        return cls(np.asarray(uncut_lengths, dtype=np.int64), min(limit or NO_LIMIT, NO_LIMIT))
-
-    @property
-    def tokens(self) -> int:
-        return int(self.lengths.sum())
-
-    @property
-    def tokens_seen(self) -> int:
-        return int(np.minimum(self.lengths, self.limit).sum())
-
-    @property
-    def texts(self) -> int:
-        return len(self.lengths)
-
-    @property
-    def texts_cut(self) -> int:
-        return int((self.lengths > self.limit).sum())
+        self.lengths, self.limit = np.asarray(uncut_lengths, dtype=np.int64), min(limit or NO_LIMIT, NO_LIMIT)
+        self.tokens, self.tokens_seen = int(self.lengths.sum()), int(np.minimum(self.lengths, self.limit).sum())
+        self.texts_cut = int((self.lengths > self.limit).sum())
 
     def figures(self) -> dict[str, int]:
         return {"tokens": self.tokens, "tokens_seen": self.tokens_seen}
@@ -205,7 +164,7 @@ class Coverage:
     def __str__(self) -> str:
         share = f"{100 * self.tokens_seen / max(self.tokens, 1):.1f} %"
         read = f"{self.tokens_seen:,} of {self.tokens:,} tokens read ({share})"
-        return f"{read}, {self.texts_cut:,} of {self.texts:,} texts cut"
+        return f"{read}, {self.texts_cut:,} of {len(self.lengths):,} texts cut"
 
 
 def batch_tokens(device: torch.device) -> int:

@@ -49,5 +49,5 @@ def count_trained_on(texts: Iterable[str], model_dir: str | os.PathLike) -> int:
 def warn_about_trained_texts(texts: Sequence[str], model_dir: str | os.PathLike) -> None:
     """Log a warning if a test is on texts that the model was trained on."""
     if count := count_trained_on(texts, model_dir):
-        problem = f"{count} of the {len(texts)} test texts were trained on, by {model_dir} or the model it started from"
-        logger.warning("%s, so the test figures are optimistic: give others as --test_file", problem)
+        problem = "%d of the %d test texts were trained on, by %s or the model it started from, so the test figures are"
+        logger.warning(problem + " optimistic: give others as --test_file", count, len(texts), model_dir)

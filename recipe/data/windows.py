@@ -55,21 +55,13 @@ def choose_windows(
 ) -> Windows | None:
     """Return the windows that are asked for, else those that a saved model remembers, else None: texts are truncated.
 
-    Args:
-        config: a model's; `window`, `window_overlap` and `window_max_length` are what a run has saved there.
-        window: tokens of a window; 0 turns saved ones off.
-        window_overlap: by default a quarter of the window. A phrase of up to a quarter of a window then
-            is complete in one of them, and the model reads a third more tokens than the text has.
-        max_length: tokens of a text that are cut into windows.
-
-    Raises:
-        RecipeError: numbers that do not fit each other, or the model.
+    A window of 0 turns saved ones off. By default a quarter overlaps: a phrase of up to that length then is complete in
+    one window, and the model reads a third more tokens than the text has.
     """
     size = getattr(config, "window", None) if window is None else window
+    if not size and window_overlap is not None:
+        raise RecipeError(f"window_overlap is {window_overlap}, but texts are not cut into windows: give --window too")
     if not size:
-        if window_overlap is not None:
-            problem = f"window_overlap is {window_overlap}, but texts are not cut into windows"
-            raise RecipeError(f"{problem}: give --window too")
         return None
     if window_overlap is None and window is None:
         window_overlap = getattr(config, "window_overlap", None)
@@ -89,15 +81,15 @@ def remember_windows(config: GPT2Config, windows: Windows | None) -> None:
     config.window_max_length = windows and windows.max_length
 
 
-def tokenize_windows(
-    splits: "Mapping[str, datasets.Dataset]", tokenizer: PreTrainedTokenizerBase, windows: Windows
+def tokenize_texts(
+    splits: "Mapping[str, datasets.Dataset]", tokenizer: PreTrainedTokenizerBase, windows: Windows | None
 ) -> "datasets.DatasetDict":
-    """Tokenize every split as tokenization.tokenize does, but with one row a window.
+    """Tokenize every split as tokenization.tokenize does; with windows, one row is a window of a text.
 
-    Returns:
-        The columns of tokenize, each window with its text's `labels` and `uncut_length`, and `text_index` (int, ascending
-        from 0): the text that the window is of.
+    Each window has its text's `labels` and `uncut_length`, and `text_index` (int, ascending from 0), which tells the text.
     """
+    if windows is None:
+        return tokenize(splits, tokenizer)
     tokenized = tokenize(splits, tokenizer, windows.limit)
     for split, texts in tokenized.items():
         options = {"remove_columns": texts.column_names, "fn_kwargs": {"windows": windows}, "desc": f"Cutting {split}"}
@@ -116,24 +108,17 @@ def cut_rows(batch: dict[str, list], indices: list[int], windows: Windows) -> di
     return {"input_ids": input_ids, "attention_mask": masks, "length": lengths, **repeated}
 
 
-def average_windows(logits: np.ndarray, text_index: np.ndarray | None) -> np.ndarray:
-    """Return one row a text: the logarithm of its windows' mean probabilities, which softmax turns back into that mean.
-
-    A text of one window keeps the model's own logits.
+def average_windows(logits: np.ndarray, text_index: np.ndarray) -> np.ndarray:
+    """Return float64 [N, num_labels], a row a text: the logarithm of its windows' mean probabilities, whose softmax is
+    that mean; of a text with one window, the model's own logits.
 
     Args:
         logits: float [W, num_labels], a row a window.
-        text_index: int [W], ascending: the text that each window is of; None: each row is a text.
-
-    Returns:
-        float64 [N, num_labels], in the order of the texts.
+        text_index: int [W], ascending: the text that each window is of.
     """
-    logits = logits.astype(np.float64)
-    if text_index is None:
-        return logits
     if len(logits) != len(text_index):
         raise ValueError(f"{len(logits)} rows of logits for {len(text_index)} windows")
-    starts = first_windows(text_index)
+    logits, starts = logits.astype(np.float64), first_windows(text_index)
     if len(starts) == len(text_index):
         return logits
     counts = np.diff(starts, append=len(text_index))[:, None]
@@ -148,32 +133,16 @@ def first_windows(text_index: np.ndarray) -> np.ndarray:
     return np.flatnonzero(np.diff(text_index, prepend=-1))
 
 
-def metrics_by_text(
-    compute_metrics: Callable[["EvalPrediction"], dict[str, float]], text_index: np.ndarray
+def by_text(
+    compute_metrics: Callable[["EvalPrediction"], dict[str, float]], rows: "datasets.Dataset"
 ) -> Callable[["EvalPrediction"], dict[str, float]]:
-    """Return a compute_metrics that sees texts: the windows' predictions averaged, in Trainer's order of the rows."""
-    text_index = np.asarray(text_index)
+    """Return a compute_metrics of texts: where the rows are windows, their predictions are averaged."""
+    if "text_index" not in rows.column_names:
+        return compute_metrics
+    text_index = np.asarray(rows["text_index"][:])
 
     def compute(prediction: "EvalPrediction") -> dict[str, float]:
         logits = average_windows(prediction.predictions, text_index)
         return compute_metrics(type(prediction)(logits, prediction.label_ids[first_windows(text_index)]))
 
     return compute
-
-
-def tokenize_texts(
-    splits: "Mapping[str, datasets.Dataset]", tokenizer: PreTrainedTokenizerBase, windows: Windows | None
-) -> "datasets.DatasetDict":
-    """Tokenize every split: a row a text, or, with windows, a row a window."""
-    return tokenize(splits, tokenizer) if windows is None else tokenize_windows(splits, tokenizer, windows)
-
-
-def by_text(
-    compute_metrics: Callable[["EvalPrediction"], dict[str, float]], rows: "datasets.Dataset"
-) -> Callable[["EvalPrediction"], dict[str, float]]:
-    """Return the metrics of texts, also where the rows are their windows."""
-    return (
-        metrics_by_text(compute_metrics, rows["text_index"][:])
-        if "text_index" in rows.column_names
-        else compute_metrics
-    )

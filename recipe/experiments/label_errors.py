@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from recipe.data.files import FileFormat
+from recipe.data.files import FileFormat, read_batches
+from recipe.data.readers import make_table
 from recipe.data.rows import check_rows, refuse_rows
-from recipe.data.tables import make_table, open_batches
 from recipe.errors import RecipeError
 
 PREFIX = "probability_"  # of the columns that predictions have
@@ -43,7 +43,7 @@ def read_predictions(path: Path, label_column: str | None = None) -> LabelledPre
     Raises:
         RecipeError: no probabilities, or a row whose label or probabilities cannot be used.
     """
-    batches = list(open_batches(path, {"text": "text"}, FileFormat()))
+    batches = list(read_batches(path, {"text": "text"}, FileFormat()))
     columns = batches[0].names if batches else []
     names = [column.removeprefix(PREFIX) for column in columns if column.startswith(PREFIX)]
     if len(names) < 2:

@@ -24,10 +24,8 @@ class Occlusion:
 
     spans: of each piece, start and end in the text, ascending; together they hold the words that the model reads.
     words: how many these are: more than there are pieces where runs of words are left out.
-    probability: of the label, for the complete text.
-    without: float64 [P], the same for the text without each piece.
-    drops: float64 [P], how far the log-odds of the label fall without each piece; negative where they rise. They tell
-        apart what probabilities near 1 do not.
+    probability, without: of the label, for the complete text, and float64 [P], without each piece.
+    drops: float64 [P], how far its log-odds fall without each piece, which tell apart what probabilities near 1 do not.
     """
 
     spans: list[tuple[int, int]]
@@ -38,19 +36,15 @@ class Occlusion:
 
 
 def leave_one_out(classifier: TextClassifier, text: str, label: int, progress: bool | tqdm = False) -> Occlusion:
-    """Classify a text once more without each of its pieces, in batches.
-
-    Args:
-        text: as clean_text gives it.
-        label: the id of the label whose probability counts.
-        progress: as in TextClassifier.predict.
-    """
+    """Classify a text (as clean_text gives it) once more without each of its pieces, in batches."""
     (ids,), _ = classifier.encode([text])
     words = [match.span() for match in WORD.finditer(text, *read_span(classifier, text, len(ids)))]
     count = min(len(words), MAX_PIECES, max(MIN_PIECES, MAX_TOKENS // len(ids)))
     runs = np.array_split(np.arange(len(words)), count) if words else []
     spans = [(words[run[0]][0], words[run[-1]][1]) for run in runs]
-    logits = classifier.logits([text, *(leave_out(text, *span) for span in spans)], progress)
+    # A text that loses its beginning does not begin with a space instead.
+    variants = [text[:start] + text[end:] if start else text[end:].lstrip() for start, end in spans]
+    logits = classifier.logits([text, *variants], progress)
     log_odds = logits[:, label] - np.logaddexp.reduce(np.delete(logits, label, axis=1), axis=1)
     probabilities = expit(log_odds)
     return Occlusion(spans, len(words), float(probabilities[0]), probabilities[1:], log_odds[0] - log_odds[1:])
@@ -61,8 +55,3 @@ def read_span(classifier: TextClassifier, text: str, tokens: int) -> tuple[int, 
     offsets = classifier.tokenizer(text, return_offsets_mapping=True, verbose=False)["offset_mapping"]
     offsets = offsets[-tokens:] if classifier.tokenizer.truncation_side == "left" else offsets[:tokens]
     return (offsets[0][0], offsets[-1][1]) if offsets else (0, 0)
-
-
-def leave_out(text: str, start: int, end: int) -> str:
-    """Return a text without a piece; one that loses its beginning does not begin with a space instead."""
-    return text[:start] + text[end:] if start else text[end:].lstrip()

@@ -36,9 +36,8 @@ def parse_options(parser: OneLineParser) -> argparse.Namespace:
 
 def check_output_dir(folder: Path, model_dir: str) -> None:
     """Raise RecipeError, before any work, for a folder that is not empty, or that lies in the model's own."""
-    with as_recipe_error(
-        (OSError, ValueError), f"output_dir {str(folder)[:200]}: cannot be written", "give another one"
-    ):
+    problem = f"output_dir {str(folder)[:200]}: cannot be written"
+    with as_recipe_error((OSError, ValueError), problem, "give another one"):
         if Path(model_dir).resolve() in folder.resolve().parents:
             raise RecipeError(f"output_dir {folder} lies in the model's own folder: give another one")
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -6,7 +6,6 @@ import glob
 import json
 import logging
 import os
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +24,6 @@ FILES_OF_A_RUN = ("config.json", "tokenizer.json", "tokenizer_config.json", "run
 FILES_OF_A_RUN += ("complete.json", "trainer_state.json", *(f"{x}_results.json" for x in ("train", "eval", "test")))
 FILES_OF_A_RUN += ("vocab.json", "special_tokens_map.json", "generation_config.json", "model.safetensors.index.json")
 FILES_OF_A_RUN += ("test_predictions.csv",)
-UNPRINTABLE = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")  # which act on a terminal
 
 
 def check_output_file(
@@ -44,14 +42,15 @@ def check_output_file(
             raise RecipeError(f"{field} {path}: the folder {path.parent} does not exist: make it first")
         if path.is_dir():
             raise RecipeError(f"{field} {path}: is a folder: give a file in it")
-        files = [file for given in inputs for file in (given, *glob.glob(str(given), recursive=True))]
-        if path.exists() and any(os.path.exists(file) and path.samefile(file) for file in files):
-            raise RecipeError(f"{field} {path}: is an input file, which would be lost: give another one")
-        if path.exists() and not overwrite:
-            raise RecipeError(f"{field} {path} exists: give another one, or pass --overwrite_output_file")
-        is_inside = model_dir and path.resolve().is_relative_to(Path(model_dir).expanduser().resolve())
-        if path.exists() and is_inside and path.name in FILES_OF_A_RUN:
-            raise RecipeError(f"{field} {path}: is a file of the model's folder: give another one")
+        if path.exists():
+            files = [file for given in inputs for file in (given, *glob.glob(str(given), recursive=True))]
+            if any(os.path.exists(file) and path.samefile(file) for file in files):
+                raise RecipeError(f"{field} {path}: is an input file, which would be lost: give another one")
+            if not overwrite:
+                raise RecipeError(f"{field} {path} exists: give another one, or pass --overwrite_output_file")
+            is_inside = model_dir and path.resolve().is_relative_to(Path(model_dir).expanduser().resolve())
+            if is_inside and path.name in FILES_OF_A_RUN:
+                raise RecipeError(f"{field} {path}: is a file of the model's folder: give another one")
         if not os.access(path.parent, os.W_OK):
             raise RecipeError(f"{field} {path}: the folder {path.parent} cannot be written to: take another one")
 
@@ -76,13 +75,7 @@ class PredictionWriter:
         probabilities: np.ndarray,
         others: Mapping[str, Sequence[Any]] = {},
     ) -> None:
-        """Write some rows.
-
-        Args:
-            labels: None where the model abstains: an empty cell, or null.
-            probabilities: float [N, num_labels], by label id; written to 8 decimals.
-            others: the input's other columns.
-        """
+        """Write some rows: probabilities, float [N, num_labels], to 8 decimals; a label of None as an empty cell, or null."""
         names = list(self.columns)
         for name in others:
             while name in names:
@@ -93,10 +86,8 @@ class PredictionWriter:
             if self.others is None:
                 self.csv.writerow(map(change, names))
                 self.others = list(others)
-            if new := [name for name in others if name not in self.others]:
-                logger.warning(
-                    "columns that are not in the first rows are left out of the CSV file: %s", ", ".join(new)
-                )
+            if new := ", ".join(name for name in others if name not in self.others):
+                logger.warning("columns that are not in the first rows are left out of the CSV file: %s", new)
             others = {name: others.get(name, [None] * len(texts)) for name in self.others}
         rows = zip(texts, labels, *probabilities.round(8).T.tolist(), *others.values(), strict=True)
         if self.is_csv:
@@ -104,7 +95,9 @@ class PredictionWriter:
             return
         for row in rows:
             line = json.dumps(finite(dict(zip(names, row, strict=True))), ensure_ascii=False, default=str)
-            print(UNPRINTABLE.sub(lambda mark: f"\\u{ord(mark[0]):04x}", line), file=self.file)
+            if not line.isprintable():  # such as controls, which act on a terminal
+                line = "".join(mark if mark.isprintable() else json.dumps(mark)[1:-1] for mark in line)
+            print(line, file=self.file)
 
 
 @contextlib.contextmanager

@@ -39,9 +39,8 @@ class TextClassifier:
         window: int | None = None,
     ):
         if tokenizer is None:
-            raise RecipeError(
-                "TextClassifier takes a model and its tokenizer; TextClassifier.from_pretrained(FOLDER) loads both"
-            )
+            problem = "TextClassifier takes a model and its tokenizer"
+            raise RecipeError(f"{problem}; TextClassifier.from_pretrained(FOLDER) loads both")
         self.windows = None
         if getattr(model.config, "window", None) if window is None else window:
             from recipe.data.windows import choose_windows
@@ -67,12 +66,7 @@ class TextClassifier:
     ) -> "TextClassifier":
         """Load a folder that a run saved, or any stock GPT2ForSequenceClassification folder or hub id.
 
-        Args:
-            device: by default the process's GPU, else the CPU.
-            window: tokens of a window; by default as in training, 0 for none.
-
-        Raises:
-            RecipeError: no such folder, not a GPT-2, no trained head in it, or a window that does not fit.
+        By default on the process's GPU, else the CPU, and with the tokens of a window as in training (0 for none).
         """
         model, info = GPT2LastTokenClassifier.from_pretrained(model_dir, output_loading_info=True)
         if "score.weight" in info["missing_keys"]:
@@ -107,16 +101,11 @@ class TextClassifier:
     def window_logits(
         self, texts: Sequence[str], progress: bool | tqdm = False
     ) -> tuple[np.ndarray, np.ndarray | None, Coverage]:
-        """Return logits, text_index, and how many of the texts' tokens the model sees.
+        """Return logits, text_index, and how many of the texts' tokens the model sees; refuse logits that are not finite.
 
         The logits are the model's own, float32 [W, num_labels], a row a window; text_index, int [W], ascending, says
-        which text each window is of. Without windows a row is a text, and text_index is None.
-
-        Args:
-            progress: show a bar; or a bar of the caller's, which counts texts.
-
-        Raises:
-            RecipeError: logits that are not finite.
+        which text each window is of. Without windows a row is a text, and text_index is None. `progress` shows a bar, or
+        is a bar of the caller's, which counts texts.
         """
         state = PartialState()
         with state.split_between_processes(list(texts)) as share:
@@ -130,7 +119,7 @@ class TextClassifier:
                 bar.close()
         parts = [part for of_process in gather_object([parts]) for part in of_process]
         logits = [np.empty((0, len(self.label_names)), dtype=np.float32), *(rows for rows, *_ in parts)]
-        coverage = Coverage.of([length for *_, lengths in parts for length in lengths], self.max_length)
+        coverage = Coverage([length for *_, lengths in parts for length in lengths], self.max_length)
         counts = np.array([count for _, windows, _ in parts for count in windows], dtype=np.int64)
         text_index = None if self.windows is None else np.repeat(np.arange(len(counts)), counts)
         return np.concatenate(logits), text_index, coverage
@@ -160,11 +149,7 @@ class TextClassifier:
 
 
 def set_threshold(config: GPT2Config, threshold: float | None) -> None:
-    """Set the decision threshold in a model's config, with which it is saved; None takes the likeliest label.
-
-    Raises:
-        RecipeError: no number between 0 and 1, or more than two labels.
-    """
+    """Set the decision threshold in a model's config, with which it is saved; None takes the likeliest label."""
     if threshold is not None:
         threshold = parse_probability("decision_threshold", threshold)
         check_two_labels(threshold, list(config.id2label.values()))
@@ -174,10 +159,9 @@ def set_threshold(config: GPT2Config, threshold: float | None) -> None:
 def check_two_labels(threshold: str | float, label_names: Sequence[str]) -> None:
     """Raise RecipeError for a threshold between more than two labels."""
     if len(label_names) != 2:
-        raise RecipeError(
-            f"decision_threshold is {threshold}, but there are {len(label_names)} labels: a threshold decides between two;"
-            " leave it out; predict.py's --abstain_below leaves unsure texts without a label"
-        )
+        problem = f"decision_threshold is {threshold}, but there are {len(label_names)} labels"
+        fix = "leave it out; predict.py's --abstain_below leaves unsure texts without a label"
+        raise RecipeError(f"{problem}: a threshold decides between two; {fix}")
 
 
 def text_logits(logits: np.ndarray, text_index: np.ndarray | None) -> np.ndarray:
@@ -190,11 +174,7 @@ def text_logits(logits: np.ndarray, text_index: np.ndarray | None) -> np.ndarray
 
 
 def decide(probabilities: np.ndarray, threshold: float | None = None) -> np.ndarray:
-    """Return predicted label ids, int64 [N]: the likeliest, or, with a threshold, 1 where its probability reaches that.
-
-    Args:
-        probabilities: float [N, num_labels]; with a threshold, num_labels is 2.
-    """
+    """Return predicted label ids, int64 [N]: the likeliest, or, of two with a threshold, 1 where its probability reaches it."""
     if threshold is None:
         return probabilities.argmax(axis=-1)
     return (probabilities[:, 1] >= threshold).astype(np.int64)

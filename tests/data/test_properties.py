@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from recipe.arguments import DataArguments
 from recipe.data.files import FileFormat
+from recipe.data.readers import read_file
 from recipe.data.rows import canonical_name
-from recipe.data.tables import read_file
 from recipe.errors import RecipeError
 
 # What data may be refused for, by a message that says so; any other error is a failure.

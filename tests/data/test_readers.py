@@ -11,8 +11,7 @@ from conftest import SMS, needs_sms
 
 from recipe.data import files
 from recipe.data.files import FileFormat
-from recipe.data.readers import expand_paths, read_texts
-from recipe.data.tables import read_file
+from recipe.data.readers import expand_paths, read_file, read_texts
 from recipe.data.texts import clean_text
 from recipe.errors import RecipeError
 
@@ -353,7 +352,7 @@ def test_bytes_that_are_no_text_are_refused_with_their_line_wherever_they_lie(tm
 def test_a_long_row_among_short_ones_changes_nothing_else(tmp_path):
     """It takes a larger block than the others, from where on the file is read again."""
     texts = [f"text {i} " * 40 for i in range(6000)]
-    texts[4000] = "long " * 300_000
+    texts[5900] = "long " * 500_000
     frame = pd.DataFrame({"text": texts, "label": [str(i) for i in range(6000)]})
     frame.to_csv(tmp_path / "a.csv", index=False)
     read = read_file(tmp_path / "a.csv").frame

@@ -16,9 +16,8 @@ from data_helpers import SPLITS, write
 
 from recipe.arguments import DataArguments
 from recipe.data.dataset import load_splits, same_texts
-from recipe.data.files import FileFormat
+from recipe.data.readers import read_file
 from recipe.data.store import TextStore
-from recipe.data.tables import make_table, open_batches, read_file
 from recipe.errors import RecipeError
 
 
@@ -143,14 +142,14 @@ def test_a_declared_order_of_labels_is_kept(tmp_path, form):
     assert all(known[row["text"]] == row["label"] for split in splits.values() for row in split)
 
 
-def test_columns_may_come_late_in_json_lines(tmp_path):
+def test_a_column_that_comes_late_in_json_lines_is_not_taken_for_another(tmp_path):
     rows = [{"sms": "early", "label": "x"}] * 3000 + [{"text": "late", "label": "x"}]
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert read_file(path).frame["text"].tolist() == [None] * 3000 + ["late"]
+    assert read_file(path).frame["text"].tolist() == ["early"] * 3000 + [None]
     store = store_of(["of another file"])
-    table = make_table("a", open_batches(path, {"text": None}, FileFormat()), {"text": None}, store=store)
-    assert table.frame["text"].tolist() == [None] * 3000 + [""]
-    assert store.take([table.frame.index[-1]]) == ["late"]
-    with pytest.raises(RecipeError, match=r"rows 1, 2, .*\(3000 in all\) have no text"):
+    table = read_file(path, {"text": "sms"}, store=store)
+    assert table.frame["text"].tolist() == [""] * 3000 + [None]
+    assert store.take(table.frame.index[-2:]) == ["early", ""]
+    with pytest.raises(RecipeError, match="row 3001 has no text"):
         load_splits(DataArguments(train_file=str(path)))

@@ -12,10 +12,10 @@ from recipe.data.tokenization import load_tokenizer
 from recipe.data.windows import (
     Windows,
     average_windows,
+    by_text,
     choose_windows,
-    metrics_by_text,
     remember_windows,
-    tokenize_windows,
+    tokenize_texts,
 )
 from recipe.errors import RecipeError
 
@@ -63,7 +63,8 @@ def test_trainers_metrics_are_of_texts():
     rng, text_index = np.random.default_rng(1), np.array([0, 0, 0, 1, 2, 2, 3])
     logits, labels = rng.normal(size=(7, 2)) * 3, np.array([0, 0, 0, 1, 1, 1, 0])
     seen = []
-    metrics_by_text(lambda prediction: seen.append(prediction) or {}, text_index)(EvalPrediction(logits, labels))
+    rows = Dataset.from_dict({"text_index": text_index})
+    by_text(lambda prediction: seen.append(prediction) or {}, rows)(EvalPrediction(logits, labels))
     p = [softmax(logits, axis=-1)[text_index == text].mean(0) for text in range(4)]
     assert seen[0].label_ids.tolist() == [0, 1, 1, 0]
     ours = softmax(seen[0].predictions, axis=-1)
@@ -74,7 +75,7 @@ def test_rows_are_windows_with_their_texts_label_and_index(caplog):
     caplog.set_level("INFO")
     texts = {"train": Dataset.from_dict({"text": ["one " * 9 + "one", "one", ""], "label": [2, 0, 1]})}
     tokenizer = load_tokenizer(str(NANO), CONFIG)
-    rows = tokenize_windows(texts, tokenizer, Windows(4, 1))["train"]
+    rows = tokenize_texts(texts, tokenizer, Windows(4, 1))["train"]
     assert rows["length"][:] == [4, 4, 4, 1, 1]
     assert rows["labels"][:] == [2, 2, 2, 0, 1]
     assert rows["text_index"][:] == [0, 0, 0, 1, 2]
@@ -83,7 +84,7 @@ def test_rows_are_windows_with_their_texts_label_and_index(caplog):
     assert rows["input_ids"][4] == [CONFIG.eos_token_id]
     assert "train: 3 texts in 5 windows of 4 tokens, 1 of them shared with the window before" in caplog.text
     assert "train: 12 of 12 tokens read (100.0 %), 0 of 3 texts cut" in caplog.text
-    rows = tokenize_windows(texts, tokenizer, Windows(4, 1, max_length=6))["train"]
+    rows = tokenize_texts(texts, tokenizer, Windows(4, 1, max_length=6))["train"]
     assert rows["length"][:] == [4, 3, 1, 1]
     assert "train: 8 of 12 tokens read (66.7 %), 1 of 3 texts cut at 6 tokens, their right end" in caplog.text
 

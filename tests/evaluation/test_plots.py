@@ -68,7 +68,7 @@ def test_one_text_without_baselines(tmp_path, num_labels):
 def test_nothing_is_cut_or_covered(tmp_path, monkeypatch, num_labels):
     drawn = {}
     monkeypatch.setattr("recipe.evaluation.plots.save_figure", lambda figure, path: drawn.setdefault(path.stem, figure))
-    scores = measured(num_labels, 300, temperature=1.5, coverage=Coverage.of(np.arange(1, 301), 256))
+    scores = measured(num_labels, 300, temperature=1.5, coverage=Coverage(np.arange(1, 301), 256))
     words = [f"word{label}" for label in scores.labels]
     scores.add_baselines(Dataset.from_dict({"text": words, "label": scores.labels}), words, "none")
     save_plot(tmp_path / "all.png", scores, "a model")
@@ -122,7 +122,7 @@ def measured_run(num_labels, texts=400, **settings):
     rng = np.random.default_rng(0)
     labels, logits = rng.integers(0, num_labels, texts), rng.normal(size=(texts, num_labels)).astype(np.float32)
     logits[np.arange(texts), labels] += 2
-    coverage = Coverage.of(rng.integers(1, 300, texts), 256)
+    coverage = Coverage(rng.integers(1, 300, texts), 256)
     return Measurement([f"label {i}" for i in range(num_labels)], labels, logits, coverage=coverage, **settings)
 
 

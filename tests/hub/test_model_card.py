@@ -208,7 +208,7 @@ def test_a_card_whose_run_part_was_edited_stays(folder, caplog, old, new):
 def measured_of(names, **settings):
     rng = np.random.default_rng(0)
     labels, logits = rng.integers(0, len(names), 40), rng.normal(size=(40, len(names)))
-    return Measurement(names, labels, logits, coverage=Coverage.of([5] * 39 + [600], 256), **settings)
+    return Measurement(names, labels, logits, coverage=Coverage([5] * 39 + [600], 256), **settings)
 
 
 def card_of(folder, measured=None, config=None, options=None, **files):

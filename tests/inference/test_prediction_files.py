@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recipe.data.tables import read_file
+from recipe.data.readers import read_file
 from recipe.errors import RecipeError
 from recipe.inference.prediction_files import check_output_file, open_predictions
 

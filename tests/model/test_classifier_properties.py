@@ -164,7 +164,7 @@ def test_the_tokens_that_are_counted_are_those_that_are_read(drawn, size, max_le
     cutting = tokenizer(side)
     windows = Windows(size, size // 4, max_length)
     ids, lengths = encode_texts(cutting, drawn, windows.limit)
-    coverage = Coverage.of(lengths, max_length)
+    coverage = Coverage(lengths, max_length)
     seen = 0
     for row, length in zip(ids, lengths, strict=True):
         places = list(range(length))
