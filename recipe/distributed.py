@@ -126,12 +126,6 @@ def any_process(flag: bool) -> bool:
     return bool(reduce(torch.tensor(float(flag), device=state.device)).item()) if state.num_processes > 1 else flag
 
 
-def shares() -> list[tuple[int, int]]:
-    """Return (index, count): this process among all, and among those of its machine."""
-    state, on_this_machine = PartialState(), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    return [(state.process_index, state.num_processes), (state.local_process_index, on_this_machine)]
-
-
 def setup_logging(is_main_process: bool) -> None:
     """Show the recipe's own messages, plain, and progress bars: in the main process alone."""
     if not is_main_process:
