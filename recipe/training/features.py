@@ -203,7 +203,7 @@ def token_sequences(table: pa.Table) -> list[np.ndarray]:
 
 
 class FeatureStore:
-    """A trunk's folder of the cache: `files`, and the `keys` of their rows, KEY [M], one file after the other."""
+    """A trunk's folder of the cache: `files`, each with the keys of its rows, KEY [M]."""
 
     def __init__(self, model: GPT2LastTokenClassifier, dtype: torch.dtype, device: torch.device, cache_dir: Path):
         self.model, self.dtype, self.device = model, dtype, device
@@ -213,14 +213,14 @@ class FeatureStore:
 
     def read(self) -> None:
         """Look up what the folder holds; remove a file that is truncated, or has other rows than its name says."""
-        found = {}
+        self.files: dict[Path, np.ndarray] = {}
         for path in sorted(self.folder.glob("*.arrow")):
             if NAME.fullmatch(path.stem):  # else a file of the user's
                 try:
                     keys = read_keys(path)
                     if xxhash.xxh3_128_hexdigest(keys) != path.stem:
                         raise ValueError("it holds other rows than were written")
-                    found[path] = keys
+                    self.files[path] = keys
                 except FileNotFoundError:  # another run has just removed it
                     continue
                 except (OSError, ValueError, KeyError, pa.ArrowException) as error:
@@ -229,20 +229,21 @@ class FeatureStore:
                     logger.warning("%s is damaged (%s): removed, its rows are computed again", path, first_line(error))
                     path.unlink(missing_ok=True)
                     open_hidden.cache_clear()
-        self.files, self.keys = list(found), np.concatenate([np.zeros(0, KEY), *found.values()])
-        self.ends = np.cumsum([len(keys) for keys in found.values()], dtype=np.int64)
 
     def places(self, keys: np.ndarray) -> np.ndarray:
-        """Return the place of each key among the rows of `files`, int64 [N]; -1 for one that no file holds."""
-        if not len(self.keys):
+        """Return the place of each key among the rows of all `files`, int64 [N]; -1 for one that no file holds."""
+        if not self.files:
             return np.full(len(keys), -1)
-        order = np.argsort(self.keys, kind="stable")
-        found = order[np.searchsorted(self.keys, keys, sorter=order).clip(max=len(order) - 1)]
-        return np.where(self.keys[found] == keys, found, -1)
+        held = np.concatenate([*self.files.values()])
+        order = np.argsort(held, kind="stable")
+        found = order[np.searchsorted(held, keys, sorter=order).clip(max=len(order) - 1)]
+        return np.where(held[found] == keys, found, -1)
 
-    def files_of(self, places: np.ndarray) -> np.ndarray:
-        """Return the number of the file that each place lies in, int64 [N]."""
-        return np.searchsorted(self.ends, places, side="right")
+    def used(self, keys: np.ndarray) -> list[Path]:
+        """Return the files that `places` finds any of the keys in."""
+        places, ends = self.places(keys), np.cumsum([*map(len, self.files.values())])
+        paths = list(self.files)
+        return [paths[i] for i in np.unique(np.searchsorted(ends, places[places >= 0], side="right"))]
 
     def missing(self, rows: Rows) -> np.ndarray:
         """Return the numbers of the rows that no file holds, each text once, the longest first."""
@@ -268,8 +269,7 @@ class FeatureStore:
         """Remove the files of all trunks that were used least recently, until the missing rows fit the limit, in bytes."""
         if not PartialState().is_local_main_process:
             return
-        places = self.places(rows.keys)
-        used = [self.files[i] for i in np.unique(self.files_of(places[places >= 0]))]
+        used = self.used(rows.keys)
         for path in used:
             with contextlib.suppress(OSError):  # another user's
                 os.utime(path)
@@ -283,24 +283,18 @@ class FeatureStore:
         if len({*gather_object([(self.folder.name, xxhash.xxh3_64_hexdigest(rows.keys))])}) > 1:
             raise RecipeError("the processes have other weights or texts than each other: load the same in each")
         in_every_process(self.make_room, rows, limit)
-        state, on_this_machine = PartialState(), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        # Shares of all processes, then of those of a machine that has a folder of its own.
-        for index, count in (
-            (state.process_index, state.num_processes),
-            (state.local_process_index, on_this_machine),
-        ):
+        state = PartialState()
+        of_machine = state.local_process_index, int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # with a folder of its own
+        for index, count in ((state.process_index, state.num_processes), of_machine):
             in_every_process(self.read)
             numbers = in_every_process(self.missing, rows)
             in_every_process(self.compute, rows, numbers[index::count])
         in_every_process(self.read)
+        self.files = {path: self.files[path] for path in self.used(rows.keys)}
         places = self.places(rows.keys)
         if (places < 0).any():
             raise RecipeError(f"{self.folder}: files were removed by another run: run it again, or raise max_gb")
-        owners = self.files_of(places)
-        used, owners = np.unique(owners, return_inverse=True)
-        counts = np.diff(self.ends, prepend=0)
-        places = places - (self.ends - counts)[used][owners] + (np.cumsum(counts[used]) - counts[used])[owners]
-        files = [str(self.files[i].absolute()) for i in used]
+        files = [str(path.absolute()) for path in self.files]
         open_hidden(tuple(files))  # so that they stay mapped, even if another run removes them
         config, dtype = self.model.config, str(self.dtype).removeprefix("torch.")
         feature = TrunkOutput(files, dtype, config.n_embd, self.model.split_depth, self.trunk_key)
@@ -377,10 +371,9 @@ def open_hidden(files: tuple[str, ...]) -> pa.ChunkedArray:
 
 @dataclass
 class TrunkOutput:
-    """The type of the column `trunk_output`: a row's place in the files, which reads as its hidden states.
+    """The type of the column `trunk_output`: a row's place in Arrow files, counted over all of them, which reads as its states.
 
-    files: Arrow files of the cache, whose rows count from the first file on.
-    dtype, n_embd: of the states; depth: blocks of the trunk that they come from; trunk_key: a hash of it.
+    dtype and n_embd are the states', depth and trunk_key the trunk's.
     """
 
     files: list[str]
