@@ -21,32 +21,28 @@ def config_from_fields(name: str, fields: Any) -> GPT2Config:
         raise RecipeError(f"model {name!r} has no readable config.json: give a folder that save_pretrained wrote")
     if fields["model_type"] not in ("gpt2", MODEL_TYPE):
         raise RecipeError(f"model {name!r} is of type {fields['model_type']!r}, not 'gpt2': take a GPT-2 model")
-    if fields.get("problem_type") not in PROBLEM_TYPES:
-        raise RecipeError(
-            f"model {name!r} was trained for problem_type {fields['problem_type']!r}, and its answers are no probabilities"
-            " of labels that exclude each other: take a model of one label a text"
-        )
     try:
-        problem = config_problem(fields)
-        if problem is None:
-            return GPT2Config.from_dict(fields)
+        check_fields(fields)
+        return GPT2Config.from_dict(fields)
     except Exception as error:  # whatever the fields hold: transformers checks some of them, each in its own way
         problem = " ".join(str(error).split())[:200]
-    raise RecipeError(f"model {name!r}: config.json cannot be used: {problem}: restore the file")
+        raise RecipeError(
+            f"model {name!r}: config.json cannot be used: {problem}: restore it, or take another"
+        ) from error
 
 
-def config_problem(fields: dict[str, Any]) -> str | None:
-    """Return what is wrong with the fields of a config.json, or None."""
+def check_fields(fields: dict[str, Any]) -> None:
+    """Raise an error for a config.json whose model would answer wrongly."""
+    if fields.get("problem_type") not in PROBLEM_TYPES:
+        raise ValueError(f"it was trained for problem_type {fields['problem_type']!r}, not for one label a text")
     if fields.get("quantization_config"):
-        return "its weights are quantized"
+        raise ValueError("its weights are quantized")
     labels = fields.get("id2label") or {}  # which people edit to rename labels
     if sorted(int(i) for i in labels) != list(range(len(labels))):
-        return f"id2label names the ids {', '.join(map(str, labels))[:80]}, not 0 to {len(labels) - 1}"
-    if labels and (
-        not all(isinstance(label, str) for label in labels.values()) or len(set(labels.values())) < len(labels)
-    ):
-        return "id2label holds a name twice, or one that is not a string"
-    return None
+        raise ValueError(f"id2label names the ids {', '.join(map(str, labels))[:80]}, not 0 to {len(labels) - 1}")
+    names = labels.values() if labels else ()
+    if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise ValueError("id2label holds a name twice, or one that is not a string")
 
 
 def check_classifier_config(config: GPT2Config) -> None:
