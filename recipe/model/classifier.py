@@ -12,17 +12,8 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.gpt2.modeling_gpt2 import GPT2PreTrainedModel
 
 from recipe.errors import RecipeError
-from recipe.model.config_checks import MODEL_TYPE, check_classifier_config
+from recipe.model import loading
 from recipe.model.input_checks import check_labels, check_token_ids
-from recipe.model.loading import (
-    HUB_ARGUMENTS,
-    check_loaded_weights,
-    describe_weights,
-    has_other_labels,
-    load_config,
-    pad_token_id,
-    quiet_loading,
-)
 from recipe.model.tail import GPT2Block, align_left, count_tokens, pool
 
 
@@ -37,7 +28,7 @@ class GPT2ClassifierConfig(GPT2Config):
     would load it as a stock GPT2ForSequenceClassification, which answers wrongly.
     """
 
-    model_type = MODEL_TYPE
+    model_type = loading.MODEL_TYPE
     pooling: str = "last"
     decision_threshold: float | None = None
     window: int | None = None
@@ -69,7 +60,7 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
             fields = {name: value for name, value in config.to_dict().items() if name != "model_type"}
             config = GPT2ClassifierConfig(**fields, attn_implementation=config._attn_implementation)
         super().__init__(config)
-        check_classifier_config(config)
+        loading.check_classifier_config(config)
         self.pooling, self.num_labels = config.pooling, config.num_labels
         self.transformer = GPT2Model(config)
         self.score = nn.Linear(config.n_embd, config.num_labels)
@@ -114,10 +105,10 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
         if "config" not in kwargs:
             kwargs = {**dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), dropout), **kwargs}
         want_info = kwargs.pop("output_loading_info", False)
-        base_config = load_config(name, **{key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs})
-        other_labels = has_other_labels(name, base_config, id2label, ignore_mismatched_sizes)
+        base_config = loading.load_config(name, **{key: kwargs[key] for key in loading.HUB_ARGUMENTS if key in kwargs})
+        other_labels = loading.has_other_labels(name, base_config, id2label, ignore_mismatched_sizes)
         try:
-            with quiet_loading():
+            with loading.quiet_loading():
                 model, info = super().from_pretrained(
                     name,
                     use_safetensors=True,
@@ -128,14 +119,14 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
                     **kwargs,
                 )
         except (OSError, SafetensorError) as error:
-            raise RecipeError(f"{name}: no weights that load: {describe_weights(name, error)}") from error
-        check_loaded_weights(name, model, info, ignore_mismatched_sizes)
+            raise RecipeError(f"{name}: no weights that load: {loading.describe_weights(name, error)}") from error
+        loading.check_loaded_weights(name, model, info, ignore_mismatched_sizes)
         if other_labels and not info["mismatched_keys"]:  # right size, wrong labels
             model.reset_head()
         replaced = other_labels or bool(info["mismatched_keys"])
         model.head_is_fresh = replaced or any(key != "score.bias" for key in info["missing_keys"])
         if "pad_token_id" not in kwargs:
-            model.config.pad_token_id = pad_token_id(name, model.config)
+            model.config.pad_token_id = loading.pad_token_id(name, model.config)
         labels = f"{model.num_labels} labels ({', '.join(model.config.id2label.values())})"
         model.head_description = (
             f"fresh head for {labels}" if model.head_is_fresh else f"{name}'s head is kept, with its {labels}"
@@ -294,5 +285,5 @@ def is_trained(module: nn.Module) -> bool:
     return any(is_trained(child) for child in module._modules.values() if child is not None)
 
 
-AutoConfig.register(MODEL_TYPE, GPT2ClassifierConfig)
+AutoConfig.register(loading.MODEL_TYPE, GPT2ClassifierConfig)
 AutoModelForSequenceClassification.register(GPT2ClassifierConfig, GPT2LastTokenClassifier)

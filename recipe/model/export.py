@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import GPT2Config, GPT2ForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GPT2Config, GPT2ForSequenceClassification, PreTrainedTokenizerBase
 
 from recipe.atomic import write_files
 from recipe.errors import RecipeError
@@ -66,20 +66,15 @@ def warn_unless_stock(model: GPT2LastTokenClassifier) -> None:
     logger.warning("%s: the saved model will be %s, our own class: %s", reason, type(model).__name__, HOW_TO_LOAD)
 
 
-def stock_or_self(model: GPT2LastTokenClassifier) -> PreTrainedModel:
-    """Return the stock model, or, where none has the same logits, the model itself, with a warning."""
-    try:
-        return to_stock(model)
-    except RecipeError as error:  # rather a model of our own class than none
-        logger.warning("the saved model is %s, our own class (%s): %s", type(model).__name__, error, HOW_TO_LOAD)
-        return model
-
-
 def save_classifier(
     model: GPT2LastTokenClassifier, tokenizer: PreTrainedTokenizerBase | None, folder: str | Path
 ) -> None:
-    """Save the stock_or_self model and its tokenizer; the files replace older ones only once all are written."""
-    saved = stock_or_self(model)
+    """Save the model, stock where one has the same logits, and its tokenizer; older files stay until all are written."""
+    try:
+        saved = to_stock(model)
+    except RecipeError as error:  # rather a model of our own class than none
+        logger.warning("the saved model is %s, our own class (%s): %s", type(model).__name__, error, HOW_TO_LOAD)
+        saved = model
     if tokenizer is not None and tokenizer.pad_token_id is not None:
         saved.config.pad_token_id = tokenizer.pad_token_id  # by which a stock model tells a text's end from padding
 

@@ -75,12 +75,9 @@ def row_outside(ids: "pyarrow.Array", size: int) -> int | None:
     """Return the index of the first id that is missing, negative, or not below `size`; None without one."""
     import pyarrow.compute as pc
 
-    bounds = pc.min_max(ids)
-    low, high = bounds["min"].as_py(), bounds["max"].as_py()
-    if ids.null_count == 0 and (low is None or (low >= 0 and high < size)):  # None: there are no ids
-        return None
     fits = pc.and_(pc.greater_equal(ids, 0), pc.less(ids, size))
-    return pc.index(pc.fill_null(fits, False), False).as_py()
+    index = pc.index(pc.fill_null(fits, False), False).as_py()
+    return index if index >= 0 else None
 
 
 def vocabulary(config: GPT2Config) -> str:
