@@ -41,11 +41,12 @@ from recipe.model.classifier import GPT2LastTokenClassifier
 from recipe.model.input_checks import check_rows_for_model
 from recipe.training.cache_folder import ABOUT_FILE, DEFAULT_FOLDER, NAME, bytes_held, evict_least_recent, limit_of
 from recipe.training.trunk import (
-    Trunk,
     classifier_of,
     dtype_of,
     folder_name,
+    in_dtype,
     keep_freed_memory,
+    run_trunk,
     trunk_key,
     why_not_constant,
 )
@@ -125,6 +126,8 @@ def why_not_cached(
         return "it is off"
     if reason := why_not_constant(model):
         return reason
+    if not splits:
+        return "there are no splits"
     for name, split in splits.items():
         if not isinstance(split, datasets.Dataset) or "input_ids" not in split.column_names or not len(split):
             return f"{name} is no datasets.Dataset with the column input_ids, and rows"
@@ -144,36 +147,18 @@ def passes_over_data(texts: int, args: TrainingArguments) -> float:
     return args.num_train_epochs
 
 
-def warn_about_long_evaluation(sizes: Mapping[str, int], args: TrainingArguments) -> None:
-    """Log a warning where evaluation reads ten times the texts that training reads."""
-    train = passes_over_data(sizes["train"], args) * sizes["train"]
-    epochs = 1 if args.max_steps > 0 else max(1, round(args.num_train_epochs))
-    validations = 1 + (epochs if args.eval_strategy != "no" else 0)  # and one of the best model
-    evaluation = validations * sizes["validation"] + sizes["test"]
-    if evaluation > 10 * train:
-        logger.warning(
-            "evaluation reads %d texts or more, training %d: --max_eval_samples and --max_predict_samples limit it",
-            evaluation, train,
-        )  # fmt: skip
-
-
 class Rows:
-    """The token sequences of all splits, numbered from split to split. They stay on disk: in memory are a hash and a length each.
-
-    keys: KEY [N]; lengths: int64 [N].
-    """
+    """The token sequences of all splits, numbered from split to split: on disk, but for a hash (KEY [N]) and a length each."""
 
     def __init__(self, config: GPT2Config, splits: Mapping[str, datasets.Dataset]):
         """Look all rows through; raise RecipeError for one that a model of this config cannot read."""
-        columns = {"input_ids", "attention_mask"}
-        self.parts = [
-            split.select_columns([*columns & {*split.column_names}]).with_format("arrow") for split in splits.values()
-        ]
-        self.starts = np.cumsum([0, *map(len, self.parts)])
-        keys, lengths = bytearray(), []
-        for name, part in zip(splits, self.parts, strict=True):
-            check_rows_for_model(splits[name], config, name)
-            for table in part.iter(1000):
+        self.starts = np.cumsum([0, *map(len, splits.values())])
+        self.parts, keys, lengths = [], bytearray(), []
+        for name, split in splits.items():
+            check_rows_for_model(split, config, name)
+            columns = {"input_ids", "attention_mask"}.intersection(split.column_names)
+            self.parts.append(split.select_columns([*columns]).with_format("arrow"))
+            for table in self.parts[-1].iter(1000):
                 sequences = token_sequences(table)
                 keys += b"".join(map(xxhash.xxh3_128_digest, sequences))
                 lengths += map(len, sequences)
@@ -308,10 +293,11 @@ class FeatureStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         about = {"model": self.model.config.name_or_path, "blocks": self.model.split_depth, "dtype": str(self.dtype)}
         write_json(self.folder / ABOUT_FILE, {**about, "one_token_a_text": self.model.keeps_one_token})
-        trunk, quiet = Trunk(self.model, self.dtype, self.device), not PartialState().is_local_main_process
+        model, quiet = in_dtype(self.model, self.dtype), not PartialState().is_local_main_process
         with tqdm(total=len(numbers), desc="Running the trunk", unit=" texts", disable=quiet) as bar:
             for shard in cut_shards(numbers, rows.lengths[numbers]):
-                write_shard(self.folder, rows.keys[shard], rows.sequences(shard), trunk, bar)
+                parts = run_trunk(model, rows.sequences(shard), self.device)
+                write_shard(self.folder, rows.keys[shard], parts, bar)
 
 
 def cut_shards(numbers: np.ndarray, lengths: np.ndarray) -> Iterator[np.ndarray]:
@@ -328,20 +314,18 @@ def cut_shards(numbers: np.ndarray, lengths: np.ndarray) -> Iterator[np.ndarray]
     yield numbers[start:]
 
 
-def write_shard(folder: Path, keys: np.ndarray, sequences: list[np.ndarray], trunk: Trunk, bar: tqdm) -> None:
-    """Run the trunk over token sequences, the longest first, and write one file: beside its place, renamed once complete."""
+def write_shard(folder: Path, keys: np.ndarray, parts: Iterator[tuple[torch.Tensor, list[int]]], bar: tqdm) -> None:
+    """Write the rows of these keys, from `run_trunk`, into one file: beside its place, renamed once complete."""
     with tempfile.TemporaryDirectory(dir=folder, prefix=TEMPORARY_PREFIX) as temporary:
         path, start = Path(temporary) / "rows.arrow", 0
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
-            for states, sizes in trunk.run(sequences):
-                offsets = np.cumsum([0, *sizes]) * states.shape[1] * states.element_size()
-                key = pa.py_buffer(keys[start : start + len(sizes)])
+            for states, sizes in parts:
+                offsets = pa.py_buffer(np.cumsum([0, *sizes]) * states.shape[1] * states.element_size())
                 data = pa.py_buffer(states.view(torch.uint8).numpy())  # numpy, and so Arrow, has no bfloat16
-                buffers = [None, key], [None, pa.py_buffer(offsets), data]
-                columns = [
-                    pa.Array.from_buffers(kind, len(sizes), b) for kind, b in zip(SCHEMA.types, buffers, strict=True)
-                ]
-                writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
+                hidden = pa.Array.from_buffers(pa.large_binary(), len(sizes), [None, offsets, data])
+                key = pa.py_buffer(keys[start : start + len(sizes)])
+                key = pa.Array.from_buffers(pa.binary(16), len(sizes), [None, key])
+                writer.write_batch(pa.record_batch([key, hidden], schema=SCHEMA))
                 start += len(sizes)
                 bar.update(len(sizes))
         os.replace(path, folder / f"{xxhash.xxh3_128_hexdigest(keys)}.arrow")
@@ -360,11 +344,7 @@ def read_keys(path: Path) -> np.ndarray:
 
 @functools.lru_cache(maxsize=16)
 def open_hidden(files: tuple[str, ...]) -> pa.ChunkedArray:
-    """Return the hidden states of all rows of some files, as bytes, memory-mapped.
-
-    Raises:
-        RecipeError: a file that is gone, as after load_from_disk of a dataset whose cache was cleared since.
-    """
+    """Return the hidden states of all rows of some files, as bytes, memory-mapped; raise RecipeError if one was cleared since."""
     with as_recipe_error(OSError, "trunk_output lies in a file that cannot be read", "call cache_features again"):
         return pa.chunked_array([chunk for path in files for chunk in open_table(path)["hidden"].chunks])
 
@@ -423,11 +403,7 @@ class FeatureCollator:
         self.tokenizer = tokenizer if is_tokenizer else getattr(tokenizer, "tokenizer", None)
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """Return the batch, with `trunk_output` [B, T, n_embd] and `trunk_depth`, int64 [B], if all its rows are cached.
-
-        Raises:
-            RecipeError: a row whose token ids are not as many as when it was cached.
-        """
+        """Return the batch, with `trunk_output` [B, T, n_embd] and `trunk_depth`, int64 [B], if all its rows are cached."""
         apart = (COLUMN, DEPTH_COLUMN, *BOOKKEEPING)
         batch = self.collator([{name: row[name] for name in row if name not in apart} for row in rows])
         if any(row.get(COLUMN) is None for row in rows):

@@ -86,36 +86,31 @@ def hash_parameters(digest: xxhash.xxh3_128, parameters: Sequence[tuple[str, nn.
         digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy())
 
 
-class Trunk:
-    """The trunk, ready to run in a dtype on a device: in eval mode, whatever mode the model is in."""
+@torch.no_grad()
+def run_trunk(
+    model: GPT2LastTokenClassifier, sequences: Sequence[np.ndarray], device: torch.device
+) -> Iterator[tuple[torch.Tensor, list[int]]]:
+    """Yield hidden states, [rows, n_embd] on the CPU, and how many rows each text has of them, in the texts' order.
 
-    def __init__(self, model: GPT2LastTokenClassifier, dtype: torch.dtype, device: torch.device):
-        self.model, self.device = in_dtype(model, dtype), device
-        self.keeps_one_token, self.first = model.keeps_one_token, model.pooling == "first"
-
-    @torch.no_grad()
-    def run(self, sequences: Sequence[np.ndarray]) -> Iterator[tuple[torch.Tensor, list[int]]]:
-        """Yield hidden states, [rows, n_embd] on the CPU, and how many rows each text has of them, in the texts' order.
-
-        The texts come as token ids, int32 [T], the longest first.
-        """
-        parts, sizes, held = [], [], 0
-        for batch in batches_by_length([len(ids) for ids in sequences], batch_tokens(self.device)):
-            ids = [torch.from_numpy(sequences[i].astype(np.int64)) for i in batch]
-            lengths = torch.tensor([len(text) for text in ids])
-            states = self.model.trunk(pad_sequence(ids, batch_first=True).to(self.device))
-            places = torch.arange(states.shape[1])[None]
-            kept = places < lengths[:, None]
-            if self.keeps_one_token:
-                kept &= places == (0 if self.first else lengths[:, None] - 1)
-            parts.append(states[kept].cpu())
-            sizes += kept.sum(dim=1).tolist()
-            held += parts[-1].nbytes
-            if held >= WRITTEN_AT_ONCE:
-                yield torch.cat(parts), sizes
-                parts, sizes, held = [], [], 0
-        if parts:
+    The model is one of `in_dtype`; the texts come as token ids, int32 [T], the longest first.
+    """
+    parts, sizes, held, keeps_one_token = [], [], 0, model.keeps_one_token
+    for batch in batches_by_length([len(ids) for ids in sequences], batch_tokens(device)):
+        ids = [torch.from_numpy(sequences[i].astype(np.int64)) for i in batch]
+        lengths = torch.tensor([len(text) for text in ids])
+        states = model.trunk(pad_sequence(ids, batch_first=True).to(device))
+        places = torch.arange(states.shape[1])[None]
+        kept = places < lengths[:, None]
+        if keeps_one_token:
+            kept &= places == (0 if model.pooling == "first" else lengths[:, None] - 1)
+        parts.append(states[kept].cpu())
+        sizes += kept.sum(dim=1).tolist()
+        held += parts[-1].nbytes
+        if held >= WRITTEN_AT_ONCE:
             yield torch.cat(parts), sizes
+            parts, sizes, held = [], [], 0
+    if parts:
+        yield torch.cat(parts), sizes
 
 
 def in_dtype(model: GPT2LastTokenClassifier, dtype: torch.dtype) -> GPT2LastTokenClassifier:
