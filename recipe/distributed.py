@@ -22,25 +22,18 @@ MPI_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # what 
 
 
 def check_launch(use_cpu: bool) -> None:
-    """Refuse a launch from which accelerate would make something else than was asked for, before any process waits.
-
-    Raises:
-        RecipeError: several processes asked for but one running, more processes than GPUs, FSDP or DeepSpeed on a CPU.
-    """
+    """Raise RecipeError for a launch of which accelerate would make something else than was asked for, before any process waits."""
     environment = os.environ
     alone = "RANK" not in environment or "LOCAL_RANK" not in environment
     if alone and (asked_for := int(environment.get("WORLD_SIZE", 1))) > 1:
-        raise RecipeError(
-            f"WORLD_SIZE is {asked_for}, but RANK and LOCAL_RANK are not set, so this process would train alone: start it"
-            " with `accelerate launch --config_file accelerate_configs/multi_cpu.yaml` (or multi_gpu.yaml)"
-        )
+        fix = "start it with `accelerate launch --config_file accelerate_configs/multi_cpu.yaml` (or multi_gpu.yaml)"
+        raise RecipeError(f"WORLD_SIZE is {asked_for}, but RANK and LOCAL_RANK are not set: {fix}")
     # For several processes `accelerate launch` names an address to meet at; without MPI it may start one all the same.
     launched = "ACCELERATE_MIXED_PRECISION" in environment and "MASTER_ADDR" in environment
     if launched and alone and not {"WORLD_SIZE", *MPI_SIZES} & environment.keys():
-        raise RecipeError(
-            "accelerate was asked for several processes but started one, as its MULTI_CPU does without mpirun: take"
-            " accelerate_configs/multi_cpu.yaml, or set num_processes to 1"
-        )
+        fix = "take accelerate_configs/multi_cpu.yaml, or set num_processes to 1"
+        was = "accelerate was asked for several processes but started one, as its MULTI_CPU does without mpirun"
+        raise RecipeError(f"{was}: {fix}")
     for plugin in ("FSDP", "DeepSpeed"):
         if use_cpu and environment.get(f"ACCELERATE_USE_{plugin.upper()}", "").lower() == "true":
             raise RecipeError(f"{plugin} needs GPUs, and none is used: take accelerate_configs/multi_cpu.yaml")
@@ -81,24 +74,19 @@ def on_main_process(function: Callable[..., Any], *args: Any) -> Any:
 
 
 def in_every_process(work: Callable[..., Any], *args: Any) -> Any:
-    """Return what `work` returns in this process, once all processes are done; an error in one of them ends all.
-
-    Raises:
-        RecipeError: another process has failed: its message. An error of this one is raised as it is.
-    """
+    """Return what `work` returns in this process, once all processes are done; an error in one of them ends all."""
+    state = PartialState()
+    if state.num_processes == 1:
+        return work(*args)
     value, error = None, None
     try:
         value = work(*args)
     except Exception as caught:
         error = caught
-    state = PartialState()
-    if state.num_processes == 1 or not any(
-        failed := gather_object([error and f"process {state.process_index}: {first_line(error)}"])
-    ):
-        if error is not None:
-            raise error
-        return value
-    raise error or RecipeError(f"another process stopped: {next(filter(None, failed))}")
+    failed = gather_object([error and f"process {state.process_index}: {first_line(error)}"])
+    if any(failed):
+        raise error or RecipeError(f"another process stopped: {next(filter(None, failed))}")
+    return value
 
 
 def once_a_machine(work: Callable[..., Any], *args: Any, **keywords: Any) -> Any:
@@ -109,11 +97,13 @@ def once_a_machine(work: Callable[..., Any], *args: Any, **keywords: Any) -> Any
     """
     if not torch.distributed.is_initialized():
         return work(*args, **keywords)
-    state = PartialState()
-    is_first = state.is_local_main_process
-    machine = os.environ.get("GROUP_RANK"), platform.node()
-    result = in_every_process(lambda: work(*args, **keywords) if is_first else None)
-    sent = in_every_process(lambda: pickle.dumps(result) if is_first else b"")
+
+    def first() -> tuple[Any, bytes]:
+        result = work(*args, **keywords)
+        return result, pickle.dumps(result)
+
+    is_first, machine = PartialState().is_local_main_process, (os.environ.get("GROUP_RANK"), platform.node())
+    result, sent = in_every_process(lambda: first() if is_first else (None, b""))
     # As bytes until here: files of another machine cannot be opened on this one.
     mine = next(data for name, data in gather_object([(machine, sent)]) if name == machine and data)
     # Every process waits here until all have mapped the files, which go when the first one's dataset does.
@@ -124,12 +114,6 @@ def any_process(flag: bool) -> bool:
     """Return whether the flag is set in any process; every process has to call this."""
     state = PartialState()
     return bool(reduce(torch.tensor(float(flag), device=state.device)).item()) if state.num_processes > 1 else flag
-
-
-def shares() -> list[tuple[int, int]]:
-    """Return (index, count): this process among all, and among those of its machine."""
-    state, on_this_machine = PartialState(), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    return [(state.process_index, state.num_processes), (state.local_process_index, on_this_machine)]
 
 
 def setup_logging(is_main_process: bool) -> None:

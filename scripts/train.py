@@ -27,7 +27,6 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     import recipe
     from recipe.evaluation import run_steps
     from recipe.evaluation.calibration import check_calibration, check_threshold
-    from recipe.training.features import warn_about_long_evaluation
 
     setup_logging(training_args.process_index == 0)
     if training_args.push_to_hub:
@@ -64,7 +63,6 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     # for later runs with the same frozen weights. Test texts are read in step 8, by the saved model.
     rows = {part: splits[part] for part in ("train", "validation")}
     tokenized = recipe.once_a_machine(recipe.tokenize_texts, rows, tokenizer, windows)
-    warn_about_long_evaluation({**tokenized.num_rows, "test": len(splits["test"])}, training_args)
     cached = recipe.cache_features(model, tokenized, **model_args.cache, args=training_args)
 
     # 7. Training of the tail, by RecipeTrainer. Other metrics, losses and callbacks are its keywords, given here: see

@@ -30,14 +30,11 @@ def add_adapters(model: GPT2LastTokenClassifier, r: int, alpha: float) -> tuple[
         raise RecipeError("lora_r: trainable names no block's matrices to adapt: give last_blocks:K, or all")
     if not any(parameter.requires_grad for parameter in model.score.parameters()):
         raise RecipeError("lora_r: trainable leaves the head out, which trains with adapters: add 'score.*'")
-    config = LoraConfig(
-        task_type="SEQ_CLS",  # the head `score` trains as it is
-        r=r,
-        lora_alpha=alpha,
-        target_modules=targets,
-        fan_in_fan_out=True,  # GPT-2 stores its matrices as [in, out]
+    # SEQ_CLS trains the head `score` as it is; fan_in_fan_out: GPT-2 stores its matrices as [in, out].
+    fields = {"r": r, "lora_alpha": alpha, "target_modules": targets, "fan_in_fan_out": True}
+    adapted = get_peft_model(model, LoraConfig(task_type="SEQ_CLS", **fields))
+    return adapted, report_on(
+        (name.removeprefix("base_model.model.").replace(".modules_to_save.default", ""), parameter)
+        for name, parameter in adapted.named_parameters()
+        if ".original_module." not in name
     )
-    adapted = get_peft_model(model, config)
-    names = {name: name.removeprefix("base_model.model.") for name, _ in adapted.named_parameters()}
-    parameters = [(names[name], p) for name, p in adapted.named_parameters() if ".original_module." not in name]
-    return adapted, report_on([(name.replace(".modules_to_save.default", ""), p) for name, p in parameters])

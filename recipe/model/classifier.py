@@ -12,19 +12,8 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.gpt2.modeling_gpt2 import GPT2PreTrainedModel
 
 from recipe.errors import RecipeError
-from recipe.model.config_checks import MODEL_TYPE, check_classifier_config
+from recipe.model import loading
 from recipe.model.input_checks import check_labels, check_token_ids
-from recipe.model.loading import (
-    HUB_ARGUMENTS,
-    check_labels_of_head,
-    check_loaded_weights,
-    describe_head,
-    describe_weights,
-    has_other_labels,
-    load_config,
-    pad_token_id,
-    quiet_loading,
-)
 from recipe.model.tail import GPT2Block, align_left, count_tokens, pool
 
 
@@ -39,7 +28,7 @@ class GPT2ClassifierConfig(GPT2Config):
     would load it as a stock GPT2ForSequenceClassification, which answers wrongly.
     """
 
-    model_type = MODEL_TYPE
+    model_type = loading.MODEL_TYPE
     pooling: str = "last"
     decision_threshold: float | None = None
     window: int | None = None
@@ -71,7 +60,7 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
             fields = {name: value for name, value in config.to_dict().items() if name != "model_type"}
             config = GPT2ClassifierConfig(**fields, attn_implementation=config._attn_implementation)
         super().__init__(config)
-        check_classifier_config(config)
+        loading.check_classifier_config(config)
         self.pooling, self.num_labels = config.pooling, config.num_labels
         self.transformer = GPT2Model(config)
         self.score = nn.Linear(config.n_embd, config.num_labels)
@@ -98,12 +87,11 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
 
         Args:
             pretrained_model_name_or_path: a folder or a hub id; safetensors weights only.
-            id2label: the labels by id. Without it, `num_labels` says how many there are (2 if that is not given either).
+            id2label: the labels by id. Without it, `num_labels` says how many there are, by default 2.
             pooling: `last`, `first` or `mean`; None takes what the checkpoint says, else `last`.
             dropout: of embeddings, attention and residuals, active in blocks that train.
             ignore_mismatched_sizes: replace a head for other labels by a fresh one instead of refusing it.
-            kwargs: `config`, other fields of it, and `PreTrainedModel.from_pretrained`'s own arguments (`revision`,
-                `cache_dir`, `dtype` ...).
+            kwargs: fields of the config, and `PreTrainedModel.from_pretrained`'s own (`config`, `revision`, `dtype` ...).
 
         Raises:
             RecipeError (a ValueError): no such model, not a GPT-2, no safetensors weights, weights other than the
@@ -117,10 +105,10 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
         if "config" not in kwargs:
             kwargs = {**dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), dropout), **kwargs}
         want_info = kwargs.pop("output_loading_info", False)
-        base_config = load_config(name, **{key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs})
-        check_labels_of_head(name, base_config, id2label, ignore_mismatched_sizes)
+        base_config = loading.load_config(name, **{key: kwargs[key] for key in loading.HUB_ARGUMENTS if key in kwargs})
+        other_labels = loading.has_other_labels(name, base_config, id2label, ignore_mismatched_sizes)
         try:
-            with quiet_loading():
+            with loading.quiet_loading():
                 model, info = super().from_pretrained(
                     name,
                     use_safetensors=True,
@@ -131,16 +119,20 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
                     **kwargs,
                 )
         except (OSError, SafetensorError) as error:
-            raise RecipeError(f"{name}: no weights that load: {describe_weights(name, error)}") from error
-        check_loaded_weights(name, model, info, ignore_mismatched_sizes)
-        if has_other_labels(base_config, id2label) and not info["mismatched_keys"]:  # right size, wrong labels
+            raise RecipeError(f"{name}: no weights that load: {loading.describe_weights(name, error)}") from error
+        loading.check_loaded_weights(name, model, info, ignore_mismatched_sizes)
+        if other_labels and not info["mismatched_keys"]:  # right size, wrong labels
             model.reset_head()
-            for key, parameter in model.score.named_parameters():
-                info["mismatched_keys"] = {(f"score.{key}", parameter.shape, parameter.shape)}
-        model.head_is_fresh = bool(info["mismatched_keys"]) or any(k != "score.bias" for k in info["missing_keys"])
+        replaced = other_labels or bool(info["mismatched_keys"])
+        model.head_is_fresh = replaced or any(key != "score.bias" for key in info["missing_keys"])
         if "pad_token_id" not in kwargs:
-            model.config.pad_token_id = pad_token_id(name, model.config)
-        model.head_description = describe_head(name, base_config, model.config, info)
+            model.config.pad_token_id = loading.pad_token_id(name, model.config)
+        labels = f"{model.num_labels} labels ({', '.join(model.config.id2label.values())})"
+        model.head_description = (
+            f"fresh head for {labels}" if model.head_is_fresh else f"{name}'s head is kept, with its {labels}"
+        )
+        if replaced:
+            model.head_description += f" in place of {name}'s ({', '.join(base_config.id2label.values())})"
         return (model, info) if want_info else model
 
     def reset_head(self) -> None:
@@ -212,10 +204,8 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
             unsupported = "inputs_embeds, output_attentions and output_hidden_states"
             raise RecipeError(f"GPT2LastTokenClassifier takes input_ids and gives logits: leave out {unsupported}")
         if getattr(self, "_is_replica", False):  # its replicas have no parameters: nothing would tell what is frozen
-            raise RecipeError(
-                "GPT2LastTokenClassifier does not train under nn.DataParallel: start with `accelerate launch`, or let one"
-                " GPU be seen (CUDA_VISIBLE_DEVICES=0)"
-            )
+            fix = "start with `accelerate launch`, or let one GPU be seen (CUDA_VISIBLE_DEVICES=0)"
+            raise RecipeError(f"GPT2LastTokenClassifier does not train under nn.DataParallel: {fix}")
         if labels is not None:
             check_labels(labels, len(input_ids), self.config)
         depth = self.split_depth
@@ -227,10 +217,8 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
             check_depth(trunk_depth, depth)
             keeps_one_token = depth == self.config.n_layer and self.pooling != "mean"
             if trunk_output.shape[1] == 1 < input_ids.shape[1] and not keeps_one_token:
-                raise RecipeError(
-                    "the trunk was cached for a head alone, one token a text, but now blocks train: call cache_features"
-                    " after freeze_except"
-                )
+                was = "the trunk was cached for a head alone, one token a text, but now blocks train"
+                raise RecipeError(f"{was}: call cache_features after freeze_except")
             hidden = trunk_output.to(self.dtype)
             lengths = count_tokens(input_ids, attention_mask).clamp(max=hidden.shape[1])  # 1 where one token is kept
         logits = self.tail(hidden, lengths, depth)
@@ -258,13 +246,7 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
     def tail(self, hidden: torch.Tensor, lengths: torch.Tensor, depth: int | None = None) -> torch.Tensor:
         """Run the blocks after the trunk, pool one token, and apply `ln_f` and `score`.
 
-        Args:
-            hidden: the trunk's output, [B, T, n_embd], padded on the right.
-            lengths: int64 [B], the number of tokens of each text.
-            depth: of the trunk; split_depth by default.
-
-        Returns:
-            logits, [B, num_labels].
+        [B, T, n_embd], padded on the right, and the texts' lengths, int64 [B] -> logits, [B, num_labels].
         """
         ln_f, blocks = self.transformer.ln_f, list(self.transformer.h)[self.split_depth if depth is None else depth :]
         if any(block.gradient_checkpointing and block.training for block in blocks) and not hidden.requires_grad:
@@ -303,5 +285,5 @@ def is_trained(module: nn.Module) -> bool:
     return any(is_trained(child) for child in module._modules.values() if child is not None)
 
 
-AutoConfig.register(MODEL_TYPE, GPT2ClassifierConfig)
+AutoConfig.register(loading.MODEL_TYPE, GPT2ClassifierConfig)
 AutoModelForSequenceClassification.register(GPT2ClassifierConfig, GPT2LastTokenClassifier)

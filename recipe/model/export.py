@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import GPT2Config, GPT2ForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GPT2Config, GPT2ForSequenceClassification, PreTrainedTokenizerBase
 
 from recipe.atomic import write_files
 from recipe.errors import RecipeError
@@ -56,34 +56,25 @@ def to_stock(model: GPT2LastTokenClassifier) -> GPT2ForSequenceClassification:
 
 def warn_unless_stock(model: GPT2LastTokenClassifier) -> None:
     """Log a warning, before training, where the saved model will be of our own class."""
-    reason = None
+    reason = f"pooling is {model.pooling!r}"
     if model.pooling == "first":
-        reason = "pooling is 'first', which sees the first token alone: a control, not a classifier"
-    elif model.pooling != "last":
-        reason = f"pooling is {model.pooling!r}"
-    elif model.num_labels > model.config.n_embd:
+        reason += ", which sees the first token alone: a control, not a classifier"
+    elif model.pooling == "last":
+        if model.num_labels <= model.config.n_embd:
+            return
         reason = f"there are {model.num_labels} labels, more than n_embd ({model.config.n_embd})"
-    if reason:
-        logger.warning(
-            "%s: the saved model will be %s, our own class: %s",
-            reason, type(model).__name__, HOW_TO_LOAD,
-        )  # fmt: skip
-
-
-def stock_or_self(model: GPT2LastTokenClassifier) -> PreTrainedModel:
-    """Return the stock model, or, where none has the same logits, the model itself, with a warning."""
-    try:
-        return to_stock(model)
-    except RecipeError as error:  # rather a model of our own class than none
-        logger.warning("the saved model is %s, our own class (%s): %s", type(model).__name__, error, HOW_TO_LOAD)
-        return model
+    logger.warning("%s: the saved model will be %s, our own class: %s", reason, type(model).__name__, HOW_TO_LOAD)
 
 
 def save_classifier(
     model: GPT2LastTokenClassifier, tokenizer: PreTrainedTokenizerBase | None, folder: str | Path
 ) -> None:
-    """Save the stock_or_self model and its tokenizer; the files replace older ones only once all are written."""
-    saved = stock_or_self(model)
+    """Save the model, stock where one has the same logits, and its tokenizer; older files stay until all are written."""
+    try:
+        saved = to_stock(model)
+    except RecipeError as error:  # rather a model of our own class than none
+        logger.warning("the saved model is %s, our own class (%s): %s", type(model).__name__, error, HOW_TO_LOAD)
+        saved = model
     if tokenizer is not None and tokenizer.pad_token_id is not None:
         saved.config.pad_token_id = tokenizer.pad_token_id  # by which a stock model tells a text's end from padding
 

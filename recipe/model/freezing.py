@@ -45,12 +45,10 @@ class FreezeReport:
 
 def last_blocks(config: GPT2Config, k: int) -> list[str]:
     """Return globs for the last `k` blocks, the final norm and the head, for any GPT-2 size (k = 1 is the recipe)."""
-    if not 0 <= k <= config.n_layer:
-        raise RecipeError(
-            f"last_blocks: k is {k}, but the model has {config.n_layer} blocks: take 0 to {config.n_layer}"
-        )
-    blocks = [f"transformer.h.{i}.*" for i in range(config.n_layer - k, config.n_layer)]
-    return [*blocks, "transformer.ln_f.*", "score.*"]
+    n_layer = config.n_layer
+    if not 0 <= k <= n_layer:
+        raise RecipeError(f"last_blocks: k is {k}, but the model has {n_layer} blocks: take 0 to {n_layer}")
+    return [*(f"transformer.h.{i}.*" for i in range(n_layer - k, n_layer)), "transformer.ln_f.*", "score.*"]
 
 
 def trainable_patterns(config: GPT2Config, names: Iterable[str]) -> list[str]:
@@ -68,11 +66,9 @@ def trainable_patterns(config: GPT2Config, names: Iterable[str]) -> list[str]:
 
 
 def freeze_except(model: nn.Module, patterns: Iterable[str]) -> FreezeReport:
-    """Leave trainable only the parameters whose dotted name matches one of the globs.
+    """Leave trainable only the parameters whose dotted name, as `transformer.h.11.attn.c_attn.weight`, matches one of the globs.
 
-    Args:
-        model: any module; its `requires_grad` flags are set in place.
-        patterns: globs as in `fnmatch` over names like `transformer.h.11.attn.c_attn.weight` (`*` crosses dots).
+    Globs are as in `fnmatch` (`*` crosses dots). The model may be any module; its `requires_grad` flags are set in place.
 
     Raises:
         RecipeError (a ValueError): no pattern at all, or a pattern that matches no parameter.
@@ -98,9 +94,8 @@ def report_on(named_parameters: Iterable[tuple[str, nn.Parameter]]) -> FreezeRep
     """Return what trains, by module, as the parameters' flags say."""
     modules: dict[str, tuple[int, int]] = {}
     for name, parameter in named_parameters:
-        count, trainable = modules.get(module_of(name), (0, 0))
-        size = parameter.numel()
-        modules[module_of(name)] = count + size, trainable + size * parameter.requires_grad
+        count, trainable = modules.get(module := module_of(name), (0, 0))
+        modules[module] = count + parameter.numel(), trainable + parameter.numel() * parameter.requires_grad
     return FreezeReport(modules)
 
 

@@ -42,57 +42,42 @@ def first_outside(ids: torch.Tensor, size: int) -> str:
 
 
 def check_rows_for_model(rows: "Dataset", config: GPT2Config, split: str = "train") -> None:
-    """Raise RecipeError, before training, for the first row whose `labels` or `input_ids` do not fit the model.
+    """Raise RecipeError, before training, for the first row, counted from 0, whose `labels` or `input_ids` do not fit the model.
 
-    Rows are counted from 0. A column that the split does not have is passed over.
+    A column that the split does not have is passed over.
     """
-    columns = [name for name in ("labels", "input_ids") if name in rows.column_names]
-    if not columns:
-        return
-    start = 0
-    for table in rows.select_columns(columns).with_format("arrow").iter(batch_size=ROWS):
-        arrays = {name: table[name].combine_chunks() for name in columns}
-        if "labels" in arrays:
-            check_label_rows(arrays["labels"], config, split, start)
-        if "input_ids" in arrays:
-            check_token_rows(arrays["input_ids"], config, split, start)
-        start += len(table)
-
-
-def check_label_rows(labels: "pyarrow.Array", config: GPT2Config, split: str, start: int) -> None:
-    import pyarrow as pa
-
-    if not pa.types.is_integer(labels.type):
-        raise RecipeError(f"{split}: labels are of the type {labels.type}: give one label id a row, an int64")
-    if (row := row_outside(labels, config.num_labels)) is not None:
-        raise RecipeError(f"{split}, row {start + row}: its label id is {labels[row]}, {label_ids(config)}")
-
-
-def check_token_rows(input_ids: "pyarrow.Array", config: GPT2Config, split: str, start: int) -> None:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if not (hasattr(input_ids.type, "value_type") and pa.types.is_integer(input_ids.type.value_type)):
-        raise RecipeError(f"{split}: input_ids are of the type {input_ids.type}: give a list of token ids a row")
-    is_empty = pc.less_equal(pc.fill_null(pc.list_value_length(input_ids), 0), 0)
-    if (row := pc.index(is_empty, True).as_py()) >= 0:
-        raise RecipeError(f"{split}, row {start + row}: has no token: give an empty text one <|endoftext|>")
-    ids = pc.list_flatten(input_ids)
-    if (index := row_outside(ids, config.vocab_size)) is not None:
-        row = pc.list_parent_indices(input_ids)[index].as_py()
-        raise RecipeError(f"{split}, row {start + row}: has the token id {ids[index]}, {vocabulary(config)}")
+    columns = [name for name in ("labels", "input_ids") if name in rows.column_names]
+    tables = rows.select_columns(columns).with_format("arrow").iter(batch_size=ROWS) if columns else ()
+    for start, table in zip(range(0, len(rows), ROWS), tables, strict=False):
+        if "labels" in columns:
+            labels = table["labels"].combine_chunks()
+            if not pa.types.is_integer(labels.type):
+                raise RecipeError(f"{split}: labels are of the type {labels.type}: give one label id a row, an int64")
+            if (row := row_outside(labels, config.num_labels)) is not None:
+                raise RecipeError(f"{split}, row {start + row}: its label id is {labels[row]}, {label_ids(config)}")
+        if "input_ids" in columns:
+            texts = table["input_ids"].combine_chunks()
+            if not (hasattr(texts.type, "value_type") and pa.types.is_integer(texts.type.value_type)):
+                raise RecipeError(f"{split}: input_ids are of the type {texts.type}: give a list of token ids a row")
+            is_empty = pc.less_equal(pc.fill_null(pc.list_value_length(texts), 0), 0)
+            if (row := pc.index(is_empty, True).as_py()) >= 0:
+                raise RecipeError(f"{split}, row {start + row}: has no token: give an empty text one <|endoftext|>")
+            ids = pc.list_flatten(texts)
+            if (index := row_outside(ids, config.vocab_size)) is not None:
+                row = pc.list_parent_indices(texts)[index].as_py()
+                raise RecipeError(f"{split}, row {start + row}: has the token id {ids[index]}, {vocabulary(config)}")
 
 
 def row_outside(ids: "pyarrow.Array", size: int) -> int | None:
     """Return the index of the first id that is missing, negative, or not below `size`; None without one."""
     import pyarrow.compute as pc
 
-    bounds = pc.min_max(ids)
-    low, high = bounds["min"].as_py(), bounds["max"].as_py()
-    if ids.null_count == 0 and (low is None or (low >= 0 and high < size)):  # None: there are no ids
-        return None
     fits = pc.and_(pc.greater_equal(ids, 0), pc.less(ids, size))
-    return pc.index(pc.fill_null(fits, False), False).as_py()
+    index = pc.index(pc.fill_null(fits, False), False).as_py()
+    return index if index >= 0 else None
 
 
 def vocabulary(config: GPT2Config) -> str:

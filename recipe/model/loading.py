@@ -1,5 +1,6 @@
 """Checks of a checkpoint, before and after its weights are loaded: is it a GPT-2, is it complete, whose head has it."""
 
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -7,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.utils import logging as hub_logging
 from torch import nn
 from transformers import AutoTokenizer, GPT2Config
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
 from recipe.errors import RecipeError, as_recipe_error, first_line
-from recipe.model.config_checks import config_from_fields
 
 HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only")
+MODEL_TYPE = "gpt2_last_token_classifier"  # of GPT2LastTokenClassifier's own folders
+POOLINGS = ("last", "first", "mean")
+PROBLEM_TYPES = (None, "single_label_classification")
 
 
 def load_config(name: str, revision: str = "main", **hub_arguments: Any) -> GPT2Config:
@@ -33,16 +35,51 @@ def load_config(name: str, revision: str = "main", **hub_arguments: Any) -> GPT2
         looks_local = name.startswith((".", "~", "/")) or name.count("/") > 1 or parent_exists
         is_folder = folder.is_dir()
     if not is_folder and looks_local:
-        raise RecipeError(
-            f"model folder {name!r} does not exist: give a folder with config.json and model.safetensors, or a hub id"
-        )
+        raise RecipeError(f"model folder {name!r} does not exist: give one that save_pretrained wrote, or a hub id")
     try:
         with quiet_loading():
-            config, _ = PreTrainedConfig.get_config_dict(name, revision=revision, **hub_arguments)
+            fields, _ = PreTrainedConfig.get_config_dict(name, revision=revision, **hub_arguments)
     except Exception as error:  # the hub, the network and the file each raise their own
         where = "has no readable config.json" if is_folder else "is neither a local folder nor found on the hub"
         raise RecipeError(f"model {name!r} {where}: {first_line(error)}") from error
-    return config_from_fields(name, config)
+    if not isinstance(fields, dict) or not fields.get("model_type"):
+        raise RecipeError(f"model {name!r} has no readable config.json: give a folder that save_pretrained wrote")
+    if fields["model_type"] not in ("gpt2", MODEL_TYPE):
+        raise RecipeError(f"model {name!r} is of type {fields['model_type']!r}, not 'gpt2': take a GPT-2 model")
+    try:
+        check_fields(fields)
+        return GPT2Config.from_dict(fields)
+    except Exception as error:  # whatever the fields hold: transformers checks some of them, each in its own way
+        problem = f"config.json cannot be used: {' '.join(str(error).split())[:200]}"
+        raise RecipeError(f"model {name!r}: {problem}: restore it, or take another model") from error
+
+
+def check_fields(fields: dict[str, Any]) -> None:
+    """Raise an error for a config.json whose model would answer wrongly."""
+    if fields.get("problem_type") not in PROBLEM_TYPES:
+        raise ValueError(f"it was trained for problem_type {fields['problem_type']!r}, not for one label a text")
+    if fields.get("quantization_config"):
+        raise ValueError("its weights are quantized")
+    labels = fields.get("id2label") or {}  # which people edit to rename labels
+    if sorted(int(i) for i in labels) != list(range(len(labels))):
+        raise ValueError(f"id2label names the ids {', '.join(map(str, labels))[:80]}, not 0 to {len(labels) - 1}")
+    names = labels.values() if labels else ()
+    if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise ValueError("id2label holds a name twice, or one that is not a string")
+
+
+def check_classifier_config(config: GPT2Config) -> None:
+    """Raise RecipeError for a config that GPT2LastTokenClassifier cannot be built from."""
+    if config.pooling not in POOLINGS:
+        raise RecipeError(f"pooling is {config.pooling!r}: take one of {', '.join(POOLINGS)}")
+    if config.n_head < 1:
+        raise RecipeError(f"n_head is {config.n_head}: restore the model's config.json")
+    if config.num_labels < 2:
+        raise RecipeError(f"num_labels is {config.num_labels}: a classifier needs at least 2 labels")
+    if config.problem_type not in PROBLEM_TYPES:
+        raise RecipeError(f"problem_type is {config.problem_type!r}, but a text is given one label here: leave it out")
+    if config._attn_implementation != "sdpa":  # the others are not causal when they get no mask
+        raise RecipeError(f"attn_implementation is {config._attn_implementation!r}: only 'sdpa' is supported")
 
 
 def head_labels(config: GPT2Config) -> list[str] | None:
@@ -52,41 +89,32 @@ def head_labels(config: GPT2Config) -> list[str] | None:
     return names if has_head and names != [f"LABEL_{i}" for i in range(len(names))] else None
 
 
-def has_other_labels(config: GPT2Config, id2label: dict[int, str] | None) -> bool:
-    """Return whether the checkpoint has a named head, and it is not for these labels in this order."""
+def has_other_labels(name: str, config: GPT2Config, id2label: dict[int, str] | None, fresh_head: bool) -> bool:
+    """Return whether the checkpoint has a named head that is not for these labels in this order.
+
+    Raises:
+        RecipeError: it has, and no fresh head is asked for.
+    """
     labels = head_labels(config)
-    return labels is not None and id2label is not None and labels != [id2label[i] for i in range(len(id2label))]
-
-
-def check_labels_of_head(name: str, config: GPT2Config, id2label: dict[int, str] | None, fresh_head: bool) -> None:
-    """Raise RecipeError for a checkpoint whose head was trained for other labels, unless a fresh one is asked for."""
-    if has_other_labels(config, id2label) and not fresh_head:
+    if labels is None or id2label is None or labels == [id2label[i] for i in range(len(id2label))]:
+        return False
+    if not fresh_head:
         raise RecipeError(
-            f"{name}: its head is for the labels {', '.join(head_labels(config))}, the data has"
-            f" {', '.join(id2label.values())}: pass --ignore_mismatched_sizes true to start with a fresh head"
+            f"{name}: its head is for the labels {', '.join(labels)}, the data has {', '.join(id2label.values())}: pass"
+            " --ignore_mismatched_sizes true to start with a fresh head"
         )
-
-
-def describe_head(name: str, base_config: GPT2Config, config: GPT2Config, info: dict[str, Any]) -> str:
-    """Say in one line whether the head is the checkpoint's or a fresh one, and for which labels."""
-    labels = f"{config.num_labels} labels ({', '.join(config.id2label.values())})"
-    if info["mismatched_keys"]:
-        return f"fresh head for {labels} in place of {name}'s ({', '.join(base_config.id2label.values())})"
-    if any(key.startswith("score.") and key != "score.bias" for key in info["missing_keys"]):
-        return f"fresh head for {labels}"
-    return f"{name}'s head is kept, with its {labels}"
+    return True
 
 
 def describe_weights(name: str, error: Exception) -> str:
     """Return why weights do not load: a local folder's file names tell, elsewhere the error."""
     folder = Path(name).expanduser()
-    if not folder.is_dir():
-        return first_line(error)
-    if list(folder.glob("*.safetensors")):
+    endings = {path.suffix for path in folder.iterdir()} if folder.is_dir() else set()
+    if ".safetensors" in endings:
         return f"{first_line(error)}: restore its safetensors files (those of a git checkout by `git lfs pull`)"
-    if list(folder.glob("*.bin")) or list(folder.glob("*.pt")):
+    if endings & {".bin", ".pt"}:
         return "they are pickled, which is not safe to load: save them again as model.safetensors"
-    return "the folder has no model.safetensors: save the model with save_pretrained"
+    return first_line(error)
 
 
 def pad_token_id(name: str, config: GPT2Config) -> int | None:
@@ -106,19 +134,16 @@ def pad_token_id(name: str, config: GPT2Config) -> int | None:
 def check_loaded_weights(name: str, model: nn.Module, info: dict[str, Any], fresh_head: bool) -> None:
     """Raise RecipeError where weights other than the head's are missing, not finite, or of other shapes than config.json's."""
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("score."))
-    if "transformer.wte.weight" in missing and Path(name, "trainer_state.json").is_file():
+    if missing and Path(name, "trainer_state.json").is_file():
         raise RecipeError(
             f"{name}: is a run's checkpoint, which holds the trained weights alone: give the run's output_dir, {Path(name).parent}"
         )
     if missing:
-        raise RecipeError(
-            f"{name}: the checkpoint lacks {len(missing)} GPT-2 weights ({missing[0]} ...): it is incomplete"
-        )
+        lacks = f"lacks {len(missing)} GPT-2 weights ({missing[0]} ...)"
+        raise RecipeError(f"{name}: the checkpoint {lacks}: it is incomplete")
     blocks = {int(found[1]) + 1 for key in info["unexpected_keys"] if (found := re.search(r"\bh\.(\d+)\.", key))}
-    if max(blocks, default=0) > model.config.n_layer:
-        raise RecipeError(
-            f"{name}: config.json says n_layer {model.config.n_layer}, but the weights have {max(blocks)} blocks"
-        )
+    if max(blocks, default=0) > (n_layer := model.config.n_layer):
+        raise RecipeError(f"{name}: config.json says n_layer {n_layer}, but the weights have {max(blocks)} blocks")
     if any(key.startswith("score.") for key in info["unexpected_keys"]) and not fresh_head:
         saved_by = (model.config.architectures or ["?"])[0]
         raise RecipeError(f"{name}: was saved by {saved_by}, a class with a head of its own: load it with that class")
@@ -138,15 +163,12 @@ def check_loaded_weights(name: str, model: nn.Module, info: dict[str, Any], fres
 @contextmanager
 def quiet_loading() -> Iterator[None]:
     """Silence load reports, bars and retries: an error is reported once, by the caller."""
-    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    hub_verbosity = hub_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    hub_logging.set_verbosity_error()
+    disabled, bars = logging.root.manager.disable, transformers_logging.is_progress_bar_enabled()
+    logging.disable(logging.WARNING)
     transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
-        transformers_logging.set_verbosity(verbosity)
-        hub_logging.set_verbosity(hub_verbosity)
+        logging.disable(disabled)
         if bars:
             transformers_logging.enable_progress_bar()

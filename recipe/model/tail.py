@@ -16,12 +16,9 @@ def count_tokens(input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -
 
 
 def align_left(input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Move each row's tokens to its front, in order, so that position i is token i wherever the padding was.
+    """Move each row's tokens to its front, in order: return input_ids [B, T], padded on the right, and lengths int64 [B].
 
     The last token is found from the mask, never from the ids: GPT-2 pads with `<|endoftext|>`, which texts may hold.
-
-    Returns:
-        input_ids [B, T], padded on the right, and lengths int64 [B] (at least 1).
     """
     if attention_mask is not None:
         order = attention_mask.ne(0).to(torch.int8).argsort(dim=1, descending=True, stable=True)
@@ -65,7 +62,7 @@ class GPT2Block(modeling_gpt2.GPT2Block):
 
 
 def last_token_block(block: GPT2Block, hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """Return what `block(hidden)` gives for each text's last token, and compute nothing else.
+    """Return what `block(hidden)` gives for each text's last token, and compute nothing else: [B, T, n_embd] -> [B, n_embd].
 
     With one query q a text, no token needs a key or a value. For the normed tokens x_1 .. x_T, and each head:
 
@@ -74,14 +71,6 @@ def last_token_block(block: GPT2Block, hidden: torch.Tensor, lengths: torch.Tens
         output   = sum_t weights_t (W_v x_t + b_v) = W_v (sum_t weights_t x_t) + b_v
 
     With d for n_embd, a text costs about 12 d^2 + 2 n_head d T multiply-adds in place of 12 d^2 T.
-
-    Args:
-        block: one that has the shortcut.
-        hidden: the block's input, [B, T, n_embd], padded on the right.
-        lengths: int64 [B], the number of tokens of each text.
-
-    Returns:
-        [B, n_embd].
     """
     attn, batch, width = block.attn, hidden.shape[0], hidden.shape[-1]
     heads, size = attn.num_heads, attn.head_dim

@@ -35,7 +35,7 @@ def list_caches(folder: Path = DEFAULT_FOLDER) -> Iterator[tuple[Path, dict, int
             fields = dict(json.loads(about.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError, RecursionError):
             fields = {}
-        yield about.parent, fields, sum(map(size_of, our_files(about.parent)))
+        yield about.parent, fields, sum(size_and_age(path)[0] for path in our_files(about.parent))
 
 
 def bytes_held(folder: Path) -> int:
@@ -49,18 +49,12 @@ def our_files(folder: Path) -> list[Path]:
     return [path for path in (*rows, folder / ABOUT_FILE, *folder.glob(f"{TEMPORARY_PREFIX}*/*")) if path.is_file()]
 
 
-def size_of(path: Path) -> int:
-    """Return the bytes of a file, 0 of one that another run has just moved or removed."""
+def size_and_age(path: Path) -> tuple[int, float]:
+    """Return a file's bytes, and the seconds since it was last used; zeros where another run has just removed it."""
     with contextlib.suppress(FileNotFoundError):
-        return path.stat().st_size
-    return 0
-
-
-def last_use(path: Path) -> float:
-    """Return when a file was last used, in seconds since 1970."""
-    with contextlib.suppress(FileNotFoundError):
-        return path.stat().st_mtime
-    return time.time()
+        stat = path.stat()
+        return stat.st_size, time.time() - stat.st_mtime
+    return 0, 0.0
 
 
 def evict_least_recent(folder: Path, limit: float, used: Collection[Path] = ()) -> None:
@@ -70,12 +64,14 @@ def evict_least_recent(folder: Path, limit: float, used: Collection[Path] = ()) 
     """
     held = bytes_held(folder)
     files = [path for cache, *_ in list_caches(folder) for path in our_files(cache) if path.name != ABOUT_FILE]
-    for path in sorted(files, key=last_use):
-        unfinished = path.parent.name.startswith(TEMPORARY_PREFIX)
-        if unfinished and time.time() - last_use(path) < KEEP_UNFINISHED:  # another run may be writing it
-            continue
-        if unfinished or (held > limit and path not in used):
-            held -= size_of(path)
+    for path in sorted(files, key=lambda path: -size_and_age(path)[1]):
+        size, age = size_and_age(path)
+        if path.parent.name.startswith(TEMPORARY_PREFIX):  # unfinished: a run that was killed, or one that is writing
+            goes = age > KEEP_UNFINISHED
+        else:
+            goes = held > limit and path not in used
+        if goes:
+            held -= size
             remove(path)
 
 
@@ -83,8 +79,9 @@ def clear_caches(folder: Path = DEFAULT_FOLDER, unused_days: float = 0) -> int:
     """Remove the trunks' folders that were not used for so many days; return the bytes that this frees."""
     freed = 0
     for path, _, size in list(list_caches(folder)):
-        if time.time() - max(map(last_use, our_files(path))) >= unused_days * 86_400:
-            for file in our_files(path):
+        files = our_files(path)
+        if min(size_and_age(file)[1] for file in files) >= unused_days * 86_400:
+            for file in files:
                 remove(file)
             freed += size
     return freed

@@ -27,7 +27,7 @@ class LogEveryEpoch(TrainerCallback):
     """Bound logging_steps by an epoch's steps: the training loss of a few hundred texts might never be logged."""
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any
     ) -> None:
         state.logging_steps = min(state.logging_steps, max(1, state.max_steps // state.num_train_epochs))
 
@@ -58,7 +58,7 @@ class StopOnSigterm(TrainerCallback):
             self.stepping = False
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any
     ) -> None:
         self.stepping = True
 
@@ -72,15 +72,13 @@ class StopOnSigterm(TrainerCallback):
         self.requested, self.requested_at = True, time.monotonic()
         os.write(2, b"\nSIGTERM: stopping after this step\n")  # a logger's lock may be held right now
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any) -> None:
         self.stopping = any_process(self.requested)
         # At an epoch's end its validation comes first, or the resumed run would never do it.
         if self.stopping and not float(state.epoch).is_integer() and state.global_step < state.max_steps:
             self.save_now(args, control)
 
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any) -> None:
         if self.stopping:
             self.save_now(args, control)
 
@@ -88,7 +86,7 @@ class StopOnSigterm(TrainerCallback):
         """Have Trainer save, also where `save_strategy: best` would ask the metric whether to."""
         args.save_strategy, control.should_save = SaveStrategy.STEPS, True
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any) -> None:
         if self.stopping:
             logger.warning("SIGTERM: saved at step %d; the same command resumes from there", state.global_step)
             sys.exit(EXIT_CODE)
@@ -98,9 +96,9 @@ class EarlyStopping(EarlyStoppingCallback):
     """As in transformers, but a run that resumes from where patience had ended stays ended."""
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any
     ) -> None:
-        super().on_train_begin(args, state, control, **kwargs)
+        super().on_train_begin(args, state, control, **more)
         if state.global_step == 0:  # another training of the same trainer
             self.early_stopping_patience_counter = 0
         if self.early_stopping_patience_counter >= self.early_stopping_patience:

@@ -13,11 +13,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from recipe.atomic import file_hash, write_json
-from recipe.errors import RecipeError, first_line
+from recipe.errors import RecipeError, as_recipe_error
 
 logger = logging.getLogger(__name__)
 
 MARKER, WEIGHTS_FILE = "complete.json", "model.safetensors"
+LAST = ("true", "last")  # as a name of a checkpoint: the folder's last complete one
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
@@ -42,14 +43,10 @@ def last_complete_checkpoint(folder: Path) -> str | None:
 
 
 def complete_checkpoint(folder: Path, named: str | bool) -> str:
-    """Return the checkpoint that training resumes from: the one that is named, or, for True, the folder's last complete one.
-
-    Raises:
-        RecipeError: it is not complete, or the folder has none that is.
-    """
-    if named is True:
+    """Return the named checkpoint, or the folder's last complete one; raise RecipeError if it is not complete or there is none."""
+    if str(named).lower() in LAST:
         if (last := last_complete_checkpoint(folder)) is None:
-            raise RecipeError(f"{folder} holds no complete checkpoint: start without resume_from_checkpoint")
+            raise RecipeError(f"{folder} holds no complete checkpoint to resume from: drop resume_from_checkpoint")
         return last
     if reason := why_incomplete(Path(named)):
         raise RecipeError(f"{named} is no complete checkpoint ({reason}): resume from another one")
@@ -62,20 +59,15 @@ def mark_complete(checkpoint: Path) -> None:
     write_json(checkpoint / MARKER, {str(path.relative_to(checkpoint)): file_hash(path) for path in paths})
 
 
-def remove_marker(checkpoint: Path) -> None:
-    """Take the marker away before a checkpoint is written again."""
-    (checkpoint / MARKER).unlink(missing_ok=True)
-
-
 def why_incomplete(checkpoint: Path) -> str | None:
     """Return why a checkpoint is incomplete, or None if it is complete."""
     try:
-        hashes = json.loads((checkpoint / MARKER).read_text(encoding="utf-8"))
+        hashes = dict(json.loads((checkpoint / MARKER).read_text(encoding="utf-8")))
     except FileNotFoundError:
         return f"no {MARKER}"
-    except (ValueError, RecursionError, OSError):
-        hashes = None
-    if not isinstance(hashes, dict) or "trainer_state.json" not in hashes:
+    except (ValueError, TypeError, RecursionError, OSError):
+        hashes = {}
+    if "trainer_state.json" not in hashes:
         return f"{MARKER} cannot be read"
     for name, expected in hashes.items():
         path = checkpoint / name
@@ -87,16 +79,12 @@ def why_incomplete(checkpoint: Path) -> str | None:
 
 
 def why_best_incomplete(checkpoint: Path) -> str | None:
-    """Return why the checkpoint that load_best_model_at_end would return to is incomplete, or None.
-
-    The state of a complete checkpoint names it. It lies beside, or, where a run resumed from another folder's checkpoint,
-    still there.
-    """
+    """Return why the checkpoint that load_best_model_at_end would return to is incomplete, or None."""
     recorded = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["best_model_checkpoint"]
     if not recorded:
         return None
     beside = checkpoint.parent / Path(recorded).name
-    best = beside if beside.is_dir() else Path(recorded)
+    best = beside if beside.is_dir() else Path(recorded)  # of a run that resumed from another folder's checkpoint
     reason = why_incomplete(best)
     return reason and f"{best}, the best so far, is incomplete: {reason}"
 
@@ -128,24 +116,20 @@ def load_trained(model: nn.Module, checkpoint: Path, base: dict[str, str]) -> No
     Raises:
         RecipeError: no weights that load, those of another filter, or trained on top of another model or tokenizer.
     """
-    try:
-        with safe_open(checkpoint / WEIGHTS_FILE, "pt") as file:
-            noted = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = f"no {WEIGHTS_FILE} that loads ({first_line(error)})"
-        raise RecipeError(f"{checkpoint}: {reason}: resume from another one") from error
+    problem = f"{checkpoint}: no {WEIGHTS_FILE} that loads"
+    with (
+        as_recipe_error((OSError, ValueError, SafetensorError), problem, "resume from another one"),
+        safe_open(checkpoint / WEIGHTS_FILE, "pt") as file,
+    ):
+        noted = file.metadata() or {}
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
     here, there = set(trained_names(model)), set(state)
     wrong = sorted(here - there) or ([] if there == set(model.state_dict()) else sorted(there - here))
     if wrong:
-        raise RecipeError(
-            f"{checkpoint}: was saved with another filter: {wrong[0]} trains {'here' if wrong[0] in here else 'there'}"
-            " alone: give the same `trainable`"
-        )
+        what = f"{wrong[0]} trains {'here' if wrong[0] in here else 'there'} alone"
+        raise RecipeError(f"{checkpoint}: was saved with another filter: {what}: give the same `trainable`")
     for part, value in base.items():
         if part in noted and noted[part] != value:
-            raise RecipeError(
-                f"{checkpoint}: was trained on another {part.replace('_', ' ')}: give the same"
-                " model_name_or_path, with the files it had then"
-            )
+            fix = "give the same model_name_or_path, with the files it had then"
+            raise RecipeError(f"{checkpoint}: was trained on another {part.replace('_', ' ')}: {fix}")
     model.load_state_dict(state, strict=False)

@@ -29,8 +29,3 @@ def balanced_loss(labels: Sequence[int], num_labels: int) -> Callable[..., torch
         return each.sum() / (len(labels) if num_items_in_batch is None else num_items_in_batch)
 
     return loss
-
-
-def loss_for(class_weight: str, labels: Sequence[int], num_labels: int) -> Callable[..., torch.Tensor] | None:
-    """Return the loss that class_weight asks for; None is the model's own."""
-    return balanced_loss(labels, num_labels) if class_weight == "balanced" else None

@@ -3,9 +3,8 @@
     cached = cache_features(model, tokenized)
     trainer = Trainer(model, args, train_dataset=cached["train"], data_collator=FeatureCollator(tokenizer))
 
-A cache folder holds one folder a trunk, named by a hash of all that a hidden state depends on besides the text, with Arrow
-files named by a hash of their rows' token ids. A row is one token sequence: the hash of its ids, and its hidden states as
-bytes. Each run adds a file of the rows that it does not find; a complete file is never changed.
+A cache folder holds a folder for each trunk, with Arrow files whose rows are the hash of a text's token ids and its hidden
+states as bytes. Each run adds files of the rows that it does not find; a complete file is never changed.
 """
 
 import contextlib
@@ -36,17 +35,18 @@ from transformers import GPT2Config, PreTrainedTokenizerBase, TrainingArguments
 
 from recipe.atomic import TEMPORARY_PREFIX, write_json
 from recipe.data.tokenization import PaddingCollator
-from recipe.distributed import in_every_process, on_main_process, shares
+from recipe.distributed import in_every_process, on_main_process
 from recipe.errors import RecipeError, as_recipe_error, first_line
 from recipe.model.classifier import GPT2LastTokenClassifier
 from recipe.model.input_checks import check_rows_for_model
 from recipe.training.cache_folder import ABOUT_FILE, DEFAULT_FOLDER, NAME, bytes_held, evict_least_recent, limit_of
 from recipe.training.trunk import (
-    Trunk,
     classifier_of,
     dtype_of,
     folder_name,
+    in_dtype,
     keep_freed_memory,
+    run_trunk,
     trunk_key,
     why_not_constant,
 )
@@ -73,45 +73,40 @@ def cache_features(
 ) -> Data:
     """Return the dataset, or each of a DatasetDict's, with two more columns:
 
-    trunk_output: the hidden states after the frozen blocks: a tensor [T, n_embd] a row, memory-mapped from disk
+    trunk_output: the hidden states after the frozen blocks, a tensor [T, n_embd] a row, memory-mapped from disk
         ([1, n_embd] where nothing but the head trains).
     trunk_depth: the number of frozen blocks, which the model checks.
 
-    Rows that an earlier run left in the folder are found; the others are computed, each text once, divided among the
-    processes. Call it after `freeze_except`, which decides how many blocks are frozen, and after all changes of the texts.
+    Rows that an earlier run left are found; others are computed, each text once, divided among the processes. Call it after
+    `freeze_except` and after all changes of the texts.
 
     Args:
         model: a GPT2LastTokenClassifier, plain or with peft adapters; it is moved to the device that trains.
         dataset: with `input_ids`, and perhaps `attention_mask`, of up to n_positions tokens a text.
-        cache_dir: the cache folder; by default one in the Hugging Face home.
-        dtype: `float32`, `bfloat16` (of the trunk and of what is stored), or `auto`: bfloat16 where the hardware multiplies
-            it natively.
+        cache_dir: by default a folder in the Hugging Face home.
+        dtype: of the trunk and of what is stored: `float32`, `bfloat16`, or `auto`: bfloat16 where the hardware has it.
         when: `on`, `off`, or `auto`: where a trunk is frozen, the data will be read more than once, and the size fits.
-        max_gb: what the folder may hold; beyond it the files that were used least recently are removed. By default half of
-            what is free on the disk or held by the cache.
+        max_gb: what the folder may hold (by default half of what is free on the disk or held by the cache); beyond it the
+            files that were used least recently are removed.
         args: of the training to come, which say how often it reads the data, and on which device.
 
     Raises:
         RecipeError: `on`, or `bfloat16`, where the trunk cannot be cached; no space or permission; a text without tokens.
     """
-    for name, value, choices in (
-        ("when", when, ("auto", "on", "off")),
-        ("dtype", dtype, ("float32", "bfloat16", "auto")),
-    ):
-        if value not in choices:
-            raise RecipeError(f"{name} is {value!r}: take one of {', '.join(choices)}")
+    choices = {"when": ("auto", "on", "off"), "dtype": ("float32", "bfloat16", "auto")}
+    for name, value in (("when", when), ("dtype", dtype)):
+        if value not in choices[name]:
+            raise RecipeError(f"{name} is {value!r}: take one of {', '.join(choices[name])}")
     splits = dataset if isinstance(dataset, Mapping) else {"train": dataset}
     classifier, device = classifier_of(model), args.device if args is not None else PartialState().device
     reason = why_not_cached(classifier, splits, when, args)
     if reason is None:
-        folder = Path(cache_dir or DEFAULT_FOLDER)
-        with as_recipe_error(
-            OSError, f"feature cache in {folder}", "pass --feature_cache_dir DIR, or --feature_cache off"
-        ):
+        folder, fix = Path(cache_dir or DEFAULT_FOLDER), "pass --feature_cache_dir DIR, or --feature_cache off"
+        with as_recipe_error(OSError, f"feature cache in {folder}", fix):
             rows = in_every_process(Rows, classifier.config, splits)
             store = in_every_process(FeatureStore, classifier, dtype_of(dtype, device), device, folder)
             limit = in_every_process(limit_of, folder, when, max_gb)
-            reason = on_main_process(store.why_too_large, rows, when, limit)
+            reason = on_main_process(store.why_too_large, rows, limit)
             if reason is None:
                 model.to(device)
                 keep_freed_memory()
@@ -134,14 +129,12 @@ def why_not_cached(
     if not splits:
         return "there are no splits"
     for name, split in splits.items():
-        if not isinstance(split, datasets.Dataset) or "input_ids" not in split.column_names:
-            return f"{name} is no datasets.Dataset with the column input_ids"
+        if not isinstance(split, datasets.Dataset) or "input_ids" not in split.column_names or not len(split):
+            return f"{name} is no datasets.Dataset with the column input_ids, and rows"
         if split.format["type"] == "custom":
             return f"{name} has a transform (set_transform), whose output is not known beforehand"
-        if not len(split):
-            return f"{name} has no rows"
-    train = splits.get("train", next(iter(splits.values())))
-    if when == "auto" and args is not None and (passes := passes_over_data(len(train), args)) <= 1:
+    train = splits.get("train")
+    if when == "auto" and args and train and (passes := passes_over_data(len(train), args)) <= 1:
         return f"{passes:.1f} passes over the training texts expected"
     return None
 
@@ -154,52 +147,33 @@ def passes_over_data(texts: int, args: TrainingArguments) -> float:
     return args.num_train_epochs
 
 
-def warn_about_long_evaluation(sizes: Mapping[str, int], args: TrainingArguments) -> None:
-    """Log a warning where evaluation reads ten times the texts that training reads."""
-    train = passes_over_data(sizes["train"], args) * sizes["train"]
-    epochs = 1 if args.max_steps > 0 else max(1, round(args.num_train_epochs))
-    validations = 1 + (epochs if args.eval_strategy != "no" else 0)  # and one of the best model
-    evaluation = validations * sizes["validation"] + sizes["test"]
-    if evaluation > 10 * train:
-        logger.warning(
-            "evaluation reads %d texts or more, training %d: --max_eval_samples and --max_predict_samples limit it",
-            evaluation, train,
-        )  # fmt: skip
-
-
 class Rows:
-    """The token sequences of all splits, which stay on disk: in memory are a hash and a length each.
-
-    keys: KEY [N]; lengths: int64 [N]. Rows are numbered from split to split.
-    """
+    """The token sequences of all splits, numbered from split to split: on disk, but for a hash (KEY [N]) and a length each."""
 
     def __init__(self, config: GPT2Config, splits: Mapping[str, datasets.Dataset]):
         """Look all rows through; raise RecipeError for one that a model of this config cannot read."""
-        columns = ("input_ids", "attention_mask")
-        self.parts = [s.select_columns([name for name in columns if name in s.column_names]) for s in splits.values()]
-        self.parts = [part.with_format("arrow") for part in self.parts]
-        self.starts = np.cumsum([0, *map(len, self.parts)])
-        keys, lengths = bytearray(), [np.zeros(0, np.int64)]
-        for name, part in zip(splits, self.parts, strict=True):
-            check_rows_for_model(splits[name], config, name)
-            for table in part.iter(1000):
+        self.starts = np.cumsum([0, *map(len, splits.values())])
+        self.parts, keys, lengths = [], bytearray(), []
+        for name, split in splits.items():
+            check_rows_for_model(split, config, name)
+            columns = {"input_ids", "attention_mask"}.intersection(split.column_names)
+            self.parts.append(split.select_columns([*columns]).with_format("arrow"))
+            for table in self.parts[-1].iter(1000):
                 sequences = token_sequences(table)
                 keys += b"".join(map(xxhash.xxh3_128_digest, sequences))
-                lengths.append(np.fromiter(map(len, sequences), np.int64, len(sequences)))
-        self.keys, self.lengths = np.frombuffer(bytes(keys), KEY), np.concatenate(lengths)
+                lengths += map(len, sequences)
+        self.keys, self.lengths = np.frombuffer(bytes(keys), KEY), np.array(lengths, np.int64)
         if len(empty := np.flatnonzero(self.lengths == 0)):
             raise RecipeError(f"the text of row {empty[0]} has no tokens: give it one, such as <|endoftext|>")
 
     def sequences(self, numbers: np.ndarray) -> list[np.ndarray]:
         """Return the token ids of some rows: int32 [T] each."""
-        found: list[np.ndarray] = [np.zeros(0, np.int32)] * len(numbers)
-        owners = np.searchsorted(self.starts, numbers, side="right") - 1
-        for owner in np.unique(owners):
-            (places,) = np.nonzero(owners == owner)
-            table = self.parts[owner][(numbers[places] - self.starts[owner]).tolist()]
-            for place, ids in zip(places, token_sequences(table), strict=True):
-                found[place] = ids
-        return found
+        found: dict[int, np.ndarray] = {}
+        for start, stop, part in zip(self.starts[:-1], self.starts[1:], self.parts, strict=True):
+            here = numbers[(start <= numbers) & (numbers < stop)]
+            if len(here):
+                found |= zip(here.tolist(), token_sequences(part[(here - start).tolist()]), strict=True)
+        return [found[number] for number in numbers.tolist()]
 
 
 def token_sequences(table: pa.Table) -> list[np.ndarray]:
@@ -214,7 +188,7 @@ def token_sequences(table: pa.Table) -> list[np.ndarray]:
 
 
 class FeatureStore:
-    """A trunk's folder of the cache: `files`, and the `keys` of their rows, KEY [M], one file after the other."""
+    """A trunk's folder of the cache: `files`, each with the keys of its rows, KEY [M]."""
 
     def __init__(self, model: GPT2LastTokenClassifier, dtype: torch.dtype, device: torch.device, cache_dir: Path):
         self.model, self.dtype, self.device = model, dtype, device
@@ -224,14 +198,14 @@ class FeatureStore:
 
     def read(self) -> None:
         """Look up what the folder holds; remove a file that is truncated, or has other rows than its name says."""
-        found = {}
+        self.files: dict[Path, np.ndarray] = {}
         for path in sorted(self.folder.glob("*.arrow")):
             if NAME.fullmatch(path.stem):  # else a file of the user's
                 try:
                     keys = read_keys(path)
                     if xxhash.xxh3_128_hexdigest(keys) != path.stem:
                         raise ValueError("it holds other rows than were written")
-                    found[path] = keys
+                    self.files[path] = keys
                 except FileNotFoundError:  # another run has just removed it
                     continue
                 except (OSError, ValueError, KeyError, pa.ArrowException) as error:
@@ -240,20 +214,21 @@ class FeatureStore:
                     logger.warning("%s is damaged (%s): removed, its rows are computed again", path, first_line(error))
                     path.unlink(missing_ok=True)
                     open_hidden.cache_clear()
-        self.files, self.keys = list(found), np.concatenate([np.zeros(0, KEY), *found.values()])
-        self.ends = np.cumsum([len(keys) for keys in found.values()], dtype=np.int64)
 
     def places(self, keys: np.ndarray) -> np.ndarray:
-        """Return the place of each key among the rows of `files`, int64 [N]; -1 for one that no file holds."""
-        if not len(self.keys):
+        """Return the place of each key among the rows of all `files`, int64 [N]; -1 for one that no file holds."""
+        if not self.files:
             return np.full(len(keys), -1)
-        order = np.argsort(self.keys, kind="stable")
-        found = order[np.searchsorted(self.keys, keys, sorter=order).clip(max=len(order) - 1)]
-        return np.where(self.keys[found] == keys, found, -1)
+        held = np.concatenate([*self.files.values()])
+        order = np.argsort(held, kind="stable")
+        found = order[np.searchsorted(held, keys, sorter=order).clip(max=len(order) - 1)]
+        return np.where(held[found] == keys, found, -1)
 
-    def files_of(self, places: np.ndarray) -> np.ndarray:
-        """Return the number of the file that each place lies in, int64 [N]."""
-        return np.searchsorted(self.ends, places, side="right")
+    def used(self, keys: np.ndarray) -> list[Path]:
+        """Return the files that `places` finds any of the keys in."""
+        places, ends = self.places(keys), np.cumsum([*map(len, self.files.values())])
+        paths = list(self.files)
+        return [paths[i] for i in np.unique(np.searchsorted(ends, places[places >= 0], side="right"))]
 
     def missing(self, rows: Rows) -> np.ndarray:
         """Return the numbers of the rows that no file holds, each text once, the longest first."""
@@ -266,33 +241,26 @@ class FeatureStore:
         tokens = len(lengths) if self.model.keeps_one_token else int(lengths.sum())
         return tokens * self.model.config.n_embd * self.dtype.itemsize
 
-    def why_too_large(self, rows: Rows, when: str, limit: float) -> str | None:
-        """Log the size on disk, and return why it is too large for the limit, in bytes, if it is; with `on`, raise that."""
+    def why_too_large(self, rows: Rows, limit: float) -> str | None:
+        """Log the size on disk, and return why it is too large for the limit, in bytes, if it is."""
         size = self.bytes_of(rows.lengths[np.unique(rows.keys, return_index=True)[1]])
         about = f"{size / 1e9:.3g} GB on disk, of at most {limit / 1e9:.3g} GB (--feature_cache_max_gb)"
-        if size <= limit:
-            logger.info("Feature cache: %s, %d texts to compute", about, len(self.missing(rows)))
-            return None
-        if when == "on":
-            raise RecipeError(
-                f"feature_cache is on, but it takes {about}: free disk space, raise the limit, or pass auto"
-            )
-        return f"it takes {about}"
+        if size > limit:
+            return f"it takes {about}"
+        logger.info("Feature cache: %s, %d texts to compute", about, len(self.missing(rows)))
+        return None
 
     def make_room(self, rows: Rows, limit: float) -> None:
         """Remove the files of all trunks that were used least recently, until the missing rows fit the limit, in bytes."""
         if not PartialState().is_local_main_process:
             return
-        places = self.places(rows.keys)
-        used = [self.files[i] for i in np.unique(self.files_of(places[places >= 0]))]
+        used = self.used(rows.keys)
         for path in used:
             with contextlib.suppress(OSError):  # another user's
                 os.utime(path)
         cache_dir, new = self.folder.parent, self.bytes_of(rows.lengths[self.missing(rows)])
         evict_least_recent(cache_dir, limit - new, used)
-        if (
-            new and bytes_held(cache_dir) + new > limit
-        ):  # used files may hold rows that are not: all rows together do fit
+        if new and bytes_held(cache_dir) + new > limit:  # used files hold other rows too: all rows of this run do fit
             evict_least_recent(cache_dir, 0)
 
     def attach(self, splits: Mapping[str, datasets.Dataset], rows: Rows, limit: float) -> dict[str, datasets.Dataset]:
@@ -300,19 +268,18 @@ class FeatureStore:
         if len({*gather_object([(self.folder.name, xxhash.xxh3_64_hexdigest(rows.keys))])}) > 1:
             raise RecipeError("the processes have other weights or texts than each other: load the same in each")
         in_every_process(self.make_room, rows, limit)
-        for index, count in shares():  # of all processes, then of those of a machine that has a folder of its own
+        state = PartialState()
+        of_machine = state.local_process_index, int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # with a folder of its own
+        for index, count in ((state.process_index, state.num_processes), of_machine):
             in_every_process(self.read)
             numbers = in_every_process(self.missing, rows)
             in_every_process(self.compute, rows, numbers[index::count])
         in_every_process(self.read)
+        self.files = {path: self.files[path] for path in self.used(rows.keys)}
         places = self.places(rows.keys)
         if (places < 0).any():
             raise RecipeError(f"{self.folder}: files were removed by another run: run it again, or raise max_gb")
-        owners = self.files_of(places)
-        used, owners = np.unique(owners, return_inverse=True)
-        counts = np.diff(self.ends, prepend=0)
-        places = places - (self.ends - counts)[used][owners] + (np.cumsum(counts[used]) - counts[used])[owners]
-        files = [str(self.files[i].absolute()) for i in used]
+        files = [str(path.absolute()) for path in self.files]
         open_hidden(tuple(files))  # so that they stay mapped, even if another run removes them
         config, dtype = self.model.config, str(self.dtype).removeprefix("torch.")
         feature = TrunkOutput(files, dtype, config.n_embd, self.model.split_depth, self.trunk_key)
@@ -326,16 +293,11 @@ class FeatureStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         about = {"model": self.model.config.name_or_path, "blocks": self.model.split_depth, "dtype": str(self.dtype)}
         write_json(self.folder / ABOUT_FILE, {**about, "one_token_a_text": self.model.keeps_one_token})
-        trunk = Trunk(self.model, self.dtype, self.device)
-        hidden = tqdm(
-            total=len(numbers),
-            desc="Running the trunk",
-            unit=" texts",
-            disable=not PartialState().is_local_main_process,
-        )
-        with hidden as bar:
+        model, quiet = in_dtype(self.model, self.dtype), not PartialState().is_local_main_process
+        with tqdm(total=len(numbers), desc="Running the trunk", unit=" texts", disable=quiet) as bar:
             for shard in cut_shards(numbers, rows.lengths[numbers]):
-                write_shard(self.folder, rows.keys[shard], rows.sequences(shard), trunk, bar)
+                parts = run_trunk(model, rows.sequences(shard), self.device)
+                write_shard(self.folder, rows.keys[shard], parts, bar)
 
 
 def cut_shards(numbers: np.ndarray, lengths: np.ndarray) -> Iterator[np.ndarray]:
@@ -352,23 +314,19 @@ def cut_shards(numbers: np.ndarray, lengths: np.ndarray) -> Iterator[np.ndarray]
     yield numbers[start:]
 
 
-def write_shard(folder: Path, keys: np.ndarray, sequences: list[np.ndarray], trunk: Trunk, bar: tqdm) -> None:
-    """Run the trunk over token sequences, the longest first, and write one file: beside its place, renamed once complete."""
+def write_shard(folder: Path, keys: np.ndarray, parts: Iterator[tuple[torch.Tensor, list[int]]], bar: tqdm) -> None:
+    """Write the rows of these keys, from `run_trunk`, into one file: beside its place, renamed once complete."""
     with tempfile.TemporaryDirectory(dir=folder, prefix=TEMPORARY_PREFIX) as temporary:
         path, start = Path(temporary) / "rows.arrow", 0
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
-            for states, sizes in trunk.run(sequences):
-                offsets = np.cumsum([0, *sizes]) * states.shape[1] * states.element_size()
+            for states, sizes in parts:
+                offsets = pa.py_buffer(np.cumsum([0, *sizes]) * states.shape[1] * states.element_size())
                 data = pa.py_buffer(states.view(torch.uint8).numpy())  # numpy, and so Arrow, has no bfloat16
-                hidden = pa.LargeBinaryArray.from_buffers(
-                    SCHEMA.field("hidden").type, len(sizes), [None, pa.py_buffer(offsets), data]
-                )
-                stop = start + len(sizes)
-                key = pa.FixedSizeBinaryArray.from_buffers(
-                    pa.binary(16), len(sizes), [None, pa.py_buffer(keys[start:stop])]
-                )
+                hidden = pa.Array.from_buffers(pa.large_binary(), len(sizes), [None, offsets, data])
+                key = pa.py_buffer(keys[start : start + len(sizes)])
+                key = pa.Array.from_buffers(pa.binary(16), len(sizes), [None, key])
                 writer.write_batch(pa.record_batch([key, hidden], schema=SCHEMA))
-                start = stop
+                start += len(sizes)
                 bar.update(len(sizes))
         os.replace(path, folder / f"{xxhash.xxh3_128_hexdigest(keys)}.arrow")
 
@@ -386,21 +344,16 @@ def read_keys(path: Path) -> np.ndarray:
 
 @functools.lru_cache(maxsize=16)
 def open_hidden(files: tuple[str, ...]) -> pa.ChunkedArray:
-    """Return the hidden states of all rows of some files, as bytes, memory-mapped.
-
-    Raises:
-        RecipeError: a file that is gone, as after load_from_disk of a dataset whose cache was cleared since.
-    """
+    """Return the hidden states of all rows of some files, as bytes, memory-mapped; raise RecipeError if one was cleared since."""
     with as_recipe_error(OSError, "trunk_output lies in a file that cannot be read", "call cache_features again"):
         return pa.chunked_array([chunk for path in files for chunk in open_table(path)["hidden"].chunks])
 
 
 @dataclass
 class TrunkOutput:
-    """The type of the column `trunk_output`: a row's place in the files, which reads as its hidden states.
+    """The type of the column `trunk_output`: a row's place in Arrow files, counted over all of them, which reads as its states.
 
-    files: Arrow files of the cache, whose rows count from the first file on.
-    dtype, n_embd: of the states; depth: blocks of the trunk that they come from; trunk_key: a hash of it.
+    dtype and n_embd are the states', depth and trunk_key the trunk's.
     """
 
     files: list[str]
@@ -450,25 +403,17 @@ class FeatureCollator:
         self.tokenizer = tokenizer if is_tokenizer else getattr(tokenizer, "tokenizer", None)
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """Return the batch, with `trunk_output` [B, T, n_embd] and `trunk_depth`, int64 [B], if all its rows are cached.
-
-        Raises:
-            RecipeError: a row whose token ids are not as many as when it was cached.
-        """
+        """Return the batch, with `trunk_output` [B, T, n_embd] and `trunk_depth`, int64 [B], if all its rows are cached."""
         apart = (COLUMN, DEPTH_COLUMN, *BOOKKEEPING)
         batch = self.collator([{name: row[name] for name in row if name not in apart} for row in rows])
         if any(row.get(COLUMN) is None for row in rows):
             return batch
-        states = [
-            torch.as_tensor(row[COLUMN]) for row in rows
-        ]  # lists, where another `map` has written the column anew
+        states = [torch.as_tensor(row[COLUMN]) for row in rows]  # lists, where another `map` has written them anew
         for row, cached in zip(rows, states, strict=True):
             tokens = int(sum(row["attention_mask"])) if "attention_mask" in row else len(row["input_ids"])
             if len(cached) not in (1, tokens):
-                raise RecipeError(
-                    f"a text of {tokens} tokens was cached with {len(cached)}: call cache_features after all changes of the"
-                    " texts"
-                )
+                was = f"a text of {tokens} tokens was cached with {len(cached)}"
+                raise RecipeError(f"{was}: call cache_features after all changes of the texts")
         batch[COLUMN] = pad_sequence(states, batch_first=True)
         depths = [row.get(DEPTH_COLUMN) for row in rows]
         return batch if None in depths else {**batch, DEPTH_COLUMN: torch.as_tensor(depths).long()}
@@ -476,14 +421,10 @@ class FeatureCollator:
 
 def check_trunk(model: GPT2LastTokenClassifier, dataset: Any) -> None:
     """Raise RecipeError for a dataset whose rows were cached from another trunk than the model has now."""
-    features = getattr(dataset, "features", None) or {}
-    feature = features.get(COLUMN)
+    feature = (getattr(dataset, "features", None) or {}).get(COLUMN)
     sharded = any(isinstance(parameter, DTensor) for parameter in model.parameters())  # which were checked before
     if isinstance(feature, TrunkOutput) and not sharded and feature.trunk_key != trunk_key(model):
-        was, now = feature.depth, model.split_depth
-        what = (
-            f"{was} frozen blocks, but now {now} are frozen" if was != now else "other weights than its trunk has now"
-        )
-        raise RecipeError(
-            f"the trunk was cached with {what}: call cache_features again, after all changes of the model"
-        )
+        was = "other weights than its trunk has now"
+        if feature.depth != model.split_depth:
+            was = f"{feature.depth} frozen blocks, but now {model.split_depth} are frozen"
+        raise RecipeError(f"the trunk was cached with {was}: call cache_features again, after all changes of the model")

@@ -22,8 +22,10 @@ from recipe.atomic import TEMPORARY_PREFIX, write_json, write_text
 from recipe.data.dataset import SPLITS_FOLDER, load_saved_splits, same_texts, save_splits
 from recipe.data.texts import RUN_CONFIG_FILE
 from recipe.distributed import check_world_size, on_main_process
-from recipe.errors import RecipeError, as_recipe_error, first_line
+from recipe.errors import RecipeError, as_recipe_error
 from recipe.training.checkpoints import (
+    LAST,
+    complete_checkpoint,
     last_complete_checkpoint,
     list_checkpoints,
     rename_later_checkpoints,
@@ -71,63 +73,56 @@ class RunFolder:
         on_main_process(self._start, splits)
         PartialState().wait_for_everyone()
         if not (self.path / STATE_FILE).is_file():  # every process reads checkpoints and the saved model
-            raise RecipeError(
-                f"output_dir {self.path} is not visible to all machines: take one on a disk that they share"
-            )
+            raise RecipeError(f"output_dir {self.path} is not visible to all machines: take one on a shared disk")
 
     def save(self, splits: datasets.DatasetDict) -> None:
         """Write what belongs to the saved model: its splits and run_config.yaml."""
-        on_main_process(self._save, splits)
+
+        def write() -> None:
+            config = yaml.safe_dump(with_absolute_paths(self.config), sort_keys=False, allow_unicode=True)
+            write_text(self.path / RUN_CONFIG_FILE, config)
+            save_splits(splits, self.path)
+            shutil.rmtree(self.path / UNFINISHED, ignore_errors=True)
+
+        on_main_process(write)
 
     def finish(self) -> None:
         """Mark the run as finished: called after everything else."""
-        on_main_process(self._finish)
+
+        def mark() -> None:
+            self._write_state(True)
+            (self.path / LOCK_FILE).unlink(missing_ok=True)
+            self.lock.release()
+
+        on_main_process(mark)
 
     def _find_checkpoint(self) -> str | None:
-        folder, named = self.path, self.args.resume_from_checkpoint
+        folder, named, overwrite = self.path, self.args.resume_from_checkpoint, self.args.overwrite_output_dir
         check_writable(folder)
         if (folder / STATE_FILE).is_file():  # a folder that holds something else is not written to before it is taken
             self.lock = lock(folder)
-        state = None if self.args.overwrite_output_dir else read_state(folder)
+        state = None if overwrite else read_state(folder)
         different = differences(state, self.config, self.args.world_size) if state else ""
         resumes = state is not None and not state["finished"] and not different
-        if named and not (resumes and not lies_in(folder, named)):
-            return self._named_checkpoint()
-        if self.args.overwrite_output_dir or is_empty(folder):
+        free = overwrite or is_empty(folder)
+        if named and (not resumes or lies_in(folder, named)):
+            checkpoint = complete_checkpoint(folder, named)
+            if free or lies_in(folder, named):
+                return checkpoint
+        if free:
             return None
-        if state is None:
-            raise RecipeError(f"output_dir {folder} is not empty: give another one, or pass --overwrite_output_dir")
         if not resumes:
-            kind = "a finished run" if state["finished"] else "an unfinished run"
-            which = f"another config ({different})" if different else "this config"
-            raise RecipeError(
-                f"output_dir {folder} is not empty: it holds {kind} of {which}: give another one, or pass"
-                " --overwrite_output_dir to start from scratch"
-            )
+            holds = ""
+            if state is not None:
+                kind = "a finished run" if state["finished"] else "an unfinished run"
+                holds = f": it holds {kind} of {f'another config ({different})' if different else 'this config'}"
+            fix = "give another one, or pass --overwrite_output_dir to start from scratch"
+            raise RecipeError(f"output_dir {folder} is not empty{holds}: {fix}")
         if self.args.save_only_model:
             logger.info("%s: its checkpoints hold no optimizer (save_only_model): training starts over", folder)
             return None
         checkpoint = last_complete_checkpoint(folder) or named
         logger.info("%s: an unfinished run, which resumes from %s", folder, checkpoint or "its start")
-        return checkpoint
-
-    def _named_checkpoint(self) -> str:
-        """Return the folder that --resume_from_checkpoint names; `last` or true is output_dir's last complete one."""
-        folder, checkpoint = self.path, self.args.resume_from_checkpoint
-        here = lies_in(folder, checkpoint)
-        if checkpoint.lower() in ("true", "last"):
-            checkpoint = last_complete_checkpoint(folder)
-            if checkpoint is None:
-                raise RecipeError(
-                    f"output_dir {folder} holds no checkpoint to resume from: drop --resume_from_checkpoint"
-                )
-        reason = why_incomplete(Path(checkpoint))
-        if reason:
-            raise RecipeError(
-                f"resume_from_checkpoint: {checkpoint} is no complete checkpoint ({reason}): give another one"
-            )
-        if not here and not self.args.overwrite_output_dir and not is_empty(folder):
-            raise RecipeError(f"output_dir {folder} is not empty: give another one, or pass --overwrite_output_dir")
         return checkpoint
 
     def _start(self, splits: datasets.DatasetDict) -> None:
@@ -139,7 +134,7 @@ class RunFolder:
                 " --overwrite_output_dir to start from scratch"
             )
         ours = (self.path / STATE_FILE).is_file()
-        try:
+        with as_recipe_error(OSError, f"output_dir {self.path} cannot be written to", "give another folder"):
             self.path.mkdir(parents=True, exist_ok=True)
             if self.lock is None:
                 self.lock = lock(self.path)
@@ -156,21 +151,6 @@ class RunFolder:
                 rename_later_checkpoints(self.path, Path(self.checkpoint))
             self._write_state(False)  # first, so that a kill leaves a folder that is known
             save_splits(splits, unfinished)
-        except OSError as error:
-            raise RecipeError(
-                f"output_dir {self.path} cannot be written to ({first_line(error)}): give another folder"
-            ) from error
-
-    def _save(self, splits: datasets.DatasetDict) -> None:
-        config = with_absolute_paths(self.config)
-        write_text(self.path / RUN_CONFIG_FILE, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
-        save_splits(splits, self.path)
-        shutil.rmtree(self.path / UNFINISHED, ignore_errors=True)
-
-    def _finish(self) -> None:
-        self._write_state(True)
-        (self.path / LOCK_FILE).unlink(missing_ok=True)
-        self.lock.release()
 
     def _write_state(self, finished: bool) -> None:
         processes = self.args.world_size
@@ -179,50 +159,38 @@ class RunFolder:
 
 def check_writable(folder: Path) -> None:
     """Raise RecipeError for a path that cannot become a folder to write to."""
-    with as_recipe_error(
-        (OSError, ValueError), f"output_dir {str(folder)[:200]!r} cannot be used", "give another folder"
-    ):
-        str(folder).encode()  # run_state.json names it
-        if "\0" in str(folder) or (folder.is_symlink() and not folder.exists()):
-            raise ValueError("no path, or a link that leads nowhere")
-        if str(folder.resolve()).startswith(("/proc/", "/sys/")):
-            raise ValueError("nobody can make files there")
-        existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    if not existing.is_dir():
-        raise RecipeError(f"output_dir {folder}: {existing} is a file: give a folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise RecipeError(f"output_dir {folder}: {existing} cannot be written to: give another folder")
+    problem = f"output_dir {str(folder)[:200]!r} cannot be used"
+    with as_recipe_error((OSError, ValueError), problem, "give another folder"):
+        os.path.realpath(str(folder).encode())  # raises for what is no path
+        existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
+        if not existing.is_dir():
+            raise ValueError(f"{existing} is no folder")
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise ValueError(f"{existing} cannot be written to")
 
 
 def lock(folder: Path) -> FileLock:
     """Keep a second process from training in the folder; a killed one's lock is released with it."""
     held = FileLock(folder / LOCK_FILE, is_singleton=True)
-    with as_recipe_error(
-        OSError, f"output_dir {folder}: {LOCK_FILE} cannot be locked", "remove it, or give another folder"
-    ):
-        try:
-            held.acquire(timeout=0)
-        except Timeout as error:
-            raise RecipeError(f"output_dir {folder}: another process trains there: wait for it, or stop it") from error
+    try:
+        held.acquire(timeout=0)
+    except Timeout as error:
+        raise RecipeError(f"output_dir {folder}: another process trains there: wait for it, or stop it") from error
     return held
 
 
 def check_folder_contents(folder: Path) -> None:
     """Raise RecipeError for symbolic links in the folder, which would be written through, and folders in place of files."""
     for path in folder.iterdir():
-        odd = ""
-        if path.name in FOLDERS and path.is_file():
-            odd = "a file"
-        elif path.name not in FOLDERS and path.suffix in OUR_SUFFIXES and path.is_dir():
-            odd = "a folder"
-        if path.is_symlink() or odd:
-            what = odd or "a symbolic link"
+        wrong = path.is_file() if path.name in FOLDERS else path.suffix in OUR_SUFFIXES and path.is_dir()
+        if path.is_symlink() or wrong:
+            what = "a symbolic link" if path.is_symlink() else "a folder" if path.is_dir() else "a file"
             raise RecipeError(f"output_dir {folder}: {path.name} is {what}: remove it, or give another folder")
 
 
 def lies_in(folder: Path, checkpoint: str) -> bool:
     """Return whether --resume_from_checkpoint names a checkpoint of the folder itself."""
-    return checkpoint.lower() in ("true", "last") or Path(checkpoint).resolve().parent == folder.resolve()
+    return checkpoint.lower() in LAST or Path(checkpoint).resolve().parent == folder.resolve()
 
 
 def is_empty(folder: Path) -> bool:
@@ -244,10 +212,7 @@ def read_state(folder: Path) -> dict[str, Any] | None:
 
 
 def refuse_finished(folder: Path) -> None:
-    """Raise RecipeError for the folder of a finished run, whose figures and splits belong to the model that it holds.
-
-    A run that RunFolder has started is not finished.
-    """
+    """Raise RecipeError for the folder of a finished run, whose figures and splits belong to the model that it holds."""
     if (state := read_state(folder)) and state["finished"]:
         raise RecipeError(f"output_dir {folder} holds a finished run of train.py: give another one")
 
@@ -261,8 +226,8 @@ def with_absolute_paths(config: dict[str, Any]) -> dict[str, Any]:
     def absolute(value: Any) -> Any:
         if isinstance(value, list):
             return [absolute(item) for item in value]
-        if not isinstance(value, str):  # null
-            return value
+        if value is None:
+            return None
         if os.path.exists(value):
             return os.path.abspath(value)
         matches = glob.has_magic(value) and glob.glob(value, recursive=True)

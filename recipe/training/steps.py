@@ -12,7 +12,7 @@ from recipe.evaluation.metrics import compute_metrics
 from recipe.model.adapters import add_adapters
 from recipe.model.classifier import GPT2LastTokenClassifier
 from recipe.model.freezing import FreezeReport, freeze_except, trainable_patterns
-from recipe.training.class_weights import loss_for
+from recipe.training.class_weights import balanced_loss
 from recipe.training.trainer import RecipeTrainer
 
 if TYPE_CHECKING:
@@ -58,12 +58,12 @@ def make_trainer(
         more: keywords of Trainer, in place of the recipe's: another compute_metrics, compute_loss_func, callbacks ...
     """
     _, data_args, training_args = arguments
-    train, validation = rows["train"], rows.get("validation")
+    train, validation, balanced = rows["train"], rows.get("validation"), data_args.class_weight == "balanced"
     options = {
         "train_dataset": train,
         "eval_dataset": validation,
         "processing_class": tokenizer,
         "compute_metrics": compute_metrics if validation is None else by_text(compute_metrics, validation),
-        "compute_loss_func": loss_for(data_args.class_weight, train["labels"], model.config.num_labels),
+        "compute_loss_func": balanced_loss(train["labels"], model.config.num_labels) if balanced else None,
     }
     return RecipeTrainer(model, training_args, **{**options, **more})

@@ -13,6 +13,7 @@ import copy
 import json
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,10 +34,10 @@ from recipe.model.export import save_classifier
 from recipe.model.input_checks import check_rows_for_model
 from recipe.training.callbacks import StopOnSigterm
 from recipe.training.checkpoints import (
+    MARKER,
     complete_checkpoint,
     load_trained,
     mark_complete,
-    remove_marker,
     save_trained,
     trained_names,
 )
@@ -69,15 +70,13 @@ class SeededLengthGroupedSampler(LengthGroupedSampler):
 class DivergedError(RecipeError):
     """A loss or weights that are not finite; `reason` says which."""
 
-    def __init__(self, reason: str, message: str | None = None):
-        super().__init__(message or reason)
+    def __init__(self, reason: str, advice: str = ""):
+        super().__init__(reason + advice)
         self.reason = reason
 
 
 class RecipeTrainer(Trainer):
-    """Trainer for GPT2LastTokenClassifier, plain or with peft adapters.
-
-    Datasets may come from `cache_features`, whose column `trunk_output` spares the trunk; results are the same without.
+    """Trainer for GPT2LastTokenClassifier, plain or with peft adapters, and datasets, of `cache_features` or not.
 
     What it adds: checkpoints hold the trained weights alone, are marked once complete, and resume exactly; evaluation drops
     no row; a loss or weight that is not finite stops the run before it is saved; SIGTERM saves first; `save_model` writes
@@ -91,11 +90,7 @@ class RecipeTrainer(Trainer):
         *positional: Any,
         **keywords: Any,
     ):
-        """Take what Trainer takes.
-
-        Raises:
-            RecipeError (a ValueError): another model, rows that it cannot read, a batch that no training rows fill.
-        """
+        """Take what Trainer takes; raise RecipeError (a ValueError) for what would go wrong later, or in silence."""
         self.saving_checkpoint, self.train_sampler, self.evaluated = False, None, None
         if args is not None and args.n_gpu > 1:  # DataParallel's replicas have no parameters to tell what is frozen
             logger.warning("one of %d GPUs is used: to use all, start with `accelerate launch`", args.n_gpu)
@@ -106,28 +101,23 @@ class RecipeTrainer(Trainer):
         check_sharding(self.accelerator.state, self.model)
         own = positional[0] if positional else keywords.get("data_collator")
         self.data_collator = FeatureCollator(own or self.processing_class or self.data_collator)
-        rows = len(self.train_dataset) if has_length(self.train_dataset) else None
-        if rows is not None and self.args.dataloader_drop_last and rows < self.args.train_batch_size:
-            raise RecipeError(
-                f"dataloader_drop_last drops every batch: {rows} training texts do not fill one of"
-                f" {self.args.train_batch_size}: lower per_device_train_batch_size"
-            )
-        if self.args.train_sampling_strategy == "batch_rebalance":
-            raise RecipeError(
-                "train_sampling_strategy batch_rebalance makes batches of different sizes, whose texts would not count"
-                " alike: take group_by_length"
-            )
-        classifier = self.classifier
-        if self.args.neftune_noise_alpha and classifier.embeddings_frozen:
-            raise RecipeError(
-                "neftune_noise_alpha adds noise to embeddings that train, and here they are frozen: drop it"
-            )
-        if isinstance(self.train_dataset, datasets.Dataset):
-            if "text" in self.train_dataset.column_names and "input_ids" not in self.train_dataset.column_names:
-                raise RecipeError("train_dataset has texts and no input_ids: call tokenize(splits, tokenizer) first")
-            check_rows_for_model(self.train_dataset, classifier.config, "train")
+        self._check_arguments()
         self.stop_on_sigterm = StopOnSigterm()
         self.add_callback(self.stop_on_sigterm)
+
+    def _check_arguments(self) -> None:
+        args, rows, size = self.args, self.train_dataset, self.args.train_batch_size
+        classifier = self.classifier  # raises for another model
+        if args.dataloader_drop_last and has_length(rows) and len(rows) < size:
+            raise RecipeError(f"dataloader_drop_last drops all {len(rows)} training texts: take batches under {size}")
+        if args.train_sampling_strategy == "batch_rebalance":  # batches of different sizes
+            raise RecipeError("batch_rebalance makes batches whose texts would not count alike: take group_by_length")
+        if args.neftune_noise_alpha and classifier.embeddings_frozen:
+            raise RecipeError("neftune_noise_alpha adds noise to embeddings that train, and here none do: drop it")
+        if isinstance(rows, datasets.Dataset):
+            if "text" in rows.column_names and "input_ids" not in rows.column_names:
+                raise RecipeError("train_dataset has texts and no input_ids: call tokenize(splits, tokenizer) first")
+            check_rows_for_model(rows, classifier.config, "train")
 
     @property
     def unwrapped(self) -> nn.Module:
@@ -157,17 +147,20 @@ class RecipeTrainer(Trainer):
         self.evaluated = dataset
         if not self.is_in_train:
             check_trunk(self.classifier, dataset)
-        return self._keep_every_row(super().get_eval_dataloader, eval_dataset)
+        with self._every_row():
+            return super().get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
         """Drop no row, as in an evaluation."""
         check_trunk(self.classifier, test_dataset)
-        return self._keep_every_row(super().get_test_dataloader, test_dataset)
+        with self._every_row():
+            return super().get_test_dataloader(test_dataset)
 
-    def _keep_every_row(self, make: Any, dataset: Any) -> DataLoader:
+    @contextmanager
+    def _every_row(self) -> Iterator[None]:
         drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
         try:
-            return make(dataset)
+            yield
         finally:
             self.args.dataloader_drop_last = drop_last
 
@@ -197,8 +190,7 @@ class RecipeTrainer(Trainer):
         """Train as Trainer does; on SIGTERM save a checkpoint and exit with code 143.
 
         Raises:
-            RecipeError: a loss or weights that are not finite, a folder that holds a finished run of train.py, or no
-                complete checkpoint to resume from.
+            RecipeError: a loss or weights that are not finite, a folder of a finished run, no complete checkpoint to resume.
         """
         refuse_finished(Path(self.args.output_dir))
         if resume_from_checkpoint:
@@ -236,11 +228,10 @@ class RecipeTrainer(Trainer):
 
     def stop_diverged(self, reason: str) -> None:
         """Raise DivergedError, with what helps against divergence."""
-        raise DivergedError(
-            reason,
-            f"{reason}: training stops, and what is saved in {self.args.output_dir} stays as it is; lower learning_rate"
-            f" ({self.args.learning_rate:g} now), or set max_grad_norm ({self.args.max_grad_norm:g} now)",
-        )
+        args = self.args
+        now = f"learning_rate ({args.learning_rate:g} now), or set max_grad_norm ({args.max_grad_norm:g} now)"
+        kept = f": training stops, and what is saved in {args.output_dir} stays as it is"
+        raise DivergedError(reason, f"{kept}; lower {now}")
 
     # ---- Saving: the trained weights in checkpoints, the complete stock model at the end ----
 
@@ -250,7 +241,7 @@ class RecipeTrainer(Trainer):
         checkpoint = folder / f"checkpoint-{self.state.global_step}"
         limit, self.args.save_total_limit, self.saving_checkpoint = self.args.save_total_limit, None, True
         if self.args.should_save:
-            remove_marker(checkpoint)
+            (checkpoint / MARKER).unlink(missing_ok=True)  # before the checkpoint is written again
         try:
             super()._save_checkpoint(model, trial)
         finally:
@@ -288,8 +279,7 @@ class RecipeTrainer(Trainer):
             hashes["tokenizer"] = xxhash.xxh3_128_hexdigest(json.dumps(rules, sort_keys=True).encode())
         if not self.is_fsdp_enabled:
             digest = xxhash.xxh3_128()
-            frozen = [(name, p) for name, p in self.unwrapped.named_parameters() if not p.requires_grad]
-            hash_parameters(digest, frozen)
+            hash_parameters(digest, [(n, p) for n, p in self.unwrapped.named_parameters() if not p.requires_grad])
             hashes["base_model"] = digest.hexdigest()
         return hashes
 
@@ -333,11 +323,11 @@ class RecipeTrainer(Trainer):
         """
         from recipe.hub.model_card import write_model_card  # which loads the report and scikit-learn
 
-        fields = {name: fields[name] for name in ("language", "license", "tags") if fields.get(name)}
-        if isinstance(fields.get("tags"), str):
-            fields["tags"] = [fields["tags"]]
+        taken = {name: fields[name] for name in ("language", "license", "tags") if fields.get(name)}
+        if isinstance(tag := taken.get("tags"), str):
+            taken["tags"] = [tag]
         if self.is_world_process_zero():
-            write_model_card(Path(self.args.output_dir), **fields)
+            write_model_card(Path(self.args.output_dir), **taken)
 
     def push_to_hub(
         self,
@@ -348,15 +338,9 @@ class RecipeTrainer(Trainer):
         private: bool | None = None,
         **keywords: Any,
     ) -> "Published | None":
-        """Save the model and upload it, its card, pictures and figures, in one commit (see hub/publish.py).
+        """Save the model and upload it, its card, pictures and figures, in one commit; return where it went (see hub/publish.py).
 
         Private unless `hub_private_repo` is false. `blocking` is always true; other keywords are create_model_card's.
-
-        Returns:
-            In the main process where the model went, in others None.
-
-        Raises:
-            RecipeError: whatever the Hub refuses, in one line.
         """
         from recipe.hub.publish import publish
 
@@ -364,12 +348,6 @@ class RecipeTrainer(Trainer):
         self.create_model_card(**keywords)
         if not self.is_world_process_zero():
             return None
-        args = self.args
-        return publish(
-            args.output_dir,
-            args.hub_model_id,
-            token=token or args.hub_token,
-            private=args.hub_private_repo if private is None else private,
-            revision=revision or args.hub_revision,
-            commit_message=commit_message,
-        )
+        args, private = self.args, self.args.hub_private_repo if private is None else private
+        token, revision = token or args.hub_token, revision or args.hub_revision
+        return publish(args.output_dir, args.hub_model_id, token, private, revision, commit_message)

@@ -31,16 +31,11 @@ WRITTEN_AT_ONCE = 1 << 24  # bytes of hidden states that are handed over togethe
 
 
 def classifier_of(model: nn.Module) -> GPT2LastTokenClassifier:
-    """Return the classifier inside peft's wrapper, or the model itself.
-
-    Raises:
-        RecipeError: another class.
-    """
+    """Return the classifier inside peft's wrapper, or the model itself; raise RecipeError for another class."""
     model = model.get_base_model() if hasattr(model, "get_base_model") else model
     if not isinstance(model, GPT2LastTokenClassifier):
-        raise RecipeError(
-            f"the model is {type(model).__name__}, not GPT2LastTokenClassifier: use transformers' Trainer"
-        )
+        name = type(model).__name__
+        raise RecipeError(f"the model is {name}, not GPT2LastTokenClassifier: use transformers' Trainer")
     return model
 
 
@@ -91,38 +86,31 @@ def hash_parameters(digest: xxhash.xxh3_128, parameters: Sequence[tuple[str, nn.
         digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy())
 
 
-class Trunk:
-    """The trunk, ready to run in a dtype on a device: in eval mode, whatever mode the model is in."""
+@torch.no_grad()
+def run_trunk(
+    model: GPT2LastTokenClassifier, sequences: Sequence[np.ndarray], device: torch.device
+) -> Iterator[tuple[torch.Tensor, list[int]]]:
+    """Yield hidden states, [rows, n_embd] on the CPU, and how many rows each text has of them, in the texts' order.
 
-    def __init__(self, model: GPT2LastTokenClassifier, dtype: torch.dtype, device: torch.device):
-        self.model, self.device = in_dtype(model, dtype), device
-        self.keeps_one_token, self.first = model.keeps_one_token, model.pooling == "first"
-
-    @torch.no_grad()
-    def run(self, sequences: Sequence[np.ndarray]) -> Iterator[tuple[torch.Tensor, list[int]]]:
-        """Yield hidden states, [rows, n_embd] on the CPU, and how many rows each text has of them, in the texts' order.
-
-        Args:
-            sequences: token ids of each text, int32 [T], the longest first.
-        """
-        parts, sizes, held = [], [], 0
-        for batch in batches_by_length([len(ids) for ids in sequences], batch_tokens(self.device)):
-            ids = [torch.from_numpy(sequences[i].astype(np.int64)) for i in batch]
-            lengths = torch.tensor([len(text) for text in ids])
-            states = self.model.trunk(pad_sequence(ids, batch_first=True).to(self.device))
-            if self.keeps_one_token:
-                last = torch.zeros_like(lengths) if self.first else lengths - 1
-                parts.append(states[torch.arange(len(ids)), last].cpu())
-                sizes += [1] * len(ids)
-            else:
-                parts.append(states[torch.arange(states.shape[1]) < lengths[:, None]].cpu())
-                sizes += lengths.tolist()
-            held += parts[-1].nbytes
-            if held >= WRITTEN_AT_ONCE:
-                yield torch.cat(parts), sizes
-                parts, sizes, held = [], [], 0
-        if parts:
+    The model is one of `in_dtype`; the texts come as token ids, int32 [T], the longest first.
+    """
+    parts, sizes, held, keeps_one_token = [], [], 0, model.keeps_one_token
+    for batch in batches_by_length([len(ids) for ids in sequences], batch_tokens(device)):
+        ids = [torch.from_numpy(sequences[i].astype(np.int64)) for i in batch]
+        lengths = torch.tensor([len(text) for text in ids])
+        states = model.trunk(pad_sequence(ids, batch_first=True).to(device))
+        places = torch.arange(states.shape[1])[None]
+        kept = places < lengths[:, None]
+        if keeps_one_token:
+            kept &= places == (0 if model.pooling == "first" else lengths[:, None] - 1)
+        parts.append(states[kept].cpu())
+        sizes += kept.sum(dim=1).tolist()
+        held += parts[-1].nbytes
+        if held >= WRITTEN_AT_ONCE:
             yield torch.cat(parts), sizes
+            parts, sizes, held = [], [], 0
+    if parts:
+        yield torch.cat(parts), sizes
 
 
 def in_dtype(model: GPT2LastTokenClassifier, dtype: torch.dtype) -> GPT2LastTokenClassifier:
@@ -156,10 +144,9 @@ def keep_freed_memory() -> None:
     """Have glibc keep the blocks that each step's gradients free, instead of handing them back to the kernel.
 
     Else each step on a CPU faults its gradients' pages in again (28 MB at GPT-2 small's shape, a quarter of the step).
-    Does nothing where the C library is another one. The numbers are mallopt's M_MMAP_THRESHOLD, at its largest value, and
-    M_TRIM_THRESHOLD.
+    Does nothing where the C library is another one.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        mallopt(-3, 32 << 20)
-        mallopt(-1, 1 << 30)
+        mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD, at its largest value
+        mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD

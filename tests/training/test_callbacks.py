@@ -106,7 +106,7 @@ def test_sigterm_while_the_trunk_runs_ends_at_once(three_labels, tmp_path, monke
         os.kill(os.getpid(), signal.SIGTERM)
         raise AssertionError("the signal came too late")
 
-    monkeypatch.setattr("recipe.training.trunk.Trunk.run", terminated)
+    monkeypatch.setattr("recipe.training.features.run_trunk", terminated)
     before = signal.signal(signal.SIGTERM, stop_on_sigterm)  # as run_script does
     try:
         with pytest.raises(SystemExit) as stop:

@@ -295,7 +295,10 @@ def test_auto_wants_a_frozen_trunk_several_passes_and_room(tmp_path, caplog):
         ({"when": "on", "model": ["*"]}, "feature_cache is on.* but no trunk is frozen"),
         ({"dtype": "bfloat16", "when": "off"}, "trunk_dtype bfloat16, but it is off"),
         ({"dtype": "bfloat16", "max_gb": 1e-6}, "trunk_dtype bfloat16, but it takes"),
-        ({"when": "on", "max_gb": 1e-6}, "feature_cache is on, but it takes .*: free disk space"),
+        (
+            {"when": "on", "max_gb": 1e-6},
+            r"feature_cache is on.* but it takes .* GB on disk, of at most 1e-06 GB \(--feature_cache_max_gb\)",
+        ),
         ({"when": "maybe"}, "when is 'maybe': take one of auto, on, off"),
         ({"dtype": "float64"}, "dtype is 'float64': take one of"),
     ],

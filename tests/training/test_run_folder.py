@@ -115,7 +115,7 @@ def test_finished_run_is_kept_unless_told(three_labels, tmp_path):
         run_training(three_labels, output)
     with pytest.raises(RecipeError, match="cannot be read"):
         run_training(tmp_path / "nowhere.csv", output, "--overwrite_output_dir")
-    with pytest.raises(RecipeError, match="holds no checkpoint to resume from"):
+    with pytest.raises(RecipeError, match="holds no complete checkpoint to resume from"):
         run_training(three_labels, tmp_path / "new", "--resume_from_checkpoint", "last")
     assert (output / "model.safetensors").stat().st_mtime_ns == stamp
     no_checkpoints = ["--save_strategy", "no", "--load_best_model_at_end", "false"]
@@ -221,7 +221,7 @@ def test_a_run_that_begins_while_another_looks_at_its_empty_folder_is_kept(three
 
 def test_impossible_output_dir_is_refused_first(three_labels, tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(RecipeError, match="file is a file: give a folder"):
+    with pytest.raises(RecipeError, match="file is no folder"):
         run_training(three_labels, tmp_path / "file" / "x")
 
 
