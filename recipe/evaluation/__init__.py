@@ -1,4 +1,4 @@
 """Evaluation: how good a classifier is, and how sure that is (metrics, intervals, baselines, calibration, thresholds).
 
-Optional for training: nothing in the model or training rooms imports it.
+Not imported by model; training imports its metrics alone.
 """
