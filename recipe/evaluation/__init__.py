@@ -1,4 +1,4 @@
 """Evaluation: how good a classifier is, and how sure that is (metrics, intervals, baselines, calibration, thresholds).
 
-Optional for training: not imported by model, and by training for its metrics alone.
+Training imports its metrics alone; the model imports nothing of it.
 """

@@ -6,9 +6,8 @@ import warnings
 import numpy as np
 from sklearn.dummy import DummyClassifier
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.feature_extraction.text import HashingVectorizer, TfidfVectorizer
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline, make_pipeline
 
 logger = logging.getLogger(__name__)
 
@@ -22,51 +21,26 @@ def baseline_predictions(
     """Fit the baselines to the texts and labels (ids, int [N]) of training, and label other texts.
 
     TF-IDF of words and logistic regression have scikit-learn's defaults, which are what people try first: lower-cased
-    words of two or more letters, l2-normed rows, an l2 penalty of C = 1, lbfgs with up to 100 steps.
+    words of two or more letters, l2-normed rows, an l2 penalty of C = 1, lbfgs with up to 100 steps. Only
+    `class_weight` (`none` or `balanced`) follows the run, so that both optimize the same thing.
 
     Returns:
-        Label ids, int64, of `majority` and `tfidf`; without `tfidf` where it cannot be fitted (see fit_linear).
+        Label ids, int64, of `majority` and `tfidf`; without `tfidf`, and with a warning, where it cannot be fitted.
     """
     predictions = {"majority": DummyClassifier(strategy="most_frequent").fit(train_labels, train_labels).predict(texts)}
     if len(train_texts) >= MANY:
         logger.info("TF-IDF baseline: fits to %d texts (--baselines false skips it)", len(train_texts))
-    try:
-        predictions["tfidf"] = fit_linear(TfidfVectorizer(), train_texts, train_labels, class_weight).predict(texts)
-    except CannotFitError as reason:
-        logger.warning("no TF-IDF baseline: %s", reason)
-    return predictions
-
-
-class CannotFitError(Exception):
-    """A classifier that cannot be fitted here, to these texts; the message says why."""
-
-
-def fit_linear(
-    vectorizer: TfidfVectorizer | HashingVectorizer,
-    texts: list[str],
-    labels: np.ndarray,
-    class_weight: str = "none",
-) -> Pipeline:
-    """Fit a vectorizer and logistic regression to texts and labels (ids, int [N]); `predict` of the result takes texts.
-
-    Only `class_weight` (`none` or `balanced`) follows the run, so that both optimize the same thing.
-
-    Raises:
-        CannotFitError: the texts hold no word or one label, or the weights would not fit the memory.
-    """
-    if len(np.unique(labels)) == 1:
-        raise CannotFitError("the training texts hold a single label")
-    try:
-        features = vectorizer.fit_transform(texts)
-    except ValueError as error:
-        if "empty vocabulary" not in str(error):
-            raise
-        raise CannotFitError("the training texts hold no word of two or more letters") from error
-    count, columns = len(np.unique(labels)), features.shape[1]
-    if count * columns > MAX_WEIGHTS:
-        raise CannotFitError(f"{count} labels times {columns} columns are too many weights for it")
+    vectorizer = TfidfVectorizer()
     model = LogisticRegression(class_weight=None if class_weight == "none" else class_weight)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the last step's weights are as good a baseline
-        model.fit(features, labels)
-    return make_pipeline(vectorizer, model)
+    try:
+        features = vectorizer.fit_transform(train_texts)
+        labels, words = len(np.unique(train_labels)), features.shape[1]
+        if labels * words > MAX_WEIGHTS:
+            raise ValueError(f"{labels} labels times {words} words are too many weights")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the last step's weights are as good a baseline
+            model.fit(features, train_labels)
+    except ValueError as reason:  # no word in the texts, or one label
+        logger.warning("no TF-IDF baseline: %s", reason)
+        return predictions
+    return predictions | {"tfidf": model.predict(vectorizer.transform(texts))}

@@ -1,13 +1,12 @@
-"""Calibration (optional): what validation texts decide after training, the temperature of the head and a threshold."""
+"""Calibration (optional): the temperature of the head and a decision threshold, from validation texts after training."""
 
 import logging
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from scipy.optimize import minimize_scalar
-from scipy.special import expit, logit, softmax
+from scipy.special import expit, logit
 from torch import nn
 
 from recipe.errors import RecipeError
@@ -41,45 +40,6 @@ def check_calibration(model: "GPT2LastTokenClassifier") -> None:
     logits_layer(model.score)
 
 
-def fit_to_validation(
-    model: "GPT2LastTokenClassifier",
-    logits: np.ndarray,
-    labels: Sequence[int],
-    text_index: Sequence[int] | None = None,
-    calibrate: bool = False,
-    decision_threshold: str | float | None = None,
-) -> float | None:
-    """Calibrate the model and set its decision threshold, as far as asked for; both become part of the model.
-
-    Every process of a run calls this.
-
-    Args:
-        logits: float [W, num_labels], the model's on validation texts, or, with `text_index`, on their windows.
-        labels: of the texts, in their order.
-        decision_threshold: a number, "tune", or None, which takes the likeliest label, whatever an earlier run chose.
-
-    Returns:
-        The temperature that the head was divided by, or None without calibrate.
-    """
-    old = getattr(model.config, "decision_threshold", None)
-    if old is not None:
-        logger.warning("the decision threshold of %.4g was tuned to the model before this training: not kept", old)
-    model.config.decision_threshold = None
-    index, labels = None if text_index is None else np.asarray(text_index), np.asarray(labels)
-    temperature = calibrate_head(model, logits, labels, index) if calibrate else None
-    if decision_threshold == TUNE:
-        probabilities = softmax(text_logits(logits / (temperature or 1), index), axis=-1)
-        decision_threshold = tune_threshold(probabilities[:, 1], labels)
-    set_threshold(model.config, decision_threshold)
-    if decision_threshold is not None:
-        logger.info(
-            "Decision threshold: the label %r is predicted where its probability is at least %.4g;"
-            " predict.py and evaluate_model.py follow it, pipeline() does not know it and takes 0.5",
-            model.config.id2label[1], decision_threshold,
-        )  # fmt: skip
-    return temperature
-
-
 def calibrate_head(
     model: "GPT2LastTokenClassifier", logits: np.ndarray, labels: np.ndarray, text_index: np.ndarray | None = None
 ) -> float:
@@ -107,29 +67,25 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray, text_index: np.ndarr
     Args:
         logits: float [W, num_labels], of windows (or texts) that the model was not trained on.
         labels: int [N], of the texts.
-        text_index: int [W], the text that each window is of; None: each row is a text. The temperature divides the
-            logits of each window, and the cross entropy is that of the texts' mean probabilities.
+        text_index: int [W], the text that each window is of; None: each row is a text. T divides the windows' logits.
     """
 
     def cooled(temperature: float) -> np.ndarray:
         return text_logits(logits.astype(np.float64) / temperature, text_index)
 
-    (low, high), reasons = TEMPERATURES, []
-    faultless = bool((cooled(1).argmax(axis=-1) == labels).all())
+    (low, high), remarks = TEMPERATURES, []
+    faultless = (cooled(1).argmax(axis=-1) == labels).all()
     if faultless or len(labels) < MIN_TEXTS:
         low, reason = 1.0, f"all {len(labels)} texts are right" if faultless else f"{len(labels)} texts are few"
-        reasons.append(f"{reason}, so it is kept from falling below 1")
+        remarks.append(f"{reason}, so it is kept from falling below 1")
     # Over log T, where the scale is even. Of uncut texts the cross entropy is convex in 1 / T, so it has one minimum.
     found = minimize_scalar(
         lambda log_t: cross_entropy(cooled(np.exp(log_t)), labels), bounds=np.log([low, high]), options={"xatol": 1e-8}
     )
-    temperature = float(np.exp(found.x))
-    for bound in (low, high):
-        if abs(np.log(temperature / bound)) < 1e-4:
-            temperature = bound  # the search only comes near it
-    if temperature in (low, high) and temperature != 1:
-        reasons.append(f"the best one lies outside {low:g} ... {high:g}: look at the model before relying on it")
-    return temperature, "; ".join(reasons)
+    at_bound = [bound for bound in (low, high) if abs(found.x - np.log(bound)) < 1e-4]  # the search only comes near it
+    if at_bound and at_bound != [1]:
+        remarks.append(f"the best one lies outside {low:g} ... {high:g}: look at the model before relying on it")
+    return at_bound[0] if at_bound else float(np.exp(found.x)), "; ".join(remarks)
 
 
 @torch.no_grad()
@@ -143,11 +99,7 @@ def fold_temperature(score: nn.Module, temperature: float) -> None:
 
 
 def logits_layer(score: nn.Module) -> nn.Linear:
-    """Return the linear layer of a head whose output is the logits.
-
-    Raises:
-        RecipeError: a head that is neither one nn.Linear nor an nn.Sequential that ends in one.
-    """
+    """Return the linear layer of a head whose output is the logits; raise RecipeError for a head that has none."""
     if hasattr(score, "modules_to_save"):  # peft trains a copy of the head
         score = score.modules_to_save["default"]
     last = score[-1] if type(score) is nn.Sequential and len(score) else score
@@ -160,14 +112,10 @@ def logits_layer(score: nn.Module) -> nn.Linear:
 
 
 def tune_threshold(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Return the threshold on label 1's probability with the best macro F1; among equals, the one nearest 0.5.
+    """Return the threshold on label 1's probability, float [N], with the best macro F1; among equals, the nearest to 0.5.
 
     Tried are 0.5 and the middle between every two neighbouring probabilities (a middle does not depend on one text's
-    rounding), which together divide the texts in every possible way.
-
-    Args:
-        probabilities: float [N], of label 1.
-        labels: int [N], 0 or 1, both of which occur.
+    rounding), which together divide the texts in every possible way. Of the labels, int [N], both 0 and 1 occur.
     """
     edges = np.unique(np.concatenate([[0.0], probabilities, [1.0]]))
     low, high = edges[:-1], edges[1:]

@@ -1,5 +1,6 @@
 """Plots (optional): what evaluate_model.py draws in one picture, and a run's pictures, a .png file each."""
 
+import functools
 import logging
 import warnings
 from collections.abc import Sequence
@@ -16,16 +17,18 @@ from recipe.evaluation.intervals import calibration_error, reliability, wilson_i
 from recipe.evaluation.report import TITLES, Measurement
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
 
 PLOT_FORMATS = (".png", ".svg", ".pdf")
+NAMES = ("training", "confusion_matrix", "reliability", "precision_recall", "length")  # of a run's pictures
 NAME = 22  # characters of a label's name
 COUNTED = 30  # labels: the cells of a larger matrix are too small for their counts
 BESIDE = 8  # inches: a larger matrix has the other panels under it
+LENGTH_BINS = 8  # of about as many texts each
+IN_POINTS = {"textcoords": "offset points", "ha": "center"}  # a note beside its dot
 BLUE, GREY = "#2b6cb0", "#8a8f98"
 
 
@@ -47,22 +50,25 @@ def can_draw() -> bool:
     return True
 
 
-def save_plot(path: Path, measured: Measurement, title: str) -> None:
-    """Draw the three panels into a .png, .svg or .pdf file, which is written completely or not at all."""
+def new_figure(width: float, height: float) -> "Figure":
     from matplotlib.figure import Figure  # not pyplot, which would look for a screen
 
+    return Figure(figsize=(width, height), dpi=120, layout="constrained")
+
+
+def save_plot(path: Path, measured: Measurement, title: str) -> None:
+    """Draw the three panels into a .png, .svg or .pdf file, which is written completely or not at all."""
     side = matrix_side(measured)
-    is_wide = side > BESIDE  # the other panels then stand in a row under the matrix, else in a column beside it
-    size = (side, side + 4.5) if is_wide else (side + 5.5, side + 0.5)
-    figure = Figure(figsize=size, dpi=120, layout="constrained")
-    figure.suptitle(shorten(f"{title}: {len(measured.labels)} texts", 90), parse_math=False)
     # Figures of their own: the space that long names take from the matrix is not taken from the other panels.
-    if is_wide:
+    if side > BESIDE:
+        figure = new_figure(side, side + 4.5)
         matrix, others = figure.subfigures(2, 1, height_ratios=[side, 4])
         reliability_axes, accuracy_axes = others.subplots(1, 2)
     else:
+        figure = new_figure(side + 5.5, side + 0.5)
         matrix, others = figure.subfigures(1, 2, width_ratios=[side, 5.5])
         reliability_axes, accuracy_axes = others.subplots(2, 1, height_ratios=[3, 1.5])
+    figure.suptitle(shorten(f"{title}: {len(measured.labels)} texts", 90), parse_math=False)
     draw_confusion(matrix.subplots(), measured, side)
     draw_reliability(reliability_axes, measured)
     draw_accuracies(accuracy_axes, measured)
@@ -133,37 +139,27 @@ def draw_curve(axes: "Axes", curve: "pd.DataFrame", name: str, color: str) -> No
 
 def draw_accuracies(axes: "Axes", measured: Measurement) -> None:
     """Draw accuracies with their 95 % intervals, the model on top."""
-    rows = {TITLES[name]: measured.baselines[name][0] for name in TITLES if name in measured.baselines}
+    rows = {TITLES[name]: measured.baselines[name][0] for name in reversed(measured.baselines)}
     rows[measured.model_name] = measured.scores
     for height, (title, figures) in enumerate(rows.items()):
         accuracy, low, high = (figures[name] for name in ("accuracy", "accuracy_low", "accuracy_high"))
-        color, offset = BLUE if title == measured.model_name else GREY, {"textcoords": "offset points", "ha": "center"}
+        color = BLUE if title == measured.model_name else GREY
         axes.errorbar(accuracy, height, xerr=[[accuracy - low], [high - accuracy]], fmt="o", color=color, capsize=3)
-        axes.annotate(f"{accuracy:.3f}", (accuracy, height), (0, 6), fontsize=8, **offset)
+        axes.annotate(f"{accuracy:.3f}", (accuracy, height), (0, 6), fontsize=8, **IN_POINTS)
     axes.set_yticks(range(len(rows)), labels=[title.replace(" + ", " +\n") for title in rows], fontsize=8)
     axes.margins(x=0.12)
     axes.set(title="Accuracy, 95 % intervals", ylim=(-0.5, len(rows) - 0.3))
     axes.grid(axis="x", alpha=0.3)
 
 
-FOLDER = "figures"  # in a run's output_dir
-NAMES = ("training", "confusion_matrix", "reliability", "precision_recall", "length")
-LENGTH_BINS = 8  # of about as many texts each
-
-
 def save_run_figures(
     run_dir: str | Path, measured: Measurement, log_history: Sequence[dict[str, Any]], draw: bool = True
 ) -> None:
-    """Draw a run's pictures into its folder `figures`, in place of those of an earlier run.
+    """Draw a run's pictures into its folder `figures`, in place of those of an earlier run; with draw=False, only remove these.
 
-    Without matplotlib, an extra, log how to get them and draw nothing.
-
-    Args:
-        measured: the test.
-        log_history: Trainer's, of `trainer.state`.
-        draw: False only removes those of an earlier run.
+    Without matplotlib, an extra, log how to get it and draw nothing.
     """
-    folder = Path(run_dir) / FOLDER
+    folder = Path(run_dir) / "figures"
     for name in NAMES:
         (folder / f"{name}.png").unlink(missing_ok=True)
     if not draw or not can_draw():
@@ -174,53 +170,41 @@ def save_run_figures(
 
 def draw_run(measured: Measurement, log_history: Sequence[dict[str, Any]]) -> dict[str, "Figure"]:
     """Return the pictures by name: those of NAMES that the run has something for."""
-    figures = (
-        {"training": draw_training(log_history)}
-        if any({"loss", "eval_loss"} & entry.keys() for entry in log_history)
-        else {}
-    )
     side = matrix_side(measured) - (1.5 if len(measured.label_names) < 6 else 0)
-    figures["confusion_matrix"], axes = new_figure(side, side)
-    draw_confusion(axes, measured, side)
-    figures["reliability"], axes = new_figure(5.5, 4.5)
-    draw_reliability(axes, measured)
+    drawn = {
+        "confusion_matrix": (side, side, functools.partial(draw_confusion, side=side)),
+        "reliability": (5.5, 4.5, draw_reliability),
+    }
     if len(measured.label_names) == 2 and len(set(measured.labels)) == 2:
-        figures["precision_recall"], axes = new_figure(5.5, 4.5)
-        draw_precision_recall(axes, measured)
+        drawn["precision_recall"] = (5.5, 4.5, draw_precision_recall)
     if measured.coverage is not None:
-        figures["length"], axes = new_figure(6.5, 4)
-        draw_length(axes, measured)
+        drawn["length"] = (6.5, 4, draw_length)
+    figures = {}
+    for name, (width, height, draw) in drawn.items():
+        figures[name] = new_figure(width, height)
+        draw(figures[name].subplots(), measured)
+    if any({"loss", "eval_loss"} & entry.keys() for entry in log_history):
+        figures["training"] = draw_training(log_history)
     return figures
-
-
-def new_figure(width: float, height: float) -> tuple["Figure", "Axes"]:
-    from matplotlib.figure import Figure  # not pyplot, which would look for a screen
-
-    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
-    return figure, figure.subplots()
 
 
 def draw_training(log_history: Sequence[dict[str, Any]]) -> "Figure":
     """Draw losses, and accuracy and macro F1 on validation, by step, with epochs on top."""
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     log = pd.DataFrame(log_history).set_index("step")
-    panels = [
-        {"loss": "training", "eval_loss": "validation"},
-        {"eval_accuracy": "accuracy", "eval_macro_f1": "macro F1"},
-    ]
-    panels = [known for panel in panels if (known := {name: panel[name] for name in panel if name in log})]
-    figure = Figure(figsize=(5 * len(panels), 3.8), dpi=120, layout="constrained")
-    for axes, lines in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        for name, title in lines.items():
-            values = log[name].dropna()
-            is_first = title in ("training", "macro F1")
-            axes.plot(values, "o-", markersize=3, linewidth=1, color=GREY if is_first else BLUE, label=title)
-        is_loss = "eval_accuracy" not in lines
-        axes.set(
-            xlabel="step", ylabel="cross entropy" if is_loss else "share", title="Loss" if is_loss else "Validation"
-        )
+    panels = {
+        ("Loss", "cross entropy"): {"loss": ("training", GREY), "eval_loss": ("validation", BLUE)},
+        ("Validation", "share"): {"eval_accuracy": ("accuracy", BLUE), "eval_macro_f1": ("macro F1", GREY)},
+    }
+    panels = {texts: lines for texts, lines in panels.items() if lines.keys() & set(log)}
+    figure = new_figure(5 * len(panels), 3.8)
+    all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, ((title, unit), lines) in zip(all_axes, panels.items(), strict=True):
+        for name, (label, color) in lines.items():
+            if name in log:
+                axes.plot(log[name].dropna(), "o-", markersize=3, linewidth=1, color=color, label=label)
+        axes.set(xlabel="step", ylabel=unit, title=title)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8, frameon=False)
@@ -250,24 +234,19 @@ def draw_precision_recall(axes: "Axes", measured: Measurement) -> None:
 def draw_length(axes: "Axes", measured: Measurement) -> None:
     """Draw accuracy by tokens of a text, in bins of about as many texts, with 95 % intervals."""
     lengths, right = measured.coverage.lengths, measured.predictions == measured.labels
-    edges = np.unique(np.quantile(lengths, np.linspace(0, 1, LENGTH_BINS + 1), method="nearest"))
-    bins = pd.Series(np.clip(np.searchsorted(edges, lengths, side="right") - 1, 0, max(len(edges) - 2, 0)))
-    for _, rows in bins.groupby(bins):
-        share, (low, high) = right[rows.index].mean(), wilson_interval(int(right[rows.index].sum()), len(rows))
-        middle = float(np.median(lengths[rows.index]))
+    texts = pd.DataFrame({"length": lengths, "right": right})
+    bins = (texts["length"].rank(method="min") - 1) * LENGTH_BINS // len(texts)
+    for _, rows in texts.groupby(bins):
+        share, (low, high) = rows["right"].mean(), wilson_interval(int(rows["right"].sum()), len(rows))
+        middle = rows["length"].median()
         axes.errorbar(middle, share, yerr=[[share - low], [high - share]], fmt="o", color=BLUE, capsize=3)
-        axes.annotate(
-            len(rows), (middle, low), (0, -11), textcoords="offset points", ha="center", fontsize=7, color=GREY
-        )
+        axes.annotate(len(rows), (middle, low), (0, -11), fontsize=7, color=GREY, **IN_POINTS)
     if lengths.max() > measured.coverage.limit:
         axes.axvline(measured.coverage.limit, color=GREY, linestyle=":", label="longer texts are cut here")
         axes.legend(fontsize=8, frameon=False)
     if lengths.max() > 20 * max(np.median(lengths), 1):
         axes.set_xscale("log")
-    axes.set(
-        xlabel="tokens of a text (median of a bin, and below it how many texts)",
-        ylabel="accuracy",
-        title="Accuracy by length, 95 % intervals",
-    )
+    axes.set(xlabel="tokens of a text (median of a bin, and below it how many texts)", ylabel="accuracy")
+    axes.set_title("Accuracy by length, 95 % intervals")
     axes.margins(y=0.15)
     axes.grid(alpha=0.3)

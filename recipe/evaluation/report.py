@@ -2,7 +2,6 @@
 
 import csv
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,10 +25,7 @@ from recipe.shipped import as_typed
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from recipe.model.classifier import GPT2LastTokenClassifier
-
 TITLES = {"majority": "majority class", "tfidf": "TF-IDF + logistic regression"}  # baselines, by rising strength
-PREDICTIONS_FILE = "test_predictions.csv"  # in a run's output_dir
 EXAMPLES = 6  # texts shown after the test
 WIDE = 12  # labels: a matrix of more does not fit on a screen
 ABSTAIN_BELOW = (0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)  # levels of the table that it is chosen from
@@ -49,7 +45,7 @@ class Measurement:
     temperature: float | None = None  # what the head was divided by, if it was calibrated
     abstain_below: float | None = None
     model_name: str = "GPT-2"  # in tables and sentences
-    baselines: dict[str, tuple[dict[str, float], PairedComparison]] = field(default_factory=dict)
+    baselines: dict[str, tuple[dict[str, float], PairedComparison]] = field(default_factory=dict)  # the strongest first
 
     def __post_init__(self) -> None:
         logits = text_logits(self.logits, self.text_index)
@@ -65,9 +61,8 @@ class Measurement:
             answered = ~is_unsure(self.probabilities, self.abstain_below)
             scores = label_metrics(self.predictions[answered], self.labels[answered]) if answered.any() else {}
             self.scores |= {"coverage": float(answered.mean()), "answered": int(answered.sum())}
-            self.scores |= {
-                f"answered_{name}": scores.get(name) for name in ("accuracy", "accuracy_low", "accuracy_high")
-            }
+            for name in ("accuracy", "accuracy_low", "accuracy_high"):
+                self.scores[f"answered_{name}"] = scores.get(name)
 
     @property
     def uncalibrated_logits(self) -> np.ndarray:
@@ -78,7 +73,7 @@ class Measurement:
         from recipe.evaluation.baselines import baseline_predictions
 
         predicted = baseline_predictions(train["text"][:], np.array(train["label"]), texts, class_weight)
-        for name, predictions in predicted.items():
+        for name, predictions in reversed(predicted.items()):
             comparison = compare_paired(self.predictions == self.labels, predictions == self.labels)
             self.baselines[name] = label_metrics(predictions, self.labels), comparison
 
@@ -87,25 +82,17 @@ class Measurement:
         flat = {**self.scores, "samples": len(self.labels), **(self.coverage.figures() if self.coverage else {})}
         for name, (figures, test) in self.baselines.items():
             flat |= {f"{name}_{figure}": value for figure, value in figures.items()}
-            flat |= {
-                f"mcnemar_p_{name}": test.p_value,
-                f"gains_over_{name}": test.gains,
-                f"losses_to_{name}": test.losses,
-            }
+            flat[f"mcnemar_p_{name}"] = test.p_value
+            flat |= {f"gains_over_{name}": test.gains, f"losses_to_{name}": test.losses}
         settings = {"temperature": self.temperature, "decision_threshold": self.threshold}
-        set_ones = {name: value for name, value in settings.items() if value is not None}
-        return {f"{prefix}_{name}": value for name, value in flat.items()} | set_ones
+        chosen = {name: value for name, value in settings.items() if value is not None}
+        return {f"{prefix}_{name}": value for name, value in flat.items()} | chosen
 
     def answers(self, texts: "Dataset") -> pd.DataFrame:
-        """Return the answer to each text: first the mistakes, the most confident ones on top, then the right answers, the
-        least confident ones on top; names and texts as CSV may hold them.
+        """Return the answers to the N texts: the mistakes, the most confident first, then the rest, the least confident first.
 
-        Args:
-            texts: the N texts: `text` and, where they are known, `source` and `row`.
-
-        Returns:
-            `source` and `row`, if known, `text`, if `texts` has it, `label`, `prediction` and its `probability`; `number`, the text's place
-            among the N, from 1.
+        Columns, escaped as CSV may hold them: `source`, `row` and `text`, as far as `texts` has them; `label`,
+        `prediction` and its `probability`; `number`, the text's place among the N, from 1.
         """
         names = np.array(self.label_names, dtype=object)
         probability = self.probabilities[np.arange(len(self.labels)), self.predictions].round(6)
@@ -114,8 +101,7 @@ class Measurement:
         frame = pd.DataFrame({**columns, "number": np.arange(len(self.labels)) + 1})
         right = self.labels == self.predictions
         frame = frame.iloc[np.lexsort((np.where(right, probability, -probability), right))]
-        strings = frame.select_dtypes(exclude="number")
-        return frame.assign(**{name: cells.map(escape) for name, cells in strings.items()})
+        return frame.map(escape)
 
     def save_answers(self, path: Path, texts: "Dataset") -> None:
         """Write `answers` into a CSV file, completely or not at all."""
@@ -141,28 +127,6 @@ def measure(
     return Measurement(classifier.label_names, labels, *answers, threshold=threshold, **settings)
 
 
-def validation_results(
-    model: "GPT2LastTokenClassifier",
-    logits: np.ndarray,
-    labels: Sequence[int],
-    text_index: Sequence[int] | None = None,
-    coverage: Coverage | None = None,
-    temperature: float | None = None,
-) -> dict[str, float | None]:
-    """Return the figures of eval_results.json, `eval_` before each name.
-
-    Args:
-        model: with its decision threshold, if it has one.
-        logits: float [W, num_labels], the model's before it was calibrated, of texts or, with `text_index`, of windows.
-        labels: of the texts.
-        temperature: what the head was divided by since, if it was calibrated.
-    """
-    index = None if text_index is None else np.asarray(text_index)
-    names, threshold = list(model.config.id2label.values()), getattr(model.config, "decision_threshold", None)
-    cooled = logits / (temperature or 1)
-    return Measurement(names, np.asarray(labels), cooled, index, coverage, threshold, temperature).results("eval")
-
-
 def evaluate_saved(
     model_dir: str | Path,
     test: "Dataset",
@@ -179,28 +143,29 @@ def evaluate_saved(
 
     Args:
         test: with `text` and `label` (ids), and, where known, `row` and `source`.
-        train: the same of the training texts, for the baselines; None leaves them out.
+        train: the training texts, for the baselines; None leaves them out.
         class_weight: `none` or `balanced`, of the baselines.
         temperature: what the head was divided by, if it was calibrated.
         save_texts: write the texts into test_predictions.csv too.
 
     Returns:
-        The test, in the main process with the baselines: `results("test")` are the figures, `test_` before each name.
+        The test, in the main process with the baselines: `results("test")` are the figures.
     """
     PartialState().wait_for_everyone()  # until the main process has saved the model
     classifier = TextClassifier.from_pretrained(model_dir, device)
     measured = measure(classifier, test, progress, temperature=temperature, model_name=base_model_name(model_dir))
-    if PartialState().is_main_process:
-        path = Path(model_dir) / "test_results.json"
-        write_json(path, measured.results("test"))  # baselines may take long: nothing is lost in them
-        if train is not None:
-            measured.add_baselines(train, test["text"][:], class_weight)
-            write_json(path, measured.results("test"))
-        measured.save_answers(Path(model_dir) / PREDICTIONS_FILE, test if save_texts else test.remove_columns("text"))
-        print(f"\nTest set, {len(test)} texts, measured on the saved model:")
-        print_report(measured)
-        print_examples(test, measured)
-        print(f"All answers, confident mistakes first: {printable(str(Path(model_dir) / PREDICTIONS_FILE))}")
+    if not PartialState().is_main_process:
+        return measured
+    results, answers = Path(model_dir, "test_results.json"), Path(model_dir, "test_predictions.csv")
+    write_json(results, measured.results("test"))  # baselines may take long: nothing is lost in them
+    if train is not None:
+        measured.add_baselines(train, test["text"][:], class_weight)
+        write_json(results, measured.results("test"))
+    measured.save_answers(answers, test if save_texts else test.remove_columns("text"))
+    print(f"\nTest set, {len(test)} texts, measured on the saved model:")
+    print_report(measured)
+    print_examples(test, measured)
+    print(f"All answers, confident mistakes first: {printable(str(answers))}")
     return measured
 
 
@@ -213,7 +178,11 @@ def print_report(measured: Measurement) -> None:
     if absent := sorted(set(ids) - set(labels) - set(predictions)):
         shown = ", ".join(repr(names[i]) for i in absent[:WIDE])
         print(f"No text has the label {shown} or was given it: macro F1 below counts the other labels.\n")
-    print_comparison(measured)
+    table = comparison_table(measured)
+    lines = table.to_string(col_space=[9, 14, 9, 12][: table.shape[1]]).splitlines()
+    print(*(line.rstrip() for line in lines), "", sep="\n")
+    if found := conclusions(measured):
+        print(*found, "", sep="\n")
     if measured.temperature is not None:
         error, loss = (f"{scores[f'{name}_uncalibrated']:.4f} -> {scores[name]:.4f}" for name in ("ece", "loss"))
         print(f"Temperature {measured.temperature:.4g}: calibration error {error}, loss {loss}")
@@ -229,59 +198,35 @@ def print_report(measured: Measurement) -> None:
     print(", ".join(f"test_{name} {scores[name]:.4f}" for name in ("accuracy", "macro_f1", "loss", "ece")))
 
 
-def print_comparison(measured: Measurement) -> None:
-    """Print the model and its baselines, the strongest first, and the verdict on that one."""
-    table = comparison_table(measured)
-    lines = table.to_string(col_space=[9, 14, 9, 12][: table.shape[1]]).splitlines()
-    print("\n".join(line.rstrip() for line in lines))
-    if verdict := comparison_verdict(measured):
-        print(f"\n{verdict}")
-    if step := next_step(measured):
-        print(step)
-    print()
-
-
 def comparison_table(measured: Measurement) -> pd.DataFrame:
     """Return the figures of the model and its baselines, the strongest first, as text."""
-    names = [name for name in reversed(TITLES) if name in measured.baselines]
-    titles = [measured.model_name, *(TITLES[name] for name in names)]
-    figures = pd.DataFrame([measured.scores, *(measured.baselines[name][0] for name in names)], index=titles)
+    titles = [measured.model_name, *(TITLES[name] for name in measured.baselines)]
+    figures = pd.DataFrame([measured.scores, *(scores for scores, _ in measured.baselines.values())], index=titles)
     figures = figures[["accuracy", "accuracy_low", "accuracy_high", "macro_f1"]].map("{:.3f}".format)
     intervals = figures["accuracy_low"] + " - " + figures["accuracy_high"]
     table = pd.DataFrame({"accuracy": figures["accuracy"], "95 % interval": intervals, "macro F1": figures["macro_f1"]})
-    if names:
-        tests = [measured.baselines[name][1] for name in names]
-        table["McNemar's p"] = ["", *(format_p(test.p_value) for test in tests)]
+    if measured.baselines:
+        table["McNemar's p"] = ["", *(format_p(test.p_value) for _, test in measured.baselines.values())]
     return table
 
 
-def comparison_verdict(measured: Measurement) -> str:
-    """Return the sentence that compares the model with its strongest baseline; "" without one."""
-    name = strongest_baseline(measured)
-    if name is None:
-        return ""
-    model, test = measured.model_name, measured.baselines[name][1]
-    if not test.gains and not test.losses:
-        return f"{model} and {TITLES[name]} are right on the same texts: no difference"
-    gains, losses = (f"{texts} text{'' if texts == 1 else 's'}" for texts in (test.gains, test.losses))
-    p = format_p(test.p_value)
-    against = f"wrong on {losses} that it gets right (McNemar's p {p if p[0] == '<' else f'= {p}'}): {test.verdict}"
-    return f"{model} is right on {gains} that {TITLES[name]} gets wrong, and {against}"
-
-
-def next_step(measured: Measurement) -> str:
-    """Return what to try where the model is not clearly better than its strongest baseline; "" where it is."""
-    name = strongest_baseline(measured)
-    if name is None or measured.baselines[name][1].verdict == "better":
-        return ""
-    return as_typed(
+def conclusions(measured: Measurement) -> list[str]:
+    """Return how the model compares with its strongest baseline, if it has one, and what may help if it is not better."""
+    if not measured.baselines:
+        return []
+    name, (_, test) = next(iter(measured.baselines.items()))
+    if test.gains or test.losses:
+        gains, losses = (f"{texts} text{'' if texts == 1 else 's'}" for texts in (test.gains, test.losses))
+        p = format_p(test.p_value)
+        found = f"is right on {gains} that {TITLES[name]} gets wrong, and wrong on {losses} that it gets right"
+        found += f" (McNemar's p {p if p[0] == '<' else f'= {p}'}): {test.verdict}."
+    else:
+        found = f"and {TITLES[name]} are right on the same texts: no difference."
+    advice = as_typed(
         "What may help: training more blocks (scripts/probe.py shows how many to begin with), another learning rate"
         f" (scripts/sweep.py), more texts (scripts/learning_curve.py), a larger GPT-2. Else {TITLES[name]} is cheaper."
     )
-
-
-def strongest_baseline(measured: Measurement) -> str | None:
-    return next((name for name in reversed(TITLES) if name in measured.baselines), None)
+    return [f"{measured.model_name} {found}", *([] if test.verdict == "better" else [advice])]
 
 
 def print_confusion(measured: Measurement) -> None:
@@ -306,7 +251,7 @@ def print_coverage(measured: Measurement) -> None:
 
 
 def coverage_table(measured: Measurement) -> pd.DataFrame:
-    """Return `answered` and `accuracy`, shares, by the lowest top probability that is answered; levels that answer no text are left out."""
+    """Return the shares `answered` and `accuracy` by the lowest top probability that is answered, where any text is."""
     right, rows = measured.predictions == measured.labels, {}
     for level in ABSTAIN_BELOW:
         answered = ~is_unsure(measured.probabilities, level)

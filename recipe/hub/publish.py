@@ -3,17 +3,16 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from recipe.errors import RecipeError, as_recipe_error, first_line
-from recipe.hub.model_card import CARD_FILE, NEW_CARD_FILE, PICTURES, published_card
+from recipe.hub.model_card import CARD_FILE, NEW_CARD_FILE, PICTURES, published_card, write_model_card
 
 # What others need, and nothing of the user's own. Checkpoints, splits and hashes of the training texts stay here, and so does
 # run_config.yaml with its paths.
@@ -42,8 +41,7 @@ REASONS = {
 }
 
 
-@dataclass(frozen=True)
-class Published:
+class Published(NamedTuple):
     """Where a model went: its page, and whether only its owners see that."""
 
     url: str
@@ -57,7 +55,7 @@ def files_to_publish(run_dir: str | Path) -> list[Path]:
     """Return the files of a finished run that others need.
 
     Raises:
-        RecipeError: no saved model, or a run that has not finished.
+        RecipeError: no saved model, a run that has not finished, a new card beside an edited one, or a symbolic link.
     """
     folder = Path(run_dir)
     if not (folder / "config.json").is_file() or not any(folder.glob("model*.safetensors")):
@@ -71,18 +69,15 @@ def files_to_publish(run_dir: str | Path) -> list[Path]:
     if (folder / NEW_CARD_FILE).exists():
         problem = f"{folder}: {CARD_FILE} is of an earlier run, and {NEW_CARD_FILE} of this one"
         raise RecipeError(f"{problem}: put what you want of both into {CARD_FILE}, and remove {NEW_CARD_FILE}")
-    found = {path for pattern in PUBLISHED for path in folder.glob(pattern) if path.is_file()}
-    if links := sorted(path for path in found if path.is_symlink()):
-        raise RecipeError(f"{links[0]}: is a symbolic link, which is not followed: put the file in its place")
-    return sorted(found)
+    found = sorted({path for pattern in PUBLISHED for path in folder.glob(pattern) if path.is_file()})
+    for path in found:
+        if path.is_symlink():
+            raise RecipeError(f"{path}: is a symbolic link, which is not followed: put the file in its place")
+    return found
 
 
 def check_login(token: str | None = None) -> str:
-    """Return the user's name on the Hub.
-
-    Raises:
-        RecipeError: no token, or one that the Hub does not accept; or the Hub cannot be reached.
-    """
+    """Return the user's name on the Hub, which has to accept the token."""
     if (token or get_token()) is None:
         raise RecipeError(f"you are not logged in to the Hub: {LOGIN}")
     with hub_errors("the Hub", token, "nothing was sent: check the connection"):
@@ -91,12 +86,8 @@ def check_login(token: str | None = None) -> str:
 
 def check_repo_id(repo_id: str | None) -> None:
     """Raise RecipeError for a name that no repository can have; None is one that is chosen later."""
-    try:
+    with as_recipe_error(HFValidationError, f"{repo_id!r} is no repository", "take a name such as me/spam-filter"):
         validate_repo_id(repo_id or "name")
-    except HFValidationError as error:
-        raise RecipeError(
-            f"{repo_id!r} is no repository: take a name such as me/spam-filter ({first_line(error)})"
-        ) from error
 
 
 def publish(
@@ -122,16 +113,13 @@ def publish(
     Raises:
         RecipeError: whatever the Hub refuses, in one line; and as files_to_publish.
     """
-    folder, user = Path(run_dir), check_login(token)
-    files_to_publish(folder)
+    folder, user, paths = Path(run_dir), check_login(token), files_to_publish(run_dir)
     repo_id = repo_id or folder.resolve().name
     repo_id = repo_id if "/" in repo_id else f"{user}/{repo_id}"
     check_repo_id(repo_id)
-    if not (folder / CARD_FILE).exists():
-        from recipe.hub.model_card import write_model_card  # which loads torch
-
-        write_model_card(folder)
-    files = {str(path.relative_to(folder)): path for path in files_to_publish(folder)}
+    if folder / CARD_FILE not in paths:
+        paths.append(write_model_card(folder))
+    files = {path.relative_to(folder).as_posix(): path for path in paths}
     card = published_card(files[CARD_FILE], repo_id, revision, metadata)
     api = HfApi(token=token)
     with hub_errors(repo_id, token):
@@ -140,12 +128,11 @@ def publish(
         if revision:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         info = api.model_info(repo_id, revision=revision)
-        old = {
-            file.rfilename for file in info.siblings or () if any(fnmatch(file.rfilename, name) for name in PUBLISHED)
-        }
+        there = [file.rfilename for file in info.siblings or ()]
+        old = [name for name in there if name not in files and any(fnmatch(name, pattern) for pattern in PUBLISHED)]
         contents = {**files, CARD_FILE: str(card).encode()}
         operations = [CommitOperationAdd(name, content) for name, content in contents.items()]
-        operations += [CommitOperationDelete(name) for name in sorted(old - files.keys())]
+        operations += [CommitOperationDelete(name) for name in old]
         api.create_commit(repo_id, operations, commit_message=commit_message, revision=revision)
     return Published(f"{api.endpoint}/{repo_id}", bool(info.private))
 

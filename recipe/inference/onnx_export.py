@@ -22,12 +22,16 @@ from recipe.errors import RecipeError, as_recipe_error
 from recipe.inference.text_classifier import TextClassifier
 from recipe.model.classifier import GPT2LastTokenClassifier
 
-NEEDED = ("onnx", "onnxscript", "onnxruntime")
+MODEL_FILE = "model.onnx"
+CHECK_TEXTS, CHECK_TOKENS = 200, 20_000  # tokens: half a minute at GPT-2 small's shape on two cores
+CHECK_BATCH = 8
+TOLERANCE = 1e-4  # of a logit
+ODD_TEXTS = ["", " ", "<|endoftext|>", "a <|endoftext|>\n b", "🎉 naïve 中文 مرحبا \0", "word " * 3000]
 
 
 def require_onnx() -> None:
     """Raise RecipeError if a package of the extra `onnx` is not installed."""
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         raise RecipeError(f"the export needs {', '.join(missing)}: pip install 'gpt2-classifier-recipe[onnx]'")
 
@@ -59,22 +63,16 @@ class ExportableClassifier(nn.Module):
 
 @torch.no_grad()
 def export_graph(model: GPT2LastTokenClassifier, empty_id: int, path: Path) -> None:
-    """Write the model as ONNX; weights over 2 GB, more than such a file can hold, go to `PATH.data` beside it.
+    """Write the model, on the CPU and in eval mode, as ONNX; weights over 2 GB, which no such file holds, go to `PATH.data`.
 
     Args:
-        model: on the CPU, in eval mode.
         empty_id: the token that an empty text is.
-
-    Raises:
-        RecipeError: torch.onnx cannot export it.
     """
-    input_ids = torch.tensor([[empty_id] * 3] * 2)
+    input_ids = torch.full((2, 3), empty_id)
     sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length")}
     problem = f"{type(model).__name__} cannot be exported by torch {torch.__version__}"
-    with (
-        quiet(),
-        as_recipe_error(Exception, problem, "take a newer torch and onnxscript"),
-    ):  # it raises whatever it meets
+    # The exporter raises whatever it meets.
+    with quiet(), as_recipe_error(Exception, problem, "take a newer torch and onnxscript"):
         program = torch.onnx.export(
             ExportableClassifier(model, empty_id).eval(),
             (input_ids, torch.ones_like(input_ids)),
@@ -138,13 +136,6 @@ def quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-MODEL_FILE = "model.onnx"
-CHECK_TEXTS, CHECK_TOKENS = 200, 20_000  # tokens: half a minute at GPT-2 small's shape on two cores
-CHECK_BATCH = 8
-TOLERANCE = 1e-4  # of a logit
-ODD_TEXTS = ["", " ", "<|endoftext|>", "a <|endoftext|>\n b", "🎉 naïve 中文 مرحبا \0", "word " * 3000]
-
-
 def export_folder(
     model_dir: str,
     classifier: TextClassifier,
@@ -156,8 +147,7 @@ def export_folder(
     """Write model.onnx, tokenizer.json, tokenizer_config.json and config.json, all of them or none.
 
     Args:
-        model_dir: where the classifier was loaded from.
-        classifier: on the CPU.
+        classifier: loaded from model_dir, on the CPU.
         texts: to check with; None takes random tokens.
         int8: quantize the model, once its float32 form has been checked.
         measure: called with the paths of the float32 and the int8 model before they are moved.
@@ -178,8 +168,11 @@ def export_folder(
             path = (Path(work) if int8 else temporary) / MODEL_FILE
             print("Exporting ...", flush=True)
             export_graph(classifier.model, classifier.tokenizer.eos_token_id, path)
-            count, difference = check_graph(classifier, path, rows_to_check(classifier, texts))
-            print(f"Checked on {count} texts, padded left, right and not: logits differ by {difference:.1e} at most")
+            rows = rows_to_check(classifier, texts)
+            difference = check_graph(classifier, path, rows)
+            print(
+                f"Checked on {len(rows)} texts, padded left, right and not: logits differ by {difference:.1e} at most"
+            )
             if int8:
                 quantize_int8(path, temporary / MODEL_FILE)
                 if measure:
@@ -223,26 +216,20 @@ def check_tokenizer(classifier: TextClassifier, path: Path, texts: Sequence[str]
 
 def rows_to_check(classifier: TextClassifier, texts: Sequence[str] | None) -> list[list[int]]:
     """Return token ids of up to CHECK_TEXTS texts, or as many random ones: one of one token and one of all positions first."""
-    positions, vocabulary = classifier.model.config.n_positions, len(classifier.tokenizer)
-    rng = np.random.default_rng(0)
+    positions, rng = classifier.model.config.n_positions, np.random.default_rng(0)
     lengths = [1, positions]
     if texts is None:
-        lengths += rng.integers(1, min(positions, 128), CHECK_TEXTS - len(lengths), endpoint=True).tolist()
-    rows = [rng.integers(vocabulary, size=length).tolist() for length in lengths]
-    if texts is not None:
-        encoded = classifier.encode(texts[: CHECK_TEXTS - len(lengths)])[0]
-        rows += [classifier.windows.cut(ids)[0] if classifier.windows else ids for ids in encoded]
+        lengths += rng.integers(1, min(positions, 128), CHECK_TEXTS - 2, endpoint=True).tolist()
+    rows = [rng.integers(len(classifier.tokenizer), size=length).tolist() for length in lengths]
+    for ids in classifier.encode((texts or [])[: CHECK_TEXTS - 2])[0]:
+        rows.append(classifier.windows.cut(ids)[0] if classifier.windows else ids)
     within = np.cumsum([len(row) for row in rows]) <= CHECK_TOKENS
-    return [row for row, kept in zip(rows, within, strict=True) if kept]
+    return rows[: within.sum()]
 
 
 @torch.inference_mode()
-def check_graph(classifier: TextClassifier, path: Path, rows: list[list[int]]) -> tuple[int, float]:
-    """Return how many rows the graph and the model were compared on, and the largest difference of a logit.
-
-    Raises:
-        RecipeError: a difference over TOLERANCE, or another label.
-    """
+def check_graph(classifier: TextClassifier, path: Path, rows: list[list[int]]) -> float:
+    """Return the largest difference of a logit between the graph and the model; refuse one over TOLERANCE, or another label."""
     model, graph, largest = classifier.model, OnnxModel(path, classifier.model.config), 0.0
     for start in tqdm(range(0, len(rows), CHECK_BATCH), desc="Checking", unit=" batches", leave=False):
         part = rows[start : start + CHECK_BATCH]
@@ -264,4 +251,4 @@ def check_graph(classifier: TextClassifier, path: Path, rows: list[list[int]]) -
                     " take another torch or onnxruntime"
                 )
             largest = max(largest, difference)
-    return len(rows), largest
+    return largest
