@@ -11,8 +11,8 @@ from transformers import pipeline
 
 READMES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 READMES += [path for name in ("recipe", "scripts", "accelerate_configs") for path in (ROOT / name).rglob("README.md")]
-# Others run these: the tests of the benchmark, the demo and the examples, and that of the launcher's configs, which needs a GPU for this one.
-ELSEWHERE = ("benchmark/benchmark.py", "scripts/demo.py", "scripts/examples/", "single_gpu.yaml")
+# Others run these: the tests of the benchmark, the demo, the examples and the export, and that of the launcher's configs, which needs a GPU for this one.
+ELSEWHERE = ("benchmark/benchmark.py", "scripts/demo.py", "scripts/examples/", "export_onnx.py", "single_gpu.yaml")
 GOES_ON = ("find_label_errors.py",)  # with what the section before has written
 
 
