@@ -232,5 +232,9 @@ def trained(made_once) -> Path:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What starts programs, trains many times, or waits for the launched run: `make test-fast` leaves it out."""
     for item in items:
-        if item.path.parent.name in ("scripts", "experiments") or "trained" in item.fixturenames:
+        long = item.path.parent.name in ("scripts", "experiments") or item.path.stem in (
+            "test_properties",
+            "test_plots",
+        )
+        if long or "trained" in item.fixturenames:
             item.add_marker(pytest.mark.launch)

@@ -14,7 +14,9 @@ from transformers import AutoTokenizer
 from recipe.inference.onnx_export import ODD_TEXTS
 
 EXPORT, PREDICT = ["python", "scripts/export_onnx.py"], ["python", "scripts/predict.py"]
-SNIPPET = re.search(r"```python\n(.*?)```", (ROOT / "scripts" / "README.md").read_text(), re.DOTALL)[1]
+README = (ROOT / "scripts" / "README.md").read_text()
+EXPORT_AS_IT_IS, EXPORT_INT8 = (line.split() for line in re.findall("^python scripts/export_onnx.py .*$", README, re.M))
+SNIPPET = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
 ALONE = '\nimport sys\nassert not {"torch", "transformers", "recipe"} & sys.modules.keys()\n'
 
 
@@ -43,16 +45,22 @@ def check_that_transformers_load(run, folder, texts):
     assert tokenizer.pad_token_id == 8191
 
 
-def test_snippet_gives_the_labels_of_predict(tmp_path, run_here):
-    result = run_here(
-        [*EXPORT, "--model_dir", three_label_run(), "--output_dir", tmp_path / "runs" / "quickstart_onnx"]
-    )
+@pytest.fixture
+def checkout(tmp_path):
+    """A folder where the README's commands run."""
+    (tmp_path / "scripts").symlink_to(ROOT / "scripts")
+    shutil.copytree(three_label_run(), tmp_path / "runs" / "quickstart")
+    return tmp_path
+
+
+def test_snippet_gives_the_labels_of_predict(checkout, tmp_path, run_here):
+    result = run_here(EXPORT_AS_IT_IS, cwd=checkout)
     assert result.returncode == 0, result.stderr
     printed = result.stdout.splitlines()
     assert printed[0] == "Exporting ..."
     checked = r"Checked on 62 texts, padded left, right and not: logits differ by \d\.\de-0[5-9] at most"
     assert re.fullmatch(checked, printed[1])
-    saved = r"Saved to .*/runs/quickstart_onnx: model.onnx, 6.\d MB, the tokenizer, config.json"
+    saved = r"Saved to runs/quickstart_onnx: model.onnx, 6.\d MB, the tokenizer, config.json"
     assert re.fullmatch(saved, printed[2])
     assert len(printed) == 3
     # no word of the exporter's
@@ -64,9 +72,8 @@ def test_snippet_gives_the_labels_of_predict(tmp_path, run_here):
     check_that_transformers_load(three_label_run(), tmp_path / "runs" / "quickstart_onnx", texts)
 
 
-def test_int8_prints_its_cost(tmp_path, run_here):
-    folder = tmp_path / "runs" / "quickstart_onnx"
-    result = run_here([*EXPORT, "--model_dir", three_label_run(), "--output_dir", folder, "--quantize", "int8"])
+def test_int8_prints_its_cost(checkout, tmp_path, run_here):
+    result = run_here(EXPORT_INT8, cwd=checkout)
     assert result.returncode == 0, result.stderr
     assert "Test split of the run, 60 texts:" in result.stdout
     sizes = {}
@@ -76,6 +83,7 @@ def test_int8_prints_its_cost(tmp_path, run_here):
         assert low <= accuracy <= high
         assert accuracy > 0.9
     assert sizes["int8"] < 0.3 * sizes["float32"]
+    folder = (checkout / "runs" / "quickstart_int8").rename(checkout / "runs" / "quickstart_onnx")  # the snippet's
     assert (folder / "model.onnx").stat().st_size == pytest.approx(sizes["int8"] * 1e6, rel=0.02)
     assert re.search(r"int8 changes the label of \d+ of 60 texts\n", result.stdout)
     assert len(list(folder.iterdir())) == 4

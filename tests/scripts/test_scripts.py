@@ -118,7 +118,7 @@ def test_features_are_listed_and_cleared(three_labels, tmp_path, run_here):
         "false",
         *cache,
     ]
-    assert run_here([*TRAIN, *fields]).returncode == 0
+    assert run_here([*TRAIN, *fields, "--feature_cache", "on"]).returncode == 0
     size = sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*") if path.is_file())
     listed = run_here(["python", "scripts/feature_cache.py", *cache, "--clear"])
     assert "gpt2-nano, 11 blocks, float32, all tokens" in listed.stdout

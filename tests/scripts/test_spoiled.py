@@ -100,7 +100,8 @@ def test_a_marker_of_another_shape_is_passed_over(folder, texts_file, run_here, 
     change(folder / "run_state.json", finished=False)
     for checkpoint in folder.glob("checkpoint-*"):
         (checkpoint / "complete.json").write_text(content)
-    config = json.loads((folder / "run_state.json").read_text())["config"] | {"output_dir": str(folder)}
+    config = json.loads((folder / "run_state.json").read_text())["config"]
+    config |= {"output_dir": str(folder), "model_name_or_path": str(tiny_folder())}  # of this worker
     change(folder / "run_state.json", config=config)
     result = run_here([*TRAIN, *fields_of(tiny_folder(), texts_file, folder), *FAST])
     assert result.returncode == 0, result.stderr

@@ -95,7 +95,9 @@ OPTIONS = {
 PLAIN_TOO = {"defaults", "two blocks", "mean pooling", "gradient accumulation", "reentrant gradient checkpointing"}
 
 
-@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize(
+    "option", [name if name in PLAIN_TOO else pytest.param(name, marks=pytest.mark.launch) for name in OPTIONS]
+)
 def test_option_means_what_it_means_in_trainer(tmp_path, option):
     """With the cache; without it, the options in which our own code differs."""
     paths = ("trainer", "plain", "cached") if option in PLAIN_TOO else ("trainer", "cached")
