@@ -120,7 +120,7 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
                 )
         except (OSError, SafetensorError) as error:
             raise RecipeError(f"{name}: no weights that load: {loading.describe_weights(name, error)}") from error
-        loading.check_loaded_weights(name, model, info, ignore_mismatched_sizes)
+        loading.check_loaded_weights(name, base_config, model, info, ignore_mismatched_sizes)
         if other_labels and not info["mismatched_keys"]:  # right size, wrong labels
             model.reset_head()
         replaced = other_labels or bool(info["mismatched_keys"])

@@ -131,7 +131,9 @@ def pad_token_id(name: str, config: GPT2Config) -> int | None:
     return next((token_id for token_id in ids if token_id is not None), None)
 
 
-def check_loaded_weights(name: str, model: nn.Module, info: dict[str, Any], fresh_head: bool) -> None:
+def check_loaded_weights(
+    name: str, base_config: GPT2Config, model: nn.Module, info: dict[str, Any], fresh_head: bool
+) -> None:
     """Raise RecipeError where weights other than the head's are missing, not finite, or of other shapes than config.json's."""
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("score."))
     if missing and Path(name, "trainer_state.json").is_file():
@@ -142,7 +144,7 @@ def check_loaded_weights(name: str, model: nn.Module, info: dict[str, Any], fres
         lacks = f"lacks {len(missing)} GPT-2 weights ({missing[0]} ...)"
         raise RecipeError(f"{name}: the checkpoint {lacks}: it is incomplete")
     blocks = {int(found[1]) + 1 for key in info["unexpected_keys"] if (found := re.search(r"\bh\.(\d+)\.", key))}
-    if max(blocks, default=0) > (n_layer := model.config.n_layer):
+    if max(blocks, default=0) > (n_layer := base_config.n_layer):  # not one that the caller has chosen
         raise RecipeError(f"{name}: config.json says n_layer {n_layer}, but the weights have {max(blocks)} blocks")
     if any(key.startswith("score.") for key in info["unexpected_keys"]) and not fresh_head:
         saved_by = (model.config.architectures or ["?"])[0]

@@ -30,7 +30,6 @@ from recipe.atomic import write_json
 from recipe.data.dataset import load_saved_splits
 from recipe.data.texts import base_model_name, read_run_config
 from recipe.errors import OneLineParser, RecipeError, as_recipe_error, first_line, run_script
-from recipe.evaluation.baselines import fit_linear
 from recipe.evaluation.intervals import compare_paired, format_p
 from recipe.evaluation.metrics import label_metrics
 
@@ -40,7 +39,8 @@ SHOTS, PAIRS = 16, 20  # texts a label, and pairs of each kind a text: as in Set
 
 def fit_vectors(vectorizer: Any, texts: list[str], labels: np.ndarray, class_weight: str) -> tuple[Predict, int]:
     """Fit logistic regression to the vectorizer's columns; return how to predict, and the bytes that one has to keep."""
-    model = fit_linear(vectorizer, texts, labels, class_weight)
+    weight = None if class_weight == "none" else class_weight
+    model = make_pipeline(vectorizer, LogisticRegression(class_weight=weight)).fit(texts, labels)
     return model.predict, len(pickle.dumps(model))
 
 
