@@ -76,10 +76,10 @@ class ModelArguments:
     lora_r: int | None = option(
         None, "Train LoRA adapters of this rank in place of the matrices of `trainable` (needs peft)."
     )
-    lora_alpha: float = option(16.0, "What adapters add is scaled by lora_alpha / lora_r.")
+    lora_alpha: float = option(16.0, "LoRA scaling: lora_alpha / lora_r.")
     pooling: Literal["last", "first", "mean"] | None = option(
         None,
-        "Token the head reads: last (the recipe), mean, first (a control: sees no other); default: the checkpoint's.",
+        "Token the head reads: last (the recipe), mean, first (a control: cannot see the rest); default: the checkpoint's.",
     )
     dropout: float = option(0.0, "Dropout of the trainable blocks.")
     ignore_mismatched_sizes: bool = option(False, "Replace a head for other labels by a fresh one (else refused).")
@@ -146,7 +146,7 @@ class DataArguments:
     remove_duplicates: bool = option(True, "Keep exact copies of a text out of other splits.")
     drop_conflicts: bool = option(False, "Drop every training text that occurs with different labels.")
     undersample: Literal["none", "train", "all"] = option(
-        "none", "Cut every label to the rarest one's rows: in the training split, or in the whole training file."
+        "none", "Downsample every label to the size of the rarest: in the training split, or in the whole training file."
     )
     class_weight: Literal["none", "balanced"] = option("none", "Weigh the loss by inverse label frequency.")
     max_train_samples: int | None = option(None, "Train on this many texts at most, drawn at random.")
@@ -185,7 +185,7 @@ class RecipeTrainingArguments(TrainingArguments):
     save_total_limit: int | None = option(1, "How many checkpoints to keep, the best one apart.")
     load_best_model_at_end: bool = option(True, "Keep the model of the best validation, by metric_for_best_model.")
     early_stopping_patience: int | None = option(None, "Stop after this many validations without a better one.")
-    ddp_find_unused_parameters: bool | None = option(False, "Look for parameters without a gradient: here are none.")
+    ddp_find_unused_parameters: bool | None = option(False, "Search for unused parameters (never needed here).")
     baselines: bool = option(True, "Measure the majority class and TF-IDF + logistic regression on the test texts too.")
     plots: bool = option(True, "Draw the run's pictures, which the model card shows (needs matplotlib).")
     save_texts: bool = option(True, "Write the test texts into test_predictions.csv (splits/ holds them anyway).")

@@ -59,12 +59,8 @@ def test_a_model_max_length_that_is_none(folder, run_here, length):
     assert_refused(run_here([*PREDICT, "--model_dir", folder, "--text", "x"]), "no tokenizer that loads")
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [{"window": "abc"}, {"window": True}, {"architectures": 5}, {"quantization_config": {"load_in_8bit": True}}],
-)
-def test_fields_of_a_config(folder, run_here, fields):
-    change(folder / "config.json", **fields)
+def test_a_quantized_model(folder, run_here):
+    change(folder / "config.json", quantization_config={"load_in_8bit": True})
     assert_refused(run_here([*PREDICT, "--model_dir", folder, "--text", "x"]), "config.json cannot be used")
 
 
