@@ -9,7 +9,6 @@ import pytest
 from conftest import run_training, run_unfinished, same_weights
 from transformers import TrainerCallback
 
-import recipe
 from recipe.errors import stop_on_sigterm
 from recipe.training.checkpoints import last_complete_checkpoint
 from recipe.training.trainer import RecipeTrainer
@@ -39,7 +38,7 @@ def stop_at(monkeypatch):
                 self.add_callback(StopAt(step))
 
         with monkeypatch.context() as patched:
-            patched.setattr(recipe, "RecipeTrainer", Stopped)
+            patched.setattr("recipe.training.steps.RecipeTrainer", Stopped)
             with pytest.raises(SystemExit) as stop:
                 run_training(*arguments)
         assert stop.value.code == 143
