@@ -146,7 +146,8 @@ class DataArguments:
     remove_duplicates: bool = option(True, "Keep exact copies of a text out of other splits.")
     drop_conflicts: bool = option(False, "Drop every training text that occurs with different labels.")
     undersample: Literal["none", "train", "all"] = option(
-        "none", "Downsample every label to the size of the rarest: in the training split, or in the whole training file."
+        "none",
+        "Downsample every label to the size of the rarest: in the training split, or in the whole training file.",
     )
     class_weight: Literal["none", "balanced"] = option("none", "Weigh the loss by inverse label frequency.")
     max_train_samples: int | None = option(None, "Train on this many texts at most, drawn at random.")

@@ -35,6 +35,13 @@ def find_columns(source: str, names: Sequence[str], wanted: Wanted) -> dict[str,
     if twice := [name for name in given if given.count(name) > 1]:
         raise RecipeError(f"{source}: the column {twice[0]!r} is given for two fields: each takes a column of its own")
     columns = match_columns(names, wanted)
+    if (
+        wanted.get("label", "") is None
+        and "input_label" in cleaned
+        and any(x.startswith("probability_") for x in cleaned)
+    ):
+        what = "label is what predict.py answered, input_label what its input said"
+        raise RecipeError(f"{source}: {what}: give --label_column input_label, or label")
     for field, column in columns.items():
         usual = USUAL_COLUMNS.get(field, ())
         if column is None:

@@ -262,5 +262,5 @@ def draw_curves(
         axes.minorticks_off()
         axes.set(xlabel="training texts", title=f"{name_of_score[0].upper()}{name_of_score[1:]} on test")
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8, frameon=False, loc="lower right")
+        axes.legend(fontsize=8, frameon=False)  # where it covers the least
     return figure

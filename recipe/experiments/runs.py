@@ -53,7 +53,9 @@ class Results:
         """
         self.path, self.common = path, hash_of(depends_on)
         self.found: dict[str, Any] = {}
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        self.complete = text.endswith("\n") or not text  # else a kill has cut its last line short
+        for line in text.splitlines():
             with contextlib.suppress(ValueError, KeyError, TypeError):  # a line that a kill has cut short
                 kept = json.loads(line)
                 self.found[kept["case"]] = kept["result"]
@@ -71,8 +73,10 @@ class Results:
         key = hash_of((self.common, case))
         if key not in self.found:
             self.found[key] = measure()
-            with self.path.open("a", encoding="utf-8") as file:  # on a new line, whatever a kill has left
-                file.write("\n" + json.dumps({"case": key, **case, "result": self.found[key]}))
+            with self.path.open("a", encoding="utf-8") as file:
+                line = json.dumps({"case": key, **case, "result": self.found[key]})
+                file.write(line + "\n" if self.complete else "\n" + line + "\n")
+                self.complete = True
         return self.found[key]
 
     def remove(self) -> None:

@@ -327,12 +327,14 @@ def draw_sweep(path: Path, table: pd.DataFrame, figures: Mapping[str, float]) ->
     if "loss" in figures:
         error, place = figures.get("loss_sd", 0), table["learning_rate"].iloc[0]
         axes.errorbar(place, figures["loss"], error, fmt="_", color="black", capsize=4, label="best, other seeds (sd)")
-    axes.set(xscale="log", yscale="log", xlabel="learning rate", ylabel="validation loss")
+    axes.set(xscale="log", xlabel="learning rate", ylabel="validation loss")
     ratio = table["loss"].max() / table["loss"].min()
-    subs = (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9) if ratio < 10 else (1, 2, 5) if ratio < 1000 else (1,)
-    axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=subs, numticks=20))
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("")
+    if ratio > 2:  # of a narrower range, a logarithmic axis has hardly a label
+        axes.set_yscale("log")
+        subs = (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9) if ratio < 10 else (1, 2, 5) if ratio < 1000 else (1,)
+        axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=subs, numticks=20))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("")
     axes.grid(alpha=0.2)
     axes.legend(fontsize=8, frameon=False)
     write_files(path.parent, lambda folder: save_figure(figure, folder / path.name))

@@ -129,7 +129,8 @@ def check_row_options(experiments: Experiments, overrides: Sequence[str]) -> boo
         try:
             arguments = parse_arguments(arguments_of(experiments, row, overrides))
         except RecipeError as error:
-            raise RecipeError(f"row {row.name!r}: {error}") from error
+            known = str(error).startswith(f"row {row.name!r}")
+            raise RecipeError(str(error) if known else f"row {row.name!r}: {error}") from error
         set_fields = {name: value for part in arguments for name, value in vars(part).items()}
         for name in (name for name in REFUSED if set_fields[name] and name != "early_stopping_patience"):
             raise RecipeError(f"row {row.name!r} sets {name}: {REFUSED[name]}, so leave it out, in the base too")
@@ -290,12 +291,13 @@ def describe(table: pd.DataFrame) -> str:
     run = table[table["accuracy"].notna()].astype(numbers)
     interval = run["low"].map("{:.1f}".format) + " - " + run["high"].map("{:.1f}".format)
     shown = run.assign(interval=interval)[[*SHOWN]].rename(columns=SHOWN).rename_axis(None)
-    formats = {"accuracy %": 1, "sd": 1, "seconds": 0, "published %": 1}
+    formats = {"accuracy %": 1, "sd": 1, "seconds": 1, "published %": 1}
     formatters = {name: f"{{:.{digits}f}}".format for name, digits in formats.items()}
     formatters["McNemar's p"] = format_p
     text = shown.to_string(formatters={**formatters, "parameters": "{:,.0f}".format}, na_rep="")
     if table["seeds"].max() > 1:
         notes.insert(0, "The interval is of all seeds' answers, whose texts are the same: for other texts it is wider.")
+        notes.insert(1, "McNemar's p is of the answers of one seed, the first that both rows have.")
     return "\n".join([text, "", *notes])
 
 
@@ -308,7 +310,8 @@ def draw_table(path: Path, table: pd.DataFrame) -> None:
     axes, heights = figure.subplots(), range(len(rows))
     errors = [rows["accuracy"] - rows["low"], rows["high"] - rows["accuracy"]]
     axes.errorbar(rows["accuracy"], heights, xerr=errors, fmt="o", color=BLUE, capsize=3, label="mean, 95 % interval")
-    axes.plot(rows["published"], heights, "D", color=GREY, markersize=5, label="published, of another model")
+    if rows["published"].notna().any():
+        axes.plot(rows["published"], heights, "D", color=GREY, markersize=5, label="published, of another model")
     if rows.index[-1] == table.index[0]:
         axes.axvline(rows["accuracy"].iloc[-1], color=BLUE, linewidth=0.8, linestyle=":")
     axes.set_yticks(

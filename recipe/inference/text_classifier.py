@@ -87,6 +87,8 @@ class TextClassifier:
 
         Where a text is cut into windows, the mean of their probabilities.
         """
+        if isinstance(texts, str):
+            raise RecipeError(f"predict takes a list of texts, and was given the text {texts[:40]!r}: put it in a list")
         probabilities = torch.from_numpy(self.logits(texts, progress)).softmax(dim=-1).numpy()
         return [self.label_names[i] for i in decide(probabilities, self.decision_threshold)], probabilities
 

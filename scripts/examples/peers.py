@@ -122,7 +122,8 @@ def main() -> None:
                 seconds = perf_counter() - start
                 rows[name] = measure(predict, new, true, seconds, size)
         except Exception as error:  # a package that is not installed, a model that is not there, texts without words
-            print(f"skipped: {first_line(error)}")
+            extra = ": pip install 'gpt2-classifier-recipe[peers]'" if isinstance(error, ImportError) else ""
+            print(f"skipped: {first_line(error)}{extra}")
             continue
         rows[name]["mcnemar_p"] = compare_paired(right, predict(new) == true).p_value
     table = pd.DataFrame(rows).T

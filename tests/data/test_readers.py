@@ -10,6 +10,7 @@ import pytest
 from conftest import SMS, needs_sms
 
 from recipe.data import files
+from recipe.data.columns import TEXT_AND_LABEL, find_columns
 from recipe.data.files import FileFormat
 from recipe.data.readers import expand_paths, read_file, read_texts
 from recipe.data.texts import clean_text
@@ -373,3 +374,14 @@ def test_other_columns_never_stop_a_prediction(tmp_path, caplog):
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     *_, (_, others) = read_texts(tmp_path / "a.jsonl", {"text": None})
     assert others["late"][-1] == 2999
+
+
+def test_answers_are_not_taken_for_given_labels(tmp_path):
+    """predict.py's output beside the labels of its input; corrected answers alone are labels as any."""
+    path = tmp_path / "answers.csv"
+    path.write_text("text,label,probability_a,probability_b,input_label\nx,a,0.9,0.1,b\n")
+    with pytest.raises(RecipeError, match=r"label is what predict\.py answered.*: give --label_column input_label, or"):
+        find_columns(str(path), path.read_text().splitlines()[0].split(","), TEXT_AND_LABEL)
+    for wanted in ({"text": None, "label": "label"}, {"text": None}):
+        assert "text" in find_columns("x", ["text", "label", "probability_a", "input_label"], wanted)
+    assert find_columns("x", ["text", "label", "probability_a"], TEXT_AND_LABEL)["label"] == "label"

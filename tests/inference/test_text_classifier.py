@@ -141,3 +141,9 @@ def test_an_unknown_device_is_refused():
 def test_a_folder_in_place_of_a_model_is_refused_with_the_way_to_load_it():
     with pytest.raises(RecipeError, match=r"TextClassifier\.from_pretrained\(FOLDER\) loads both"):
         TextClassifier(str(NANO))
+
+
+def test_a_text_that_is_no_list_is_refused():
+    """Its letters would be the texts."""
+    with pytest.raises(RecipeError, match="takes a list of texts, and was given the text 'hello'"):
+        TextClassifier.from_pretrained(three_label_run()).predict("hello")
