@@ -109,6 +109,13 @@ def stop_on_sigterm(*_: object) -> NoReturn:
     sys.exit(128 + signal.SIGTERM)
 
 
+def end_process_group() -> None:
+    """End what several processes share: one that exits after the first might abort otherwise, its work done."""
+    torch = sys.modules.get("torch")  # not imported for this
+    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def run_script(main: Callable[[], None]) -> None:
     """Run a script's `main`; an error that `user_message` knows ends it with one line on stderr and exit code 2, no traceback."""
     for name in ("stdout", "stderr"):
@@ -120,6 +127,7 @@ def run_script(main: Callable[[], None]) -> None:
     try:
         main()
         sys.stdout.flush()
+        end_process_group()
     except BrokenPipeError:  # `... | head`
         print("stopped: the reader of the output has closed it", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
