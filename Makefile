@@ -1,4 +1,4 @@
-# make quickstart: the whole recipe on a small model; make test: the tests (test-fast: the inner loop, some 45 seconds;
+# make quickstart: the whole recipe on a small model; make test: the tests (test-fast: the inner loop, a minute;
 # test-slow: kills, several processes, the wheel); make lint: ruff. Installs with uv where it is on the PATH, else with pip.
 PYTHON ?= python3
 BIN := .venv/bin
