@@ -126,11 +126,11 @@ def check_row_options(experiments: Experiments, overrides: Sequence[str]) -> boo
     if "seed" in given:
         raise RecipeError("seed is set for each run here: leave it out and give --seeds")
     for row in (row for row in experiments.rows if not row.skip):
+        words = arguments_of(experiments, row, overrides)  # whose errors name the row
         try:
-            arguments = parse_arguments(arguments_of(experiments, row, overrides))
+            arguments = parse_arguments(words)
         except RecipeError as error:
-            known = str(error).startswith(f"row {row.name!r}")
-            raise RecipeError(str(error) if known else f"row {row.name!r}: {error}") from error
+            raise RecipeError(f"row {row.name!r}: {error}") from error
         set_fields = {name: value for part in arguments for name, value in vars(part).items()}
         for name in (name for name in REFUSED if set_fields[name] and name != "early_stopping_patience"):
             raise RecipeError(f"row {row.name!r} sets {name}: {REFUSED[name]}, so leave it out, in the base too")
@@ -156,7 +156,7 @@ def run_rows(
 
     Rows that are skipped have one too, if an earlier call trained them.
     """
-    splits: dict[str, TextSplits] = {}  # rows of the same data options share them
+    loaded: dict[str, tuple[TextSplits, str]] = {}  # and a hash of the texts: rows of the same data options share them
     for row in experiments.rows:
         for seed in experiments.seeds:
             try:
@@ -165,13 +165,15 @@ def run_rows(
                 config = load_config(model_args.model_name_or_path, model_args.model_revision)
                 labels = head_labels(config)
                 data = hash_of((vars(data_args), labels))
-                if data not in splits:
-                    splits[data] = load_splits(data_args, labels)
-                    warn_about_trained_texts(splits[data]["test"]["text"], model_args.model_name_or_path)
+                if data not in loaded:
+                    splits = load_splits(data_args, labels)
+                    warn_about_trained_texts(splits["test"]["text"], model_args.model_name_or_path)
+                    loaded[data] = splits, hash_texts(splits)
+                splits, texts = loaded[data]
                 case = {"row": row.name, "seed": seed, "random_weights": row.random_weights}
-                case |= {"settings": hash_of(settings_of(arguments)), "texts": hash_texts(splits[data])}
+                case |= {"settings": hash_of(settings_of(arguments)), "texts": texts}
                 if not row.skip:
-                    result = results.of(case, partial(train_row, arguments, splits[data], row.random_weights))
+                    result = results.of(case, partial(train_row, arguments, splits, row.random_weights))
                     yield row, seed, result
                 elif found := results.get(case):
                     yield row, seed, found
