@@ -48,6 +48,7 @@ def test_help_shows_what_the_user_of_a_command_types(name, tmp_path, monkeypatch
         assert all("/" not in recipe and Path(shipped(recipe)).is_file() for recipe in recipes)
 
 
+@pytest.mark.slow
 def test_messages_name_commands_where_one_was_started(tmp_path, monkeypatch):
     text = "python scripts/train.py, scripts/inspect_model.py, predict.py's; not own_head.py, /x/scripts/train.py, setup.py"
     assert as_typed(text) == text

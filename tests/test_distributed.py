@@ -61,6 +61,7 @@ def one(splits):
     return run_training(splits / "train.csv", splits / "one", *fields(splits, splits / "alone"))
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_model_of_one(launched, one, splits):
     two = json.loads((splits / "two" / "test_results.json").read_text())
     assert one.keys() == two.keys()
@@ -82,11 +83,13 @@ def test_two_processes_resume_bit_by_bit(launched, splits):
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.slow
 def test_main_process_alone_prints(launched, splits):
     assert launched.stdout.count("Test set, 37 texts") == 1
     assert launched.stderr.count("trainable  ") == 1
 
 
+@pytest.mark.slow
 def test_features_are_computed_in_shares(launched, one, splits):
     shares = [pd.Series(path.stat().st_size) for path in (splits / "shares").rglob("*.arrow")]
     assert len(shares) == 2

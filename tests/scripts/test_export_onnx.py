@@ -72,6 +72,7 @@ def test_snippet_gives_the_labels_of_predict(checkout, tmp_path, run_here):
     check_that_transformers_load(three_label_run(), tmp_path / "runs" / "quickstart_onnx", texts)
 
 
+@pytest.mark.slow
 def test_int8_prints_its_cost(checkout, tmp_path, run_here):
     result = run_here(EXPORT_INT8, cwd=checkout)
     assert result.returncode == 0, result.stderr

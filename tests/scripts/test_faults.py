@@ -101,6 +101,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_loses_no_checkpoint(small_disk, texts_file, tmp_path, run_here):
     fields = [*FAST, "--num_train_epochs", "4"]
     straight = run_here([*TRAIN, *fields_of(tiny_folder(), texts_file, tmp_path / "straight"), *fields])
@@ -115,6 +116,7 @@ def test_a_disk_that_is_full_loses_no_checkpoint(small_disk, texts_file, tmp_pat
     assert same_weights(tmp_path / "straight", small_disk / "run")
 
 
+@pytest.mark.slow
 def test_a_full_disk_under_the_cache_the_predictions_and_the_figures(
     small_disk, finished, texts_file, tmp_path, run_here
 ):

@@ -38,12 +38,13 @@ def start_training(launcher: list[str], data: Path, folder: Path) -> subprocess.
     return process
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("launcher", "send", "exit_code"),
     [
         ([sys.executable], send_to_process, 143),
-        pytest.param(LAUNCH, send_to_process, -signal.SIGTERM, marks=pytest.mark.slow),
-        pytest.param(LAUNCH, send_to_group, -signal.SIGTERM, marks=pytest.mark.slow),
+        (LAUNCH, send_to_process, -signal.SIGTERM),
+        (LAUNCH, send_to_group, -signal.SIGTERM),
     ],
 )
 def test_sigterm_saves_a_complete_checkpoint(three_labels, tmp_path, launcher, send, exit_code):

@@ -68,6 +68,7 @@ def test_the_lack_of_matplotlib_is_said_before_the_trials(tmp_path, run_here, on
     assert {path.name for path in (tmp_path / "out").glob("sweep.*")} == {"sweep.json"}
 
 
+@pytest.mark.slow
 def test_what_was_found_is_kept_when_the_other_seeds_are_interrupted(tmp_path, run_here, one_rate, monkeypatch):
     """The same command goes on, unless the texts or the base model are others; a finished sweep is started anew."""
     command, found = [*one_rate, "--seeds", "1"], tmp_path / "out" / "sweep.json"

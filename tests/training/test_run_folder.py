@@ -73,6 +73,7 @@ def kill_at_random(command: list[str], folder, kills: int) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_ends_with_the_same_weights(three_labels, tmp_path):
     fields = ["--num_train_epochs", "3", "--per_device_train_batch_size", "4", "--dropout", "0.1"]
     cache = ["--feature_cache_dir", str(tmp_path / "cache")]

@@ -295,6 +295,7 @@ def test_model_init_starts_over_on_one_cache(tmp_path):
     assert len(models) == 4  # one whose trunk is run, one to look at, one a training
 
 
+@pytest.mark.slow
 @pytest.mark.launch
 def test_optuna_runs_all_trials_on_one_cache(tmp_path):
     def search(path):
