@@ -114,10 +114,19 @@ class DataArguments:
     )
     validation_file: list[str] | None = option(None, "The same; without it, rows are split off the training file.")
     test_file: list[str] | None = option(None, "The same; without it, rows are split off the training file.")
-    text_column: str | None = option(None, "Column of the texts; by default found by name (text, sms, message ...).")
+    text_column: list[str] | None = option(
+        None, "Column of the texts, or several, which are joined; by default found by name (text, sms, message ...)."
+    )
     label_column: str | None = option(None, "Column of the labels; by default found by name (label, category ...).")
-    text_pair_column: str | None = option(None, "A second column of texts, joined onto the first (sentence pairs).")
-    text_pair_separator: str = option("\n", "Put between the two texts; \\n is a line break.")
+    text_pair_column: str | None = option(None, "One more column of texts, joined onto the others (sentence pairs).")
+    text_pair_separator: str = option("\n", "Put between the columns' texts; \\n is a line break.")
+    label_separator: Literal["none"] | None = option(
+        None, "none: labels such as 'a,b' are names. By default refused where a and b are labels too."
+    )
+    drop_missing: bool = option(False, "Drop rows without a text or a label (else refused).")
+    rare_labels: Literal["refuse", "keep", "drop"] = option(
+        "refuse", "Labels with fewer rows than splits to make: refuse, keep them in training, or drop their rows."
+    )
     normalize_labels: bool = option(False, "Merge labels that differ only by case or spaces (casefolded, one space).")
     column_names: list[str] | None = option(None, "Names of the columns, used where a file has no header row.")
     delimiter: str | None = option(None, "Between columns; by default tab for .tsv, else what the first line shows.")
@@ -155,7 +164,7 @@ class DataArguments:
     max_predict_samples: int | None = option(None, "Test on this many texts at most, drawn at random.")
 
     def __post_init__(self) -> None:
-        for name in ("train_file", "validation_file", "test_file"):
+        for name in ("train_file", "validation_file", "test_file", "text_column"):
             if isinstance(getattr(self, name), (str, os.PathLike)):
                 setattr(self, name, [os.fspath(getattr(self, name))])
         self.text_pair_separator = self.text_pair_separator.replace("\\n", "\n").replace("\\t", "\t")
@@ -167,10 +176,15 @@ class DataArguments:
         if self.split_method == "shuffled" and self.group_column is not None:
             problem = "split_method shuffled is one shuffle of all rows, which knows no groups"
             raise RecipeError(f"{problem}: drop it, or group_column")
-        if self.text_pair_column is not None and self.text_pair_column == self.text_column:
-            raise RecipeError(f"text_column and text_pair_column are both {self.text_column!r}: give two columns")
+        if self.text_pair_column is not None and self.text_pair_column in (self.text_column or ()):
+            raise RecipeError(f"text_column and text_pair_column are both {self.text_pair_column!r}: give two columns")
         if self.validation_fraction + self.test_fraction >= 1:
             raise RecipeError("validation_fraction and test_fraction leave no row to train on: take a sum under 1")
+
+    @property
+    def separator(self) -> str | None:
+        """What stands between the parts of a text; None for texts of one column."""
+        return self.text_pair_separator if len(self.text_column or ()) > 1 or self.text_pair_column else None
 
 
 @dataclass

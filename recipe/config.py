@@ -26,6 +26,22 @@ ALWAYS_SAVED = ("learning_rate", "lr_scheduler_type", "warmup_steps", "max_grad_
 ALWAYS_SAVED += ("per_device_train_batch_size", *RecipeTrainingArguments.__annotations__)
 NEVER_SAVED = ("hub_token", "overwrite_output_dir", "dataloader_pin_memory", "resume_from_checkpoint")
 
+HINTS = {  # for fields that other trainers have
+    "num_labels": "it is the number of labels that the data has",
+    "problem_type": "each text gets one label: leave it out",
+    "streaming": "texts are read in batches and lie on disk anyway: leave it out",
+    "no_cuda": "take --use_cpu",
+    "max_seq_length": "take --max_length",
+    "do_train": "scripts/train.py trains, validates and tests: leave it out",
+    "do_eval": "scripts/train.py trains, validates and tests: leave it out",
+    "do_predict": "scripts/train.py tests; scripts/predict.py classifies texts without labels",
+    "text_column_name": "take --text_column",
+    "text_column_names": "take --text_column title body",
+    "label_column_name": "take --label_column",
+    "overwrite_cache": "rows are found by their content: leave it out, or clear the cache by scripts/feature_cache.py",
+    "warmup_ratio": "transformers 5 takes --warmup_steps, a share under 1 or a number of steps",
+}
+
 Arguments = tuple[ModelArguments, DataArguments, RecipeTrainingArguments]
 
 
@@ -128,7 +144,9 @@ def read_yaml_mapping(path: str) -> dict[str, Any]:
 
 
 def unknown_field(parser: FieldParser, name: str, where: str, others: Sequence[str] = ()) -> RecipeError:
-    """Return the error for an unknown field, with the nearest known one."""
+    """Return the error for an unknown field, with what helps, or the nearest known one."""
+    if name in HINTS:
+        return RecipeError(f"{where}: unknown field {name!r}: {HINTS[name]}")
     known = [*others, *(action.dest for action in parser._actions if action.dest != name)]
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {nearest[0]!r}?" if nearest else "see --help for the fields"

@@ -40,7 +40,7 @@ def parse_args() -> argparse.Namespace:
     add("--test_file", nargs="+", help="Files or globs, as in training; by default the run's own test split.")
     add("--validation_file", nargs="+", help="For --calibrate; by default the run's own validation split.")
     add("--train_file", nargs="+", help="For the baselines; by default the run's own training split.")
-    add("--label_column", help="Column of the labels; found by its name if not given.")
+    add("--label_column", help="Column of the labels; as in training if not given.")
     add("--output_file", type=Path, help="A .json file for the figures; only the screen if not given.")
     add("--predictions_file", type=Path, help="A .csv file for every answer, confident mistakes first.")
     add("--plot_file", type=Path, help="A .png, .svg or .pdf file to draw the figures into.")
@@ -99,12 +99,13 @@ def load_split(args: argparse.Namespace, label_names: list[str], name: str) -> "
     Raises:
         RecipeError: no such file or split, or labels that the model does not know.
     """
+    from recipe.data.columns import wanted_texts
     from recipe.data.dataset import load_saved_splits, load_texts_for_model
     from recipe.data.files import FileFormat
 
     field = f"{name}_file"
     if (files := getattr(args, field)) is not None:
-        columns = {"text": args.text_column, "label": args.label_column, "text_pair": args.text_pair_column}
+        columns = {**wanted_texts(args.text_column, args.text_pair_column), "label": args.label_column}
         return load_texts_for_model(files, field, label_names, args.model_dir, columns, FileFormat.of(args))
     try:
         split = load_saved_splits(args.model_dir)[name]

@@ -39,9 +39,8 @@ def parse_args() -> argparse.Namespace:
     args = parse_options(parser)
     if not args.text and not args.input_file:
         raise RecipeError("nothing to classify: give --text or --input_file")
-    of_files = ("text_column", "text_pair_column", "column_names", "delimiter")
-    if args.text and (given := [name for name in of_files if getattr(args, name) is not None]):
-        raise RecipeError(f"{given[0]} is for an input_file: leave it out with --text")
+    if args.text and args.given:
+        raise RecipeError(f"{args.given[0]} is for an input_file: leave it out with --text")
     return args
 
 
@@ -88,21 +87,20 @@ def main() -> None:
 
 
 def read_texts(args: argparse.Namespace) -> Iterator[tuple[list[str], dict[str, list]]]:
-    """Yield the texts of --text or --input_file in batches, pairs joined as in training, and the file's other columns."""
-    from recipe.data.texts import clean_text, pair_fields_of
+    """Yield the texts of --text or --input_file in batches, columns joined as in training, and the file's other columns."""
+    from recipe.data.columns import wanted_texts
+    from recipe.data.texts import clean_text
 
-    pair = pair_fields_of(args.model_dir)
+    wanted, separator = wanted_texts(args.text_column, args.text_pair_column), args.text_pair_separator
     if args.text:
-        if pair["text_pair_column"]:
-            separator = pair["text_pair_separator"]
+        if len(wanted) > 1:
             print(f"note: the model reads pairs: give both texts in one, with {separator!r} between", file=sys.stderr)
         yield [clean_text(text) for text in args.text], {}
         return
     from recipe.data import readers  # pandas and others, which --text does without
     from recipe.data.files import FileFormat
 
-    wanted = {"text": args.text_column, "text_pair": args.text_pair_column or pair["text_pair_column"]}
-    yield from readers.read_texts(args.input_file, wanted, FileFormat.of(args), pair["text_pair_separator"])
+    yield from readers.read_texts(args.input_file, wanted, FileFormat.of(args), separator)
 
 
 if __name__ == "__main__":

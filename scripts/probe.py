@@ -83,7 +83,9 @@ def probe(arguments: "Arguments", splits: "TextSplits") -> "list[np.ndarray]":
     model_args, data_args, training_args = arguments
     name, revision, progress = model_args.model_name_or_path, model_args.model_revision, not training_args.disable_tqdm
     model = GPT2LastTokenClassifier.from_pretrained(name, revision=revision).to(training_args.device)
-    tokenizer = load_tokenizer(name, model.config, data_args.max_length, data_args.truncation_side, revision)
+    tokenizer = load_tokenizer(
+        name, model.config, data_args.max_length, data_args.truncation_side, revision, data_args.separator
+    )
     train, validation = splits["train"], splits["validation"]
     texts = train["text"][:] + validation["text"][:]
     states = states_by_depth(model, encode_texts(tokenizer, texts)[0], progress)

@@ -45,7 +45,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     # 3. The tokenizer. Long texts are cut to max_length, or read in overlapping windows.
     windows = recipe.choose_windows(config, data_args.window, data_args.window_overlap, data_args.max_length)
     max_length = data_args.max_length if windows is None else None
-    tokenizer = recipe.load_tokenizer(name, config, max_length, data_args.truncation_side, revision)
+    side, separator = data_args.truncation_side, data_args.separator
+    tokenizer = recipe.load_tokenizer(name, config, max_length, side, revision, separator)
 
     # 4. The model: pretrained GPT-2, and a head on its last token. For another head, subclass it: see examples/own_head.py.
     model = recipe.load_model(model_args, splits.label_names, training_args.seed)

@@ -1,15 +1,35 @@
-"""Columns: which column of a file holds the texts, the labels and what else is wanted, by name or by a usual name."""
+"""Columns: which columns of a file hold the texts, the labels and what else is wanted, by name or by a usual name."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 
 from recipe.errors import RecipeError
 
 USUAL_COLUMNS = {
     "text": ("text", "sms", "message", "sentence", "content", "review", "body", "document", "question", "title"),
     "label": ("label", "labels", "category", "class", "target", "intent", "sentiment", "topic"),
+    "split": ("split",),
 }
-Wanted = Mapping[str, str | None]  # field -> the name of its column; None: a usual name, or the field is left out
+OPTIONAL = ("split",)  # read where a file has it
+PAIRS = (
+    ("premise", "hypothesis"),
+    ("query", "document"),
+    ("question", "answer"),
+)  # beside sentence1, sentence2 and so on
+# field -> the name of its column; names to look for, in this order; None: a usual name. Texts are `text`, `text_2` ...
+Wanted = Mapping[str, str | tuple[str, ...] | None]
 TEXT_AND_LABEL = {"text": None, "label": None}
+
+
+def wanted_texts(text_column: Sequence[str] | None, text_pair_column: str | None = None) -> dict[str, str | None]:
+    """Return the fields of one or several columns of texts, which are joined."""
+    columns = [*(text_column or [None]), *([text_pair_column] if text_pair_column else [])]
+    return {"text" if number == 1 else f"text_{number}": column for number, column in enumerate(columns, start=1)}
+
+
+def text_fields(fields: Iterable[str]) -> list[str]:
+    """Return which of the fields are texts."""
+    return [field for field in fields if field == "text" or field.startswith("text_")]
 
 
 def clean_name(name: str) -> str:
@@ -17,45 +37,77 @@ def clean_name(name: str) -> str:
     return str(name).strip(" \t\r\n\v\f\u00a0\ufeff")
 
 
+def named_columns(wanted: Wanted) -> dict[str, str]:
+    """Return the fields whose column is named, and its name."""
+    return {field: clean_name(name) for field, name in wanted.items() if isinstance(name, str)}
+
+
 def match_columns(names: Sequence[str], wanted: Wanted) -> dict[str, str | None]:
-    """Return the column of each field as the file names it, None if there is none; usual names count in any case."""
-    named = {field: clean_name(name) for field, name in wanted.items() if name is not None}
-    as_written = {clean_name(name): name for name in reversed(names)}
-    # What one field names (`title` as text_pair) is not another's usual name.
-    free = {name.lower(): name for name in as_written if name not in named.values()}
-    for field in USUAL_COLUMNS.keys() & wanted.keys() - named.keys():
-        named[field] = next((free[usual] for usual in USUAL_COLUMNS[field] if usual in free), None)
-    return {field: as_written.get(named[field]) for field in wanted if field in named}
+    """Return the column of each field as the file names it, None if there is none; names count in any case, if that is clear."""
+    cleaned = {clean_name(name): name for name in reversed(names)}
+    lower = [name.lower() for name in cleaned]
+    in_any_case = {name.lower(): name for name in cleaned if lower.count(name.lower()) == 1}
+
+    def find(name: str) -> str | None:
+        return name if name in cleaned else in_any_case.get(name.lower())
+
+    found = {field: find(name) for field, name in named_columns(wanted).items()}
+    # What one field names (`title` as a second text) is not another's usual name.
+    free = {name.lower(): name for name in cleaned if name not in found.values()}
+    for field in wanted.keys() - found.keys():
+        found[field] = next((free[name] for name in wanted[field] or USUAL_COLUMNS[field] if name in free), None)
+    return {field: cleaned.get(found[field]) for field in wanted}
 
 
 def find_columns(source: str, names: Sequence[str], wanted: Wanted) -> dict[str, str]:
     """Return the column of each field as the file names it; refuse one that is absent or there twice."""
     cleaned = [clean_name(name) for name in names]
-    given = [clean_name(name) for name in wanted.values() if name is not None]
+    given = [*named_columns(wanted).values()]
     if twice := [name for name in given if given.count(name) > 1]:
         raise RecipeError(f"{source}: the column {twice[0]!r} is given for two fields: each takes a column of its own")
     columns = match_columns(names, wanted)
     if (
-        wanted.get("label", "") is None
+        not isinstance(wanted.get("label", ""), str)
         and "input_label" in cleaned
         and any(x.startswith("probability_") for x in cleaned)
     ):
         what = "label is what predict.py answered, input_label what its input said"
         raise RecipeError(f"{source}: {what}: give --label_column input_label, or label")
     for field, column in columns.items():
-        usual = USUAL_COLUMNS.get(field, ())
-        if column is None:
-            missing = (
-                f"no column {wanted[field]!r}"
-                if wanted[field]
-                else f"no column with a usual name ({', '.join(usual[:4])} ...)"
-            )
-            fix = f"name it with --{field}_column, or, if row 1 is no header, with --column_names"
-            if taken := [name for name in given if name.lower() in usual]:
-                fix = f"the column {taken[0]!r} is taken for another field: give --{field}_column"
-            elif len(names) == 1 and any(mark in names[0] for mark in "|;\t"):
-                fix = "give the --delimiter that stands between the columns"
-            raise RecipeError(f"{source}: {missing} among {', '.join(repr(x[:40]) for x in cleaned[:12])}: {fix}")
-        if cleaned.count(clean_name(column)) > 1:
+        if column is None and field not in OPTIONAL:
+            raise missing_column(source, cleaned, field, wanted)
+        if column is not None and cleaned.count(clean_name(column)) > 1:
             raise RecipeError(f"{source}: two columns are called {clean_name(column)!r}: rename one of them")
-    return columns
+    return {field: column for field, column in columns.items() if column is not None}
+
+
+def missing_column(source: str, names: Sequence[str], field: str, wanted: Wanted) -> RecipeError:
+    """Return the error for a field without a column, with the option that helps most."""
+    is_text, usual = field in text_fields([field]), USUAL_COLUMNS.get(field, ())
+    option = "--text_column" if is_text else f"--{field}_column"
+    named = named_columns(wanted)
+    missing = (
+        f"no column {named[field]!r}" if field in named else f"no column with a usual name ({', '.join(usual[:4])} ...)"
+    )
+    fix = f"name it with {option}, or, if row 1 is no header, with --column_names"
+    if taken := [name for name in named.values() if name.lower() in usual]:
+        fix = f"the column {taken[0]!r} is taken for another field: give {option}"
+    elif len(names) == 1 and any(mark in names[0] for mark in "|;\t"):
+        fix = "give the --delimiter that stands between the columns"
+    elif is_text and len(names) == 1:
+        fix = f"name it with {option}, or, for a text on each line, pass --column_names text"
+    elif is_text and (pair := pair_of(names)):
+        fix = f"for pairs of texts pass {option} {' '.join(map(repr, pair))}"
+    elif field == "label":
+        fix += " (texts without labels are for predict.py)"
+    return RecipeError(f"{source}: {missing} among {', '.join(repr(x[:40]) for x in names[:12])}: {fix}")
+
+
+def pair_of(names: Sequence[str]) -> tuple[str, str] | None:
+    """Return two columns that look like a pair of texts: sentence1 and sentence2, premise and hypothesis ..."""
+    in_any_case = {name.lower(): name for name in names}
+    numbered = [(name, re.sub("1", "2", name, count=1)) for name in in_any_case if "1" in name and "id" not in name]
+    for first, second in (*numbered, *PAIRS):
+        if first in in_any_case and second in in_any_case:
+            return in_any_case[first], in_any_case[second]
+    return None

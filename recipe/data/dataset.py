@@ -15,21 +15,44 @@ import pyarrow.parquet
 
 from recipe.arguments import DataArguments
 from recipe.atomic import write_files, write_json
-from recipe.data.columns import TEXT_AND_LABEL, Wanted
+from recipe.data.columns import TEXT_AND_LABEL, Wanted, text_fields
 from recipe.data.files import FileFormat
-from recipe.data.leakage import drop_conflicts, drop_group_overlaps, find_conflicts, remove_duplicates, report_conflicts
+from recipe.data.leakage import (
+    drop_conflicts,
+    drop_group_overlaps,
+    drop_missing,
+    find_conflicts,
+    remove_duplicates,
+    report_conflicts,
+)
 from recipe.data.readers import SPLITS, read_files, read_splits
-from recipe.data.rows import check_known_labels, check_label_coverage, name_labels, spell_labels
-from recipe.data.splits import draw_samples, make_missing_splits, undersample
+from recipe.data.rows import (
+    check_known_labels,
+    check_label_coverage,
+    marks_no_label,
+    name_labels,
+    refuse_rows,
+    refuse_several_in_one,
+    spell_labels,
+)
+from recipe.data.splits import draw_samples, drop_rare_labels, make_missing_splits, undersample
 from recipe.data.store import TextStore
-from recipe.data.texts import pair_fields_of, read_run_config
+from recipe.data.texts import PAIR_SEPARATOR, read_run_config
 from recipe.errors import RecipeError, as_recipe_error
 
 logger = logging.getLogger(__name__)
 
 SPLITS_FOLDER, SUMMARY_FILE = "splits", "data_summary.json"  # in a run's output_dir
 COLUMNS = ("text", "label", "row", "source")  # of saved splits; a DatasetDict of the user's own may lack the last two
-REMOVALS = ("conflicts_dropped", "group_rows_dropped", "duplicates_removed", "undersampled", "over_the_limit")
+REMOVALS = (
+    "missing_dropped",
+    "rare_dropped",
+    "conflicts_dropped",
+    "group_rows_dropped",
+    "duplicates_removed",
+    "undersampled",
+    "over_the_limit",
+)
 SHOWN = 8  # labels that have a column of their own in the table
 
 
@@ -43,6 +66,7 @@ class TextSplits(datasets.DatasetDict):
         conflicts: texts that occur with different labels.
         each of REMOVALS: split -> rows removed, where any were; before splits are made they count as `train`.
         texts, labels: split -> texts left; split -> label -> texts left, every label in the order of its id.
+        columns: the options text_column and label_column as they were found in the training data.
     """
 
     summary: dict[str, Any]
@@ -81,10 +105,12 @@ def load_splits(args: DataArguments, label_names: list[str] | None = None) -> Te
 def load_rows(args: DataArguments, label_names: list[str] | None = None, make_splits: bool = True) -> SplitRows:
     """Load the rows of load_splits, of which it makes its datasets; without `make_splits`, those of the splits given."""
     # 1. The checked rows of every split that is given (files, or a dataset of the hub or the disk).
-    rows, declared, store = read_splits(args)
+    table, store = read_splits(args)
+    rows = table.frame
     sources = rows.groupby("split", sort=False)["source"]
     read = {split: files.value_counts(sort=False).to_dict() for split, files in sources}
     summary: dict[str, Any] = {"rows_read": read, "conflicts": 0, **{step: {} for step in REMOVALS}}
+    summary["columns"] = found_columns(table.columns, args)
 
     def keep(step: str, left: pd.DataFrame) -> None:
         """Go on with the rows that a step has left, and count those that it has removed."""
@@ -93,14 +119,25 @@ def load_rows(args: DataArguments, label_names: list[str] | None = None, make_sp
             summary[step][split] = summary[step].get(split, 0) + count
         rows = left
 
-    # 2. Labels: one spelling each, and one order of ids.
-    rows, names = name_labels(rows, declared, label_names, args.normalize_labels)
+    # 2. Labels: one for each text, in one spelling, and one order of ids.
+    no_label = marks_no_label(rows["label"])
+    if args.drop_missing:
+        keep("missing_dropped", drop_missing(rows, rows["missing"] | no_label))
+    problem = "the label '-', which stands for none beside labels with letters"
+    refuse_rows(rows, no_label[rows.index], problem, "drop these rows, or pass --drop_missing true")
+    if args.label_separator != "none":
+        refuse_several_in_one(rows)
+    rows, names = name_labels(rows, table.label_names, label_names, args.normalize_labels)
     if args.time_column:
         from recipe.data.group_and_time_splits import parse_times
 
         rows = rows.assign(time=parse_times(rows[rows["split"] == "train"]))
 
     # 3. Leaks: texts with several labels (dropped where asked for), groups and exact copies that are in two splits.
+    if args.group_column:  # before copies go, since these join groups
+        from recipe.data.group_and_time_splits import join_groups
+
+        rows = rows.assign(group=join_groups(rows))
     conflicts = find_conflicts(rows)
     summary["conflicts"] = conflicts["text"].nunique()
     report_conflicts(conflicts, args, store)
@@ -112,6 +149,10 @@ def load_rows(args: DataArguments, label_names: list[str] | None = None, make_sp
         keep("duplicates_removed", remove_duplicates(rows))
 
     # 4. The validation and test sets that were not given are split off the training rows; samples, where asked for.
+    if args.rare_labels == "drop" and make_splits:
+        keep("rare_dropped", drop_rare_labels(rows, args))
+        left = {*rows["label"]}
+        names = names if names == label_names else [name for name in names if name in left]
     if args.undersample == "all":
         keep("undersampled", undersample(rows, names, args.split_seed))
     if not make_splits:
@@ -129,6 +170,12 @@ def load_rows(args: DataArguments, label_names: list[str] | None = None, make_sp
     return SplitRows(rows, names, summary, store)
 
 
+def found_columns(columns: Mapping[str, str], args: DataArguments) -> dict[str, Any]:
+    """Return the options that name the columns which were found, as a run and its model remember them."""
+    texts = [columns[field] for field in text_fields(columns)]
+    return {"text_column": texts[:-1] if args.text_pair_column else texts, "label_column": columns["label"]}
+
+
 def load_texts_for_model(
     paths: list[str],
     field: str,
@@ -137,21 +184,19 @@ def load_texts_for_model(
     wanted: Wanted = TEXT_AND_LABEL,
     file_format: FileFormat = FileFormat(),
 ) -> datasets.Dataset:
-    """Load files of texts and labels for a saved model, pairs joined and labels spelled as its run_config.yaml tells.
+    """Load files of texts and labels for a saved model: parts joined and labels spelled as its run_config.yaml tells.
 
     Args:
         field: the option that names the paths, for errors, such as test_file.
         label_names: the model's labels by id; others in the files are refused.
-        wanted: the columns; `text_pair` is by default the one that the model was trained with.
 
     Returns:
         A dataset with `text` (string), `label` (ClassLabel of label_names), `row` and `source`.
     """
-    pair, normalize = pair_fields_of(model_dir), read_run_config(model_dir).get("normalize_labels", False)
-    wanted = {**wanted, "text_pair": wanted.get("text_pair") or pair["text_pair_column"]}
-    store = TextStore(pair["text_pair_separator"])
+    run = read_run_config(model_dir)
+    store = TextStore(run.get("text_pair_separator", PAIR_SEPARATOR))
     frame = read_files(paths, field, wanted, file_format, store).frame
-    frame = frame.assign(label=spell_labels(frame["label"], label_names, normalize))
+    frame = frame.assign(label=spell_labels(frame["label"], label_names, run.get("normalize_labels", False)))
     check_known_labels(frame, label_names, of_model=True)
     return store.to_dataset(frame, label_names)
 

@@ -8,7 +8,7 @@ import os
 import zlib
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -101,8 +101,11 @@ class FileFormat:
 
     @classmethod
     def of(cls, args: DataArguments | Namespace) -> "FileFormat":
-        names = tuple(args.column_names) if args.column_names else None
-        return cls(args.delimiter, args.csv_quoting, names, args.max_row_mb)
+        """Return the format that options ask for; those that are absent, or None, have their defaults."""
+        given = {field.name: getattr(args, field.name, None) for field in fields(cls)}
+        names = given["column_names"]
+        given["column_names"] = tuple(names) if names else None
+        return cls(**{name: value for name, value in given.items() if value is not None})
 
     @property
     def max_row(self) -> int:

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 from recipe.data.rows import refuse_rows, source_of
 from recipe.errors import RecipeError
@@ -34,6 +36,16 @@ def split_groups(rows: pd.DataFrame, fractions: dict[str, float], seed: int) -> 
         if not sizes[split]:  # it gets the smallest group of a split that keeps another one
             chosen[next(group for group in reversed(order) if sizes[chosen[group]] > 1)] = split
     return rows["group"].map(dict(zip(table.index, np.array(list(shares))[chosen], strict=True)))
+
+
+def join_groups(rows: pd.DataFrame) -> pd.Series:
+    """Return the group of each row, one for all rows that share a group or a text, also by way of others."""
+    texts = rows["text"].factorize()[0]
+    groups = texts.max() + 1 + (rows["group"].factorize()[0] if "group" in rows else np.arange(len(rows)))
+    size = groups.max() + 1
+    edges = coo_matrix((np.ones(len(rows)), (texts, groups)), shape=(size, size))
+    joined = pd.Series(connected_components(edges, directed=False)[1][texts], rows.index)
+    return rows["group"].groupby(joined).transform("first") if "group" in rows else joined
 
 
 def parse_times(rows: pd.DataFrame) -> pd.Series:

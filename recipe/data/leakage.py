@@ -32,6 +32,12 @@ def drop_rows(rows: pd.DataFrame, gone: pd.Series, report: str, refusal: str) ->
     return rows[~gone]
 
 
+def drop_missing(rows: pd.DataFrame, missing: pd.Series) -> pd.DataFrame:
+    """Drop the rows that lack a text, a label or a group."""
+    refusal = "no row has a text and a label"
+    return drop_rows(rows, missing, "{count} rows without text or label dropped, {left} rows left", refusal)
+
+
 def remove_duplicates(rows: pd.DataFrame) -> pd.DataFrame:
     """Remove exact copies of a text that would leak from training into validation or test.
 

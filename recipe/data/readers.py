@@ -3,93 +3,143 @@
 import glob
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute
 from tqdm.auto import tqdm
 
 from recipe.arguments import DataArguments
-from recipe.data.columns import TEXT_AND_LABEL, Wanted, find_columns
+from recipe.data.columns import (
+    TEXT_AND_LABEL,
+    USUAL_COLUMNS,
+    Wanted,
+    clean_name,
+    find_columns,
+    named_columns,
+    text_fields,
+    wanted_texts,
+)
 from recipe.data.files import Batch, FileFormat, dataset_batches, load_dataset, read_batches
-from recipe.data.rows import check_rows, check_texts
+from recipe.data.rows import check_rows, check_texts, source_of
 from recipe.data.store import TextStore
-from recipe.data.texts import PAIR_SEPARATOR, clean_text
+from recipe.data.texts import PAIR_SEPARATOR, clean_text, join_texts
 from recipe.errors import RecipeError, as_recipe_error
 
 logger = logging.getLogger(__name__)
 
-# The splits, and the names that hub datasets give them.
-HUB_SPLITS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
-SPLITS = tuple(HUB_SPLITS)
+# The splits, and the names that datasets and `split` columns give them.
+SPLIT_NAMES = {"train": ("train", "training"), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
+SPLITS = tuple(SPLIT_NAMES)
 
 
 class Table(NamedTuple):
-    """The wanted columns of a file.
+    """The wanted columns of a file, or of several.
 
     frame: a column for each field, as the file holds it (None for a missing cell), and `row`, its number in the file.
     label_names: by id, where the label column declares them (`ClassLabel`).
+    columns: the column of each field, as the file names it.
     """
 
     frame: pd.DataFrame
     label_names: list[str] | None = None
+    columns: Mapping[str, str] = {}
 
 
-def read_splits(args: DataArguments) -> tuple[pd.DataFrame, list[str] | None, TextStore]:
-    """Return the checked rows of the splits that are given, the label names that the training data declares, the texts.
+def read_splits(args: DataArguments) -> tuple[Table, TextStore]:
+    """Return the checked rows of the splits that are given, and the store of their texts.
 
-    The frame holds `text`, `label`, `row`, `source`, `split` and, where asked for, `group` and (of training rows)
-    `time`; labels are strings. It is in the order of the splits and their files; its index is the position of a row's
-    text in the store, and `text` that of the first row with the same text.
+    The frame holds `text`, `label`, `row`, `source`, `split` and, where asked for, `group`, `missing` and (of training
+    rows) `time`; labels are strings. It is in the order of the splits and their files; its index is the position of a
+    row's text in the store, and `text` that of the first row with the same text. Label names and columns are the training
+    data's.
     """
     store, file_format = TextStore(args.text_pair_separator), FileFormat.of(args)
-    dataset = {} if args.train_file else load_dataset_splits(args)
-    parts, declared = [], {}
+    dataset = {} if args.train_file else load_dataset_splits(args.dataset_name, args.dataset_config_name)
+    wanted: dict[str, Any] = {**wanted_texts(args.text_column, args.text_pair_column), "label": args.label_column}
+    wanted |= {"group": args.group_column} if args.group_column else {}
+    tables = {}
     for split in SPLITS:
-        wanted = {field: getattr(args, f"{field}_column") for field in ("text", "label", "text_pair", "group", "time")}
-        if split != "train":
-            wanted["time"] = None  # only training rows are split by time
+        more = {"time": args.time_column} if args.time_column and split == "train" else {}  # what is split by time
         if paths := getattr(args, f"{split}_file"):
-            frame, declared[split] = read_files(paths, f"{split}_file", wanted, file_format, store)
+            more |= {"split": None} if split == "train" else {}
+            table = read_files(paths, f"{split}_file", wanted | more, file_format, store, args.drop_missing)
         elif split in dataset:
-            source, rows = dataset[split]
-            frame, declared[split] = make_table(source, dataset_batches(rows), wanted, store=store)
-            if split == "test" and frame["label"].isna().all():
+            source, batches = dataset[split]
+            table = make_table(source, batches, wanted | more, file_format, store)
+            if split == "test" and table.frame["label"].map(lambda label: label in (None, "-1", -1)).all():
                 why = "has no labels (benchmarks keep them secret): a test split is made of training rows instead"
                 logger.warning("%s %s", source, why)
                 continue
-            frame = check_rows(frame, source)
+            frame = check_rows(table.frame, source, table.columns, args.drop_missing)
+            table = table._replace(frame=frame)
         else:
             continue
-        parts.append(frame.assign(split=pd.Series(split, frame.index, dtype=object)))
-    rows = pd.concat(parts).drop(columns="text_pair", errors="ignore")  # whose texts the store has joined
-    return rows.assign(text=store.first_copies()[rows.index]), declared["train"], store
+        tables[split] = table._replace(frame=table.frame.assign(split=splits_of(table.frame, split, args)))
+        if split == "train":  # other files may call a column otherwise
+            for field in USUAL_COLUMNS.keys() & wanted.keys() - named_columns(wanted).keys():
+                wanted[field] = (clean_name(table.columns[field]).lower(), *USUAL_COLUMNS[field])
+    rows = pd.concat([table.frame for table in tables.values()])
+    rows = rows.drop(
+        columns=[field for field in text_fields(rows.columns) if field != "text"]
+    )  # the store has joined them
+    return tables["train"]._replace(frame=rows.assign(text=store.first_copies()[rows.index])), store
 
 
-def load_dataset_splits(args: DataArguments) -> dict[str, tuple[str, datasets.Dataset]]:
-    """Return the source and the rows of each split of dataset_name that no file replaces."""
-    name = args.dataset_name
-    dataset = load_dataset(name, args.dataset_config_name)
+def splits_of(frame: pd.DataFrame, split: str, args: DataArguments) -> pd.Series:
+    """Return the split of each row of a file: that of its option, or what a column `split` of a training file says."""
+    one = pd.Series(split, frame.index, dtype=object)
+    if split != "train" or "split" not in frame:
+        return one
+    known = {name: split for split, names in SPLIT_NAMES.items() for name in names}
+    said = frame["split"].map(lambda cell: known.get(str(cell).strip().lower()))
+    source = source_of(frame)
+    if said.isna().any() or "train" not in {*said}:
+        logger.warning(
+            "%s: the column split is not used: it does not say train, validation or test of each row", source
+        )
+        return one
+    if args.validation_file or args.test_file:
+        logger.warning("%s: the column split is not used, since validation or test files are given", source)
+        return one
+    logger.info("%s: the rows of each split are those of the column split", source)
+    return said
+
+
+def load_dataset_splits(name: str, configuration: str | None) -> dict[str, tuple[str, Iterable[Batch]]]:
+    """Return the source and the rows of each split of a dataset."""
+    dataset = load_dataset(name, configuration)
     dataset = {"train": dataset} if isinstance(dataset, datasets.Dataset) else dataset
     if "train" not in dataset:
         raise RecipeError(f"dataset {name!r} has no train split, only {', '.join(dataset)}: give --train_file")
-    given = {split: alias for split, names in HUB_SPLITS.items() for alias in reversed(names) if alias in dataset}
-    return {split: (f"{name} ({alias})", dataset[alias]) for split, alias in given.items()}
+    given = {split: alias for split, names in SPLIT_NAMES.items() for alias in reversed(names) if alias in dataset}
+    if unused := sorted(set(dataset) - set(given.values())):
+        logger.warning("dataset %r: its splits %s are not used", name, ", ".join(unused))
+    return {split: (f"{name} ({alias})", dataset_batches(dataset[alias])) for split, alias in given.items()}
 
 
-def read_files(paths: Sequence[str], field: str, wanted: Wanted, file_format: FileFormat, store: TextStore) -> Table:
+def read_files(
+    paths: Sequence[str],
+    field: str,
+    wanted: Wanted,
+    file_format: FileFormat,
+    store: TextStore,
+    drop_missing: bool | None = None,
+) -> Table:
     """Return the checked rows of files and globs, and the label names that they declare (None where they differ).
 
-    Their texts go into the store; the frame's index tells their positions there.
+    Their texts go into the store; the frame's index tells their positions there. `drop_missing` is as in check_rows.
     """
     parts = {path: read_file(path, wanted, file_format, store) for path in expand_paths(paths, field)}
-    frame = pd.concat([check_rows(part.frame, path) for path, part in parts.items()])
-    first, *others = [part.label_names for part in parts.values()]
-    return Table(frame, first if all(names == first for names in others) else None)
+    frame = pd.concat([check_rows(part.frame, path, part.columns, drop_missing) for path, part in parts.items()])
+    first, *others = parts.values()
+    same = all(other.label_names == first.label_names for other in others)
+    return Table(frame, first.label_names if same else None, first.columns)
 
 
 def read_file(
@@ -115,7 +165,7 @@ def make_table(
 
     Where a store takes the texts, the frame holds "" for each, and its index is their positions in the store.
     """
-    parts, label_names = [], None
+    parts, label_names, columns = [], None, {}
     for batch, columns, cells in read_columns(source, batches, wanted, file_format):
         feature = batch.features.get(columns.get("label"))
         label_names = list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
@@ -124,7 +174,7 @@ def make_table(
     frame = pd.concat(parts, ignore_index=True)
     if store:
         frame.index = pd.RangeIndex(store.size - len(frame), store.size)
-    return Table(frame, label_names)
+    return Table(frame, label_names, {field: clean_name(name) for field, name in columns.items()})
 
 
 def read_columns(
@@ -135,12 +185,58 @@ def read_columns(
     for batch in batches:
         if not len(batch.rows):
             continue
+        is_first = not columns
         columns = columns or find_columns(source, batch.names, wanted)
         # Later objects of JSON lines may lack a key.
         positions = {field: batch.names.index(x) if x in batch.names else None for field, x in columns.items()}
-        yield batch, columns, {field: cells_at(source, batch, x, file_format) for field, x in positions.items()}
+        cells = {field: cells_at(source, batch, x, file_format) for field, x in positions.items()}
+        if is_first:
+            say_columns(source, batch, columns, cells, wanted)
+        yield batch, columns, cells
     if not columns:
         raise RecipeError(f"{source}: no rows under the header: give a file with at least one text")
+
+
+def say_columns(
+    source: str, batch: Batch, columns: dict[str, str], cells: dict[str, list[Any]], wanted: Wanted
+) -> None:
+    """Log which columns are read, and warn of a guess among several that might be meant."""
+    found = [
+        f"{'text' if field in text_fields([field]) else field}s from {name!r}"
+        for field, name in columns.items()
+        if field != "split"
+    ]
+    logger.info("%s: %s", source, ", ".join(found))
+    for field in columns.keys() & {"text", "label"} - named_columns(wanted).keys():
+        others = [
+            name
+            for name in batch.names
+            if clean_name(name).lower() in USUAL_COLUMNS[field] and name not in columns.values()
+        ]
+        if field == "text":
+            others += [
+                name for name in longer_columns(batch, cells["text"]) if name not in [*columns.values(), *others]
+            ]
+        if others:
+            logger.warning(
+                "%s: %ss are read from %r, and %s might be meant: --%s_column decides",
+                source,
+                field,
+                columns[field],
+                " or ".join(map(repr, others[:3])),
+                field,
+            )
+
+
+def longer_columns(batch: Batch, texts: Sequence[Any]) -> list[str]:
+    """Return the columns of strings that are, on average, over twice as long as the texts."""
+
+    def length(cells: Any) -> float:
+        values = cells if isinstance(cells, list) else cells.to_pylist()
+        return float(np.mean([len(cell) for cell in values if isinstance(cell, str)] or [0]))
+
+    typical = length(list(texts))
+    return [name for name, cells in zip(batch.names, batch.columns, strict=True) if length(cells) > 2 * typical]
 
 
 def cells_at(source: str, batch: Batch, position: int | None, file_format: FileFormat) -> list[Any]:
@@ -172,15 +268,19 @@ def read_texts(
 ) -> Iterator[tuple[list[str], dict[str, list]]]:
     """Yield a file's texts in batches, to be classified, and its other columns by their names.
 
-    A missing cell is an empty text; `separator` joins the texts of a pair, where `text_pair` is wanted.
+    A missing cell is an empty text; `separator` joins several texts of a row.
     """
     source, unreadable = str(path), set()
     batches = read_batches(Path(path), wanted, file_format)
     for batch, columns, cells in read_columns(source, batches, wanted, file_format):
         frame = pd.DataFrame({**cells, "row": batch.rows, "source": source}, dtype=object)
         check_texts(frame)
-        frame = frame.mask(frame.isna(), "")
-        texts = frame["text"] + separator + frame["text_pair"] if "text_pair" in frame else frame["text"]
+        parts = [cells[field] for field in text_fields(cells)]
+        texts = (
+            [join_texts(of_row, separator) or "" for of_row in zip(*parts, strict=True)]
+            if len(parts) > 1
+            else [text if isinstance(text, str) else "" for text in cells["text"]]
+        )
         others: dict[str, list] = {}
         for position, name in enumerate(batch.names):
             if name in columns.values() or name in unreadable:
@@ -191,7 +291,7 @@ def read_texts(
             except RecipeError as error:  # such as the bytes of a picture beside the texts
                 logger.warning("%s (the output is without it)", error)
                 unreadable.add(name)
-        yield texts.tolist(), others
+        yield texts, others
 
 
 def expand_paths(paths: Sequence[str], field: str) -> list[str]:

@@ -2,17 +2,22 @@
 that do not depend on the order of the rows.
 """
 
+import ast
+import contextlib
 import functools
 import logging
 import math
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from recipe.data.columns import text_fields
 from recipe.errors import RecipeError
 
 logger = logging.getLogger(__name__)
@@ -34,36 +39,77 @@ def refuse_rows(rows: pd.DataFrame, bad: pd.Series, problem: str, fix: str) -> N
         return
     source = bad_rows["source"].iloc[0]
     numbers = bad_rows["row"][bad_rows["source"] == source].tolist()
-    shown = ", ".join(map(str, numbers[:10])) + (", ..." if len(numbers) > 10 else "")
-    where = f"row {shown} has" if len(numbers) == 1 else f"rows {shown} ({len(numbers)} in all) have"
-    raise RecipeError(f"{source}: {where} {problem}: {fix}")
+    raise RecipeError(f"{source}: {name_rows(numbers)} {problem}: {fix}")
 
 
-def check_rows(rows: pd.DataFrame, source: str) -> pd.DataFrame:
-    """Refuse missing, several or wrongly typed values; return the rows with `source`, and labels and groups as strings."""
+def check_rows(
+    rows: pd.DataFrame, source: str, columns: Mapping[str, str] | None = None, drop_missing: bool | None = None
+) -> pd.DataFrame:
+    """Refuse missing, several or wrongly typed values; return the rows with `source`, and labels and groups as strings.
+
+    Args:
+        columns: how the file calls the column of each field, for messages.
+        drop_missing: return a column `missing` (bool) in place of refusing rows without text, label or group; None: refuse
+            them, and do not name the option.
+    """
     rows = rows.assign(source=pd.Series(source, rows.index, dtype=object))  # else pandas copies the name for each row
     check_texts(rows)
-    for column in ("text", "text_pair", "label", "group"):
-        if column not in rows:
-            continue
-        field = "" if column in ("text", "label") else f" (--{column}_column)"
-        missing = (f"no {column}{field}", f"fill in the {column} or drop the row")
-        refuse_rows(rows, rows[column].isna(), *missing)
-        if column in ("label", "group"):
-            several = "several labels (multi-label)" if column == "label" else "several groups"
-            listed = rows[column].map(lambda cell: isinstance(cell, (list, dict)))
-            refuse_rows(rows, listed, several, f"this recipe gives each text one {column}")
-            rows[column] = pd.Series([*map(canonical_name, rows[column])], rows.index, dtype=object)
-            refuse_rows(rows, rows[column] == "", *missing)
+    columns = columns or {}
+    missing = {"text": rows[text_fields(rows.columns)].isna().all(axis=1)}
+    for field in rows.columns.intersection(["label", "group"]):
+        cells = rows[field].map(one_of_list)
+        several = f"several {field}s{' (multi-label)' if field == 'label' else ''}{of_column(columns, field)}"
+        listed = cells.map(lambda cell: isinstance(cell, (list, dict)))
+        refuse_rows(rows, listed, several, f"this recipe gives each text one {field}")
+        names = [None if cell is None else canonical_name(cell) or None for cell in cells.where(cells.notna(), None)]
+        rows[field] = pd.Series(names, rows.index, dtype=object)
+        missing[field] = rows[field].isna()
+    if drop_missing:
+        return rows.assign(missing=np.logical_or.reduce([*missing.values()]))
+    refuse_missing(rows, missing, columns, "" if drop_missing is None else ", or pass --drop_missing true")
     return rows
+
+
+def refuse_missing(
+    rows: pd.DataFrame, missing: Mapping[str, pd.Series], columns: Mapping[str, str], option: str
+) -> None:
+    """Raise one error about the rows of a file that lack a text, a label or a group; `option` is one more way on."""
+    found = {field: rows["row"][lacking].tolist() for field, lacking in missing.items() if lacking.any()}
+    if len(found.get("label", ())) == len(rows):
+        where = f"{rows['source'].iloc[0]}: no row has a label{of_column(columns, 'label')}"
+        raise RecipeError(f"{where}: predict.py classifies texts without labels, and a test needs them")
+    if found:
+        problems = [f"{name_rows(numbers)} no {field}{of_column(columns, field)}" for field, numbers in found.items()]
+        fix = f"fill in the {' and the '.join(found)}, or drop the row{'s' if len(rows) > 1 else ''}{option}"
+        raise RecipeError(f"{rows['source'].iloc[0]}: {'; '.join(problems)}: {fix}")
+
+
+def of_column(columns: Mapping[str, str], field: str) -> str:
+    return f" (column {columns[field]!r})" if field in columns else ""
+
+
+def name_rows(numbers: Sequence[int]) -> str:
+    """Return the subject of a sentence about some rows."""
+    shown = ", ".join(map(str, numbers[:10])) + (", ..." if len(numbers) > 10 else "")
+    return f"row {shown} has" if len(numbers) == 1 else f"rows {shown} ({len(numbers)} in all) have"
+
+
+def one_of_list(cell: Any) -> Any:
+    """Return the only item of a list, also of one that is written out, such as "['spam']"; other cells unchanged."""
+    if isinstance(cell, str) and cell.startswith("[") and cell.endswith("]"):
+        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):  # a name in brackets
+            cell = ast.literal_eval(cell)
+    if isinstance(cell, list) and len(cell) < 2:
+        return cell[0] if cell else None
+    return cell
 
 
 def check_texts(rows: pd.DataFrame) -> None:
     """Refuse texts that are neither strings nor missing."""
-    for column in rows.columns.intersection(["text", "text_pair"]):
+    for column in text_fields(rows.columns):
         strange = rows[column].map(lambda text: not isinstance(text, str)) & rows[column].notna()
         kinds = ", ".join(sorted({type(text).__name__ for text in rows[column][strange]}))
-        refuse_rows(rows, strange, f"a {column} that is no string but {kinds}", "put the text in quotes")
+        refuse_rows(rows, strange, f"a text that is no string but {kinds}", "put the text in quotes")
 
 
 def name_labels(
@@ -88,6 +134,27 @@ def name_labels(
         raise RecipeError(f"{source_of(train)}: all rows have the label {label!r}: a classifier needs two labels")
     warn_about_spellings(rows["label"], head_names)
     return rows, names
+
+
+def marks_no_label(labels: pd.Series) -> pd.Series:
+    """Return which labels (bool) are the `-` that SNLI and others write for none: where all others have letters."""
+    dashes = labels == "-"
+    others = labels[~dashes].dropna().unique() if dashes.any() else []
+    return dashes if len(others) and all(re.search(r"\w", name) for name in others) else dashes & False
+
+
+def refuse_several_in_one(rows: pd.DataFrame) -> None:
+    """Refuse labels such as "27,4" or "drama|war", most of whose parts are labels of their own, or parts of others too."""
+    names = set(rows["label"].unique())
+    for separator in ",|;":
+        parts = {name: [part.strip() for part in name.split(separator)] for name in names if separator in name}
+        counts = Counter(part for of_name in parts.values() for part in {*of_name})
+        known = {part for part, count in counts.items() if part and (count > 1 or part in names)}
+        several = [name for name, of_name in parts.items() if known.issuperset(of_name)]
+        if several and 2 * len(several) >= len(parts):
+            what = f"several labels in one, such as {several[0]!r}, with {separator!r} between (multi-label)"
+            fix = "this recipe gives each text one label; if each is a name, pass --label_separator none"
+            refuse_rows(rows, rows["label"].isin(several), what, fix)
 
 
 def check_known_labels(rows: pd.DataFrame, names: list[str], of_model: bool = False) -> None:

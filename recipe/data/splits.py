@@ -1,6 +1,7 @@
 """Splits: training rows into training, validation and test, seeded, with the label shares kept; and smaller samples."""
 
 import logging
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,8 @@ from recipe.data.rows import source_of
 from recipe.errors import RecipeError
 
 logger = logging.getLogger(__name__)
+
+SHOWN = 8  # labels that a message names
 
 
 def draw(rows: pd.DataFrame, size: int | None, seed: int) -> pd.DataFrame:
@@ -37,8 +40,7 @@ def make_missing_splits(rows: pd.DataFrame, args: DataArguments) -> pd.DataFrame
 
     Each split keeps the file's order, except with `shuffled`.
     """
-    fractions = {"validation": args.validation_fraction, "test": args.test_fraction}
-    missing = {split: share for split, share in fractions.items() if split not in rows["split"].unique()}
+    missing = missing_splits(rows, args)
     if not missing:
         return rows
     is_train = rows["split"] == "train"
@@ -53,7 +55,7 @@ def make_missing_splits(rows: pd.DataFrame, args: DataArguments) -> pd.DataFrame
 
         splits = split_groups(train, missing, args.split_seed)
     else:
-        splits = split_rows(train, missing, args.split_seed)
+        splits = split_rows(train, missing, args.split_seed, args.rare_labels)
     for split in ("train", *missing):
         if split not in splits.unique():
             raise RecipeError(f"{source_of(train)}: {len(train)} rows are too few to split off a {split} set: add rows")
@@ -69,19 +71,54 @@ def cut_in_order(rows: pd.DataFrame, fractions: dict[str, float]) -> pd.Series:
     return pd.Series(np.repeat(np.array([*shares], dtype=object), sizes), index=rows.index, dtype=object)
 
 
-def split_rows(rows: pd.DataFrame, fractions: dict[str, float], seed: int) -> pd.Series:
+def is_rare(labels: pd.Series, fractions: Mapping[str, float]) -> pd.Series:
+    """Return which rows (bool) have a label of fewer rows than there are splits to make."""
+    return labels.groupby(labels).transform("size") < len(fractions) + 1
+
+
+def drop_rare_labels(rows: pd.DataFrame, args: DataArguments) -> pd.DataFrame:
+    """Drop the training rows whose label is too rare to be in each split that is made of them."""
+    train = rows[rows["split"] == "train"]
+    rare = is_rare(train["label"], missing_splits(rows, args))
+    if rare.all():
+        raise RecipeError(f"{source_of(train)}: all labels are too rare to split: is it the right --label_column?")
+    logger.info("%d rows of %d rare labels dropped", rare.sum(), train["label"][rare].nunique())
+    return rows[~rows["label"].isin(train["label"][rare])]
+
+
+def refuse_rare_labels(rows: pd.DataFrame, rare: pd.Series, needed: int) -> None:
+    """Raise RecipeError for labels with too few rows to split, naming how many there are."""
+    if not rare.any():
+        return
+    counts = rows["label"][rare].value_counts()
+    shown = ", ".join(f"{name!r} ({count})" for name, count in counts[:SHOWN].items())
+    many = f"{len(counts)} labels have" if len(counts) > 1 else "1 label has"
+    few = f"{many} too few rows to split, under {needed}: {shown}{', ...' if len(counts) > SHOWN else ''}"
+    fix = "pass --rare_labels keep (they stay in training) or drop, add rows, or give --validation_file and --test_file"
+    if rows["label"].nunique() > len(rows) / 2:
+        fix = "nearly each row has a label of its own: is it the right --label_column, and the right --delimiter?"
+    raise RecipeError(f"{source_of(rows)}: {few}; {fix}")
+
+
+def missing_splits(rows: pd.DataFrame, args: DataArguments) -> dict[str, float]:
+    """Return the splits that are not given, and the share of the training rows that each gets."""
+    fractions = {"validation": args.validation_fraction, "test": args.test_fraction}
+    return {split: share for split, share in fractions.items() if split not in rows["split"].unique()}
+
+
+def split_rows(rows: pd.DataFrame, fractions: dict[str, float], seed: int, rare_labels: str = "refuse") -> pd.Series:
     """Return the split of each row, drawn so that each label has its share as nearly as rows allow.
 
-    A label so rare that its share is under half a row may be absent from the smaller part.
+    A label so rare that its share is under half a row may be absent from the smaller part. With `rare_labels` "keep",
+    all rows of a label that cannot be in each split stay in training.
     """
     from sklearn.model_selection import train_test_split
 
-    splits, counts = pd.Series("train", index=rows.index, dtype=object), rows["label"].value_counts()
-    if counts.min() < len(fractions) + 1:
-        few = f"label {counts.idxmin()!r} has too few rows to split ({counts.min()}): it needs at least {len(fractions) + 1}"
-        fix = "add rows, drop the label, or give --validation_file and --test_file"
-        raise RecipeError(f"{source_of(rows)}: {few}; {fix}")
-    labels = pd.Series(rows["label"].factorize(sort=True)[0], index=rows.index)  # numbers sort faster than names
+    splits = pd.Series("train", index=rows.index, dtype=object)
+    rare = is_rare(rows["label"], fractions)
+    refuse_rare_labels(rows, rare & (rare_labels != "keep"), len(fractions) + 1)
+    counts = rows["label"][~rare].value_counts()
+    labels = pd.Series(rows["label"].factorize(sort=True)[0], index=rows.index)[~rare]  # numbers sort faster than names
     for split in reversed(fractions):
         # scikit-learn needs a place for each label on each side
         size = min(max(int(len(rows) * fractions[split]), len(counts)), len(labels) - len(counts))

@@ -18,7 +18,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from recipe.data.texts import PAIR_SEPARATOR, hash_texts
+from recipe.data.columns import text_fields
+from recipe.data.texts import PAIR_SEPARATOR, hash_texts, join_texts
 
 TEXTS_FILE = "texts.arrow"
 BLOCK_ROWS = 10_000  # texts that are held as strings at once
@@ -28,7 +29,7 @@ class TextStore:
     """Takes the texts of rows in their order; the file is removed with the store."""
 
     def __init__(self, separator: str = PAIR_SEPARATOR):
-        """Open a new file; `separator` joins the texts of a pair."""
+        """Open a new file; `separator` joins the parts of a text."""
         self.separator, self.size, self.hashes = separator, 0, []
         folder = tempfile.mkdtemp(prefix="recipe-texts-")
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
@@ -38,20 +39,22 @@ class TextStore:
         self.one_object: dict[str, str] = {}
 
     def add(self, cells: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        """Store the texts of some rows, pairs joined, and return their cells with "" in place of each text.
+        """Store the texts of some rows, their parts joined, and return their cells with "" in place of each text.
 
         A cell that is no text is returned as it is, for check_rows to refuse. Equal labels and groups become one object.
         """
-        texts = cells["text"]
-        if "text_pair" in cells:
-            both = zip(texts, cells["text_pair"], strict=True)
-            texts = [a + self.separator + b if isinstance(a, str) and isinstance(b, str) else None for a, b in both]
-        stored = [text if isinstance(text, str) else "" for text in texts]
+        fields = text_fields(cells)
+        if len(fields) == 1:
+            stored = [text.strip() if isinstance(text, str) else "" for text in cells["text"]]
+        else:
+            parts = zip(*(cells[field] for field in fields), strict=True)
+            texts = ([x if isinstance(x, str) else None for x in of_row] for of_row in parts)
+            stored = [join_texts(of_row, self.separator) or "" for of_row in texts]
         self.writer.write_table(pa.table({"text": stored}, schema=self.schema))
         self.hashes.append(hash_texts(stored))
         self.size += len(stored)
         left = dict(cells)
-        for field in cells.keys() & {"text", "text_pair"}:
+        for field in fields:
             left[field] = ["" if isinstance(cell, str) else cell for cell in cells[field]]
         for field in cells.keys() & {"label", "group"}:
             left[field] = [self.one_object.setdefault(x, x) if isinstance(x, str) else x for x in cells[field]]

@@ -1,8 +1,8 @@
-"""Texts as strings: lone surrogates replaced, sentence pairs joined as a saved model's run joined them."""
+"""Texts as strings: lone surrogates replaced, parts joined; and how a saved model's run has read its own."""
 
 import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,18 @@ if TYPE_CHECKING:
 
 RUN_CONFIG_FILE = "run_config.yaml"  # the fields of a run, in its output_dir
 PAIR_SEPARATOR = "\n"
-# The fields of a run that are read again, and their types.
-READ_AGAIN = {"text_pair_column": str | None, "text_pair_separator": str, "normalize_labels": bool, "class_weight": str}
+# How a run has read its files, for whatever reads more of them for its model; and the types of these fields.
+READING = {
+    "text_column": list | str | None,
+    "text_pair_column": str | None,
+    "text_pair_separator": str,
+    "label_column": str | None,
+    "column_names": list | None,
+    "delimiter": str | None,
+    "csv_quoting": str,
+    "encoding": str | None,
+}
+READ_AGAIN = {**READING, "normalize_labels": bool, "class_weight": str}
 
 
 def clean_text(text: Any) -> Any:
@@ -26,6 +36,13 @@ def clean_text(text: Any) -> Any:
     if not isinstance(text, str) or text.isascii():
         return text
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def join_texts(parts: Sequence[str | None], separator: str = PAIR_SEPARATOR) -> str | None:
+    """Return one text of several parts, without white space at their ends; a part may be missing, but not all of them."""
+    if all(part is None for part in parts):
+        return None
+    return separator.join((part or "").strip() for part in parts)
 
 
 def hash_texts(texts: Iterable[str]) -> "np.ndarray":
@@ -82,7 +99,9 @@ def shown_name(model_name_or_path: str | Path) -> str:
     return path.name if is_public else "this model"
 
 
-def pair_fields_of(model_dir: str | Path) -> dict[str, Any]:
-    """Return `text_pair_column` (None without pairs) and `text_pair_separator` of the run that saved a model."""
-    by_default = {"text_pair_column": None, "text_pair_separator": PAIR_SEPARATOR}
-    return {name: value for name, value in (by_default | read_run_config(model_dir)).items() if name in by_default}
+def reading_of(model_dir: str | Path) -> dict[str, Any]:
+    """Return how the run that saved a model has read its files: the options of READING that it has."""
+    fields = {name: value for name, value in read_run_config(model_dir).items() if name in READING}
+    if isinstance(fields.get("text_column"), str):
+        fields["text_column"] = [fields["text_column"]]
+    return fields

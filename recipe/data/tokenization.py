@@ -1,12 +1,13 @@
-"""Tokenization: texts into token ids, cut where too long, never empty, never with a special token that a user typed."""
+"""Tokenization: texts into token ids, stripped, cut where too long, never empty, never with a special token of a user's."""
 
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from tokenizers import normalizers, processors
 from transformers import AutoTokenizer, DataCollatorWithPadding, GPT2Config, PreTrainedTokenizerBase
 
 from recipe.data.texts import clean_text
@@ -26,10 +27,18 @@ def load_tokenizer(
     max_length: int | None = None,
     truncation_side: str | None = None,
     revision: str = "main",
+    text_pair_separator: str | None = None,
+    strip: bool = True,
 ) -> PreTrainedTokenizerBase:
     """Load the model's tokenizer: right padding with `<|endoftext|>`, and user text never becomes a special token.
 
     Its `model_max_length` is max_length, or the model's number of positions; `truncation_side` its own if None.
+
+    Args:
+        text_pair_separator: of texts of several parts; by default the one that the tokenizer was saved with, if any. Given
+            two texts, the tokenizer then puts it between them.
+        strip: take white space off both ends of a text, whose last token the head reads. The tokenizer is saved so. False
+            leaves the tokenizer of a saved model as it is.
     """
     if max_length is not None and max_length > config.n_positions:
         has = f"{name} has {config.n_positions} positions"
@@ -37,6 +46,7 @@ def load_tokenizer(
     # As arguments, not as attributes set later: only these are saved with the tokenizer.
     options = {"split_special_tokens": True, "padding_side": "right", "revision": revision}
     options |= {"truncation_side": truncation_side} if truncation_side else {}
+    options |= {"text_pair_separator": text_pair_separator} if text_pair_separator is not None else {}
     fix = "it needs the tokenizer.json and tokenizer_config.json that were saved with it"
     with as_recipe_error(Exception, f"model {name!r} has no tokenizer that loads", fix):
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
@@ -57,7 +67,29 @@ def load_tokenizer(
         raise RecipeError(f"model {name!r}: its tokenizer {problem}: {fix}")
     tokenizer.model_max_length = max_length or min(tokenizer.model_max_length, config.n_positions)
     config.pad_token_id = tokenizer.pad_token_id  # a stock model finds the end of a text by it
+    if text_pair_separator:
+        separate_pairs(tokenizer, text_pair_separator)
+    if strip and tokenizer(" a ")["input_ids"] != tokenizer("a")["input_ids"]:
+        backend = tokenizer.backend_tokenizer
+        others = [] if backend.normalizer is None else [backend.normalizer]
+        backend.normalizer = normalizers.Sequence([*others, normalizers.Strip()])
     return tokenizer
+
+
+def separate_pairs(tokenizer: PreTrainedTokenizerBase, separator: str) -> None:
+    """Have the tokenizer put the separator between two texts, as `pipeline` gives them ({"text": ..., "text_pair": ...})."""
+    backend = tokenizer.backend_tokenizer
+    normalizer, backend.normalizer = backend.normalizer, None  # which might strip the separator
+    ids = tokenizer(separator)["input_ids"]
+    backend.normalizer = normalizer
+    token = {"id": "SEPARATOR", "ids": ids, "tokens": tokenizer.convert_ids_to_tokens(ids)}
+    template = {"single": "$A", "pair": "$A SEPARATOR $B", "special_tokens": [token]}
+    backend.post_processor = processors.TemplateProcessing(**template)
+
+
+def separator_of(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Return what stands between the parts of a text, None where the model reads texts of one part."""
+    return tokenizer.init_kwargs.get("text_pair_separator")
 
 
 def encode_texts(
@@ -66,13 +98,34 @@ def encode_texts(
     """Return the token ids of each text, cut on the tokenizer's truncation side, and how many each one has uncut.
 
     An empty text is one `<|endoftext|>`, so that every text has a last token. By default texts are cut to as many
-    tokens as the model takes at once (`model_max_length`).
+    tokens as the model takes at once (`model_max_length`). Of a text of two parts the longer one is cut first.
     """
-    encoded = tokenizer([clean_text(text) for text in texts], verbose=False)["input_ids"] if len(texts) else []
+    texts, separator = [clean_text(text) for text in texts], separator_of(tokenizer)
+    pairs = {i: text.split(separator, 1) for i, text in enumerate(texts) if separator and separator in text}
+    singles = [text if i not in pairs else "" for i, text in enumerate(texts)]
+    encoded = tokenizer(singles, verbose=False)["input_ids"] if texts else []
+    for i, ids in zip(pairs, encode_pairs(tokenizer, pairs.values()), strict=True):
+        encoded[i] = ids
     encoded = [ids or [tokenizer.eos_token_id] for ids in encoded]
     limit = min(max_length or tokenizer.model_max_length, NO_LIMIT)
     kept = slice(-limit, None) if tokenizer.truncation_side == "left" else slice(limit)
-    return [ids[kept] for ids in encoded], [len(ids) for ids in encoded]
+    cut, lengths = [ids[kept] for ids in encoded], [len(ids) for ids in encoded]
+    long = [i for i in pairs if lengths[i] > limit]
+    for i, ids in zip(long, encode_pairs(tokenizer, [pairs[i] for i in long], limit), strict=True):
+        cut[i] = ids
+    return cut, lengths
+
+
+def encode_pairs(
+    tokenizer: PreTrainedTokenizerBase, pairs: Iterable[Sequence[str]], max_length: int | None = None
+) -> list[list[int]]:
+    """Return the token ids of pairs of texts; of those over max_length the longer text is cut, until both are as long."""
+    if not (columns := [[*column] for column in zip(*pairs, strict=True)]):
+        return []
+    options = {"truncation": "longest_first", "max_length": max_length} if max_length else {}
+    ids = tokenizer(*columns, verbose=False, **options)["input_ids"]
+    tokenizer.backend_tokenizer.no_truncation()  # which the tokenizer would remember, and be saved with
+    return ids
 
 
 def tokenize(

@@ -10,8 +10,6 @@ from typing import Any
 import datasets
 import numpy as np
 import pandas as pd
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 from scipy.stats import t as student
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from tqdm.auto import tqdm
@@ -21,6 +19,7 @@ from recipe.arguments import DataArguments
 from recipe.atomic import write_files
 from recipe.config import Arguments
 from recipe.data.dataset import load_rows
+from recipe.data.group_and_time_splits import join_groups
 from recipe.data.rows import check_label_coverage, source_of
 from recipe.data.splits import draw
 from recipe.data.texts import shown_name
@@ -88,7 +87,7 @@ def make_folds(rows: pd.DataFrame, folds: int, seed: int) -> np.ndarray:
     if counts.min() < folds:
         few = f"label {counts.idxmin()!r} has {counts.min()} rows, too few for {folds} folds"
         raise RecipeError(f"{source_of(rows)}: {few}: add rows, drop the label, or lower --folds")
-    groups = joined_groups(rows)
+    groups = join_groups(rows).to_numpy()
     grouped = len(np.unique(groups)) < len(rows)
     splitter = (StratifiedGroupKFold if grouped else StratifiedKFold)(folds, shuffle=True, random_state=seed)
     fold_of = np.empty(len(rows), dtype=int)
@@ -106,15 +105,6 @@ def make_folds(rows: pd.DataFrame, folds: int, seed: int) -> np.ndarray:
             what = f"one holds all rows of the label {min(absent)!r}" if absent else "one would be empty"
             raise RecipeError(f"{source_of(rows)}: groups are too few or too unlike for {folds} folds ({what}): {fix}")
     return fold_of
-
-
-def joined_groups(rows: pd.DataFrame) -> np.ndarray:
-    """Return a number for each row, int [N], the same for rows that share a group or a text, also by way of others."""
-    texts = rows["text"].factorize()[0]
-    groups = texts.max() + 1 + (rows["group"].factorize()[0] if "group" in rows else np.arange(len(rows)))
-    size = groups.max() + 1
-    edges = coo_matrix((np.ones(len(rows)), (texts, groups)), shape=(size, size))
-    return connected_components(edges, directed=False)[1][texts]
 
 
 def out_of_fold_logits(

@@ -141,7 +141,9 @@ class Runner:
         if choose_windows(config, data_args.window):
             raise RecipeError("texts would be read in windows, and experiments truncate them: pass --window 0")
         self.label_names = next(iter(splits.values())).features["label"].names
-        self.tokenizer = load_tokenizer(name, config, data_args.max_length, data_args.truncation_side, revision)
+        self.tokenizer = load_tokenizer(
+            name, config, data_args.max_length, data_args.truncation_side, revision, data_args.separator
+        )
         self.tokenized = tokenize(splits, self.tokenizer)
         self.cached: dict[str, datasets.DatasetDict] = {}  # by what is frozen
 

@@ -46,6 +46,8 @@ HYPERPARAMETERS = (
     "class_weight", "bf16", "fp16", "trunk_dtype", "seed",
 )  # fmt: skip
 REMOVED = {
+    "missing_dropped": "without a text or a label",
+    "rare_dropped": "of labels too rare to split",
     "conflicts_dropped": "with several labels",
     "group_rows_dropped": "of groups that a split kept out",
     "duplicates_removed": "that were exact copies",
@@ -191,6 +193,8 @@ def make_card(folder: Path, measured: Measurement | None, metadata: dict[str, An
         **(describe_results(measured) if measured else {}),
         pictures=pictures,
         base=base,
+        text_columns=[f"`{as_markdown(name)}`" for name in text_columns_of(options)],
+        label_column=f"`{as_markdown(options.get('label_column') or '')}`",
         is_nano=Path(options.get("model_name_or_path", "")).resolve() == (PACKAGE / "assets/gpt2-nano").resolve(),
         hyperparameters=hyperparameters(run),
         dataset=dataset,
@@ -210,6 +214,12 @@ def read_run(folder: Path) -> dict[str, Any]:
         with as_recipe_error((OSError, ValueError), f"{path}: cannot be read", "give the folder of a saved model"):
             files[name] = json.loads(path.read_text(encoding="utf-8")) if needed or path.exists() else {}
     return files
+
+
+def text_columns_of(options: dict[str, Any]) -> list[str]:
+    """Return the columns that a run has read its texts from; empty where that is not known."""
+    first, more = options.get("text_column") or [], options.get("text_pair_column")
+    return [*([first] if isinstance(first, str) else first), *([more] if more else [])]
 
 
 def hub_id(name: str | None) -> str | None:
@@ -271,7 +281,7 @@ def hyperparameters(run: dict[str, Any]) -> str:
 
 def describe_data(summary: dict[str, Any]) -> dict[str, Any]:
     """Return how many texts were read, removed and split: counts alone."""
-    removed = {why: sum(summary[step].values()) for step, why in REMOVED.items() if summary[step]}
+    removed = {why: sum(summary[step].values()) for step, why in REMOVED.items() if summary.get(step)}
     by_label = pd.DataFrame.from_dict(summary["labels"], orient="index").rename(columns=as_markdown)
     by_split = pd.DataFrame({"texts": summary["texts"]})
     return {

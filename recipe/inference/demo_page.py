@@ -3,14 +3,17 @@
 import html
 import os
 import re
+from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import numpy as np
 
-from recipe.data.texts import clean_text, pair_fields_of
+from recipe.data.columns import wanted_texts
+from recipe.data.texts import PAIR_SEPARATOR, clean_text, reading_of
 from recipe.errors import RecipeError, printable, user_message
 from recipe.inference.occlusion import Occlusion, leave_one_out
 from recipe.inference.prediction_files import open_predictions
@@ -28,9 +31,9 @@ def build_page(classifier: TextClassifier, model_dir: str | Path) -> gr.Blocks:
     with gr.Blocks(title=printable(folder.name), analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.HTML(f"<h1>{html.escape(printable(folder.name))}</h1>")
         with gr.Tab("Text"):
-            add_text_tab(classifier, pair_fields_of(folder))
+            add_text_tab(classifier, reading_of(folder))
         with gr.Tab("File"):
-            add_file_tab(classifier, pair_fields_of(folder))
+            add_file_tab(classifier, reading_of(folder))
         with gr.Tab("Model"):
             card = folder / "README.md"
             text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else "No card (README.md)."
@@ -59,8 +62,8 @@ def serve(page: gr.Blocks, host: str, port: int) -> str:
     return address
 
 
-def add_text_tab(classifier: TextClassifier, pair: dict[str, str | None]) -> None:
-    """Add the box for a text, the bars of its probabilities, and the words that were left out."""
+def add_text_tab(classifier: TextClassifier, reading: dict[str, Any]) -> None:
+    """Add the box for a text, the bars of its probabilities, and the words that were left out; `reading` is reading_of's."""
 
     def classify(text: str, progress: gr.Progress = gr.Progress()) -> Iterator[tuple]:
         """Yield the answer at once, and again with what leaving words out has shown."""
@@ -75,7 +78,8 @@ def add_text_tab(classifier: TextClassifier, pair: dict[str, str | None]) -> Non
             bar = progress.tqdm(None, desc="Leaving out each word", unit="texts")
             yield answer, bars, shades(text, leave_one_out(classifier, text, classifier.label_names.index(label), bar))
 
-    pairs = pair["text_pair_column"] and f"The model reads pairs: put {pair['text_pair_separator']!r} between the two"
+    separator, several = reading.get("text_pair_separator"), len(columns_of(reading)) > 1
+    pairs = f"The model reads pairs: put {separator!r} between the two" if several else None
     with gr.Row():
         text = gr.Textbox(label="Text", lines=7, max_lines=14, info=pairs)
         with gr.Column():
@@ -110,20 +114,27 @@ def shades(text: str, occlusion: Occlusion) -> list[tuple[str, float | None]]:
     return [(printable(piece), shade) for piece, shade in [(text[:first], None), *pieces, (text[last:], None)] if piece]
 
 
-def add_file_tab(classifier: TextClassifier, pair: dict[str, str | None]) -> None:
+def columns_of(reading: dict[str, Any], column: str | None = None) -> dict[str, str | None]:
+    """Return the columns of texts, of which the user may name the first."""
+    return wanted_texts([column] if column else reading.get("text_column"), reading.get("text_pair_column"))
+
+
+def add_file_tab(classifier: TextClassifier, reading: dict[str, Any]) -> None:
     """Add the upload, and the file of predictions that scripts/predict.py would write."""
 
     def classify_file(upload: str | None, column: str, progress: gr.Progress = gr.Progress()) -> str:
+        from recipe.data.files import FileFormat
         from recipe.data.readers import read_texts  # pandas and others, which a single text does without
 
         with errors_on_the_page(upload):
             if upload is None:
                 raise RecipeError("no file: choose one first")
             output = Path(upload).with_name(f"{Path(upload).name.split('.')[0]}_labels.csv")
-            wanted = {"text": column.strip() or None, "text_pair": pair["text_pair_column"]}
+            wanted, separator = columns_of(reading, column.strip()), reading.get("text_pair_separator", PAIR_SEPARATOR)
+            file_format = FileFormat.of(Namespace(**reading))
             bar = progress.tqdm(None, desc="Classifying", unit="texts")
             with open_predictions(output, classifier.label_names) as writer:
-                for texts, others in read_texts(Path(upload), wanted, separator=pair["text_pair_separator"]):
+                for texts, others in read_texts(Path(upload), wanted, file_format, separator):
                     writer.write(texts, *classifier.predict(texts, progress=bar), others)
             return str(output)
 
@@ -132,7 +143,7 @@ def add_file_tab(classifier: TextClassifier, pair: dict[str, str | None]) -> Non
         output = gr.File(
             label=f"Predictions, as {as_typed('scripts/predict.py')} writes them", interactive=False, elem_id="output"
         )
-    column = gr.Textbox(label="Column of the texts (text_column)", placeholder="found by its name if left empty")
+    column = gr.Textbox(label="Column of the texts (text_column)", placeholder="as in training if left empty")
     gr.Button("Classify the file", variant="primary").click(classify_file, [upload, column], output, **EVENT)
 
 

@@ -21,6 +21,7 @@ from recipe.atomic import write_files, write_json
 from recipe.errors import RecipeError, as_recipe_error
 from recipe.inference.text_classifier import TextClassifier
 from recipe.model.classifier import GPT2LastTokenClassifier
+from recipe.model.export import save_tokenizer
 
 MODEL_FILE = "model.onnx"
 CHECK_TEXTS, CHECK_TOKENS = 200, 20_000  # tokens: half a minute at GPT-2 small's shape on two cores
@@ -161,7 +162,7 @@ def export_folder(
         fields, _ = PreTrainedConfig.get_config_dict(model_dir)
         fields["id2label"] = dict(enumerate(classifier.label_names))
         write_json(temporary / "config.json", {name: fields[name] for name in fields if not name.startswith("_")})
-        classifier.tokenizer.save_pretrained(temporary)
+        save_tokenizer(classifier.tokenizer, temporary)
         save_standalone(classifier, temporary / "tokenizer.json")
         check_tokenizer(classifier, temporary / "tokenizer.json", [*ODD_TEXTS, *(texts or [])])
         with TemporaryDirectory(dir=temporary) as work:

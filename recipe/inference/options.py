@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from recipe.data.texts import PAIR_SEPARATOR, READING, reading_of
 from recipe.errors import OneLineParser, RecipeError, as_recipe_error, parse_probability
 
 
@@ -10,11 +11,12 @@ def add_shared_options(parser: OneLineParser) -> None:
     """Add the options that say which model, how its files are read, how it decides, and on which device."""
     add = parser.add_argument
     add("--model_dir", required=True, help="A folder that a run saved, or any GPT2ForSequenceClassification.")
-    add("--text_column", help="Column of the texts; found by its name if not given.")
-    add("--text_pair_column", help="Column of the second texts; the one the model was trained with.")
-    add("--column_names", nargs="+", help="Names of the columns, where a file has no header row.")
-    add("--delimiter", help="Between the columns of a file.")
-    add("--csv_quoting", choices=("auto", "minimal", "none"), default="auto", help="As in training.")
+    # How files are read: by default as in training (READING in data/texts.py).
+    add("--text_column", nargs="+", help="Column of the texts, or several; as in training if not given.")
+    add("--text_pair_column", help="One more column of texts; as in training.")
+    add("--column_names", nargs="+", help="Names of the columns, where a file has no header row; as in training.")
+    add("--delimiter", help="Between the columns of a file; as in training.")
+    add("--csv_quoting", choices=("auto", "minimal", "none"), help="As in training.")
     add("--max_row_mb", type=float, default=16.0, help="Largest row of a file, in MB: larger ones are refused.")
     add("--decision_threshold", help="Of two labels, give the second from this probability on; else as the model says.")
     add("--abstain_below", help="Give no label where the likeliest one's probability is under this.")
@@ -23,8 +25,16 @@ def add_shared_options(parser: OneLineParser) -> None:
 
 
 def parse_options(parser: OneLineParser) -> argparse.Namespace:
-    """Parse the command line, with the threshold and the bound as numbers."""
+    """Parse the command line, with the threshold and the bound as numbers, and files read as the model's run has read its own.
+
+    `given` holds the options of reading that the command line has.
+    """
     args = parser.parse_args()
+    args.given = [name for name in READING if getattr(args, name, None) is not None]
+    reading = {"text_pair_separator": PAIR_SEPARATOR, "csv_quoting": "auto", **reading_of(args.model_dir)}
+    for name in READING:
+        if name not in args.given:
+            setattr(args, name, reading.get(name))
     if not 0 < args.max_row_mb <= 1000:
         raise RecipeError(f"max_row_mb is {args.max_row_mb}: take a number above 0, up to 1000")
     if args.decision_threshold is not None:

@@ -10,6 +10,7 @@ from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 from transformers import GPT2Config, PreTrainedTokenizerBase
 
+from recipe.data.texts import join_texts
 from recipe.data.tokenization import (
     Coverage,
     PaddingCollator,
@@ -17,6 +18,7 @@ from recipe.data.tokenization import (
     batches_by_length,
     encode_texts,
     load_tokenizer,
+    separator_of,
 )
 from recipe.errors import RecipeError, first_line, parse_probability
 from recipe.model.classifier import GPT2LastTokenClassifier
@@ -71,7 +73,7 @@ class TextClassifier:
         model, info = GPT2LastTokenClassifier.from_pretrained(model_dir, output_loading_info=True)
         if "score.weight" in info["missing_keys"]:
             raise RecipeError(f"{model_dir}: this GPT-2 has no classification head: train one with scripts/train.py")
-        return cls(model, load_tokenizer(str(model_dir), model.config), device, window)
+        return cls(model, load_tokenizer(str(model_dir), model.config, strip=False), device, window)
 
     @property
     def decision_threshold(self) -> float | None:
@@ -85,12 +87,22 @@ class TextClassifier:
     def predict(self, texts: Sequence[str], progress: bool | tqdm = False) -> tuple[list[str], np.ndarray]:
         """Return the label of each text, and its probability of every label: float64 [N, num_labels], by label id.
 
-        Where a text is cut into windows, the mean of their probabilities.
+        Where a text is cut into windows, the mean of their probabilities. A model that was trained on several columns
+        takes tuples of their texts too.
         """
         if isinstance(texts, str):
             raise RecipeError(f"predict takes a list of texts, and was given the text {texts[:40]!r}: put it in a list")
+        texts = [self.join_parts(text) for text in texts]
         probabilities = torch.from_numpy(self.logits(texts, progress)).softmax(dim=-1).numpy()
         return [self.label_names[i] for i in decide(probabilities, self.decision_threshold)], probabilities
+
+    def join_parts(self, text: str | Sequence[str]) -> str:
+        """Return one text of the parts of a tuple, as in training."""
+        if isinstance(text, str):
+            return text
+        if (separator := separator_of(self.tokenizer)) is None:
+            raise RecipeError(f"this model reads texts of one part, and was given {text!r:.60}: give strings")
+        return join_texts(text, separator)
 
     def logits(self, texts: Sequence[str], progress: bool | tqdm = False) -> np.ndarray:
         """Return float64 [N, num_labels], in the order of the texts, which may be empty, long, or any Unicode.

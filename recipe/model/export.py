@@ -1,5 +1,6 @@
 """The checkpoint that every Hugging Face tool loads: a stock GPT2ForSequenceClassification."""
 
+import json
 import logging
 from pathlib import Path
 
@@ -81,6 +82,16 @@ def save_classifier(
     def write(temporary: Path) -> None:
         saved.save_pretrained(temporary)
         if tokenizer is not None:
-            tokenizer.save_pretrained(temporary)
+            save_tokenizer(tokenizer, temporary)
 
     write_files(folder, write)
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
+    """Save the tokenizer, under the class that takes all of tokenizer.json: GPT2Tokenizer ignores that texts are stripped."""
+    tokenizer.save_pretrained(folder)
+    if not tokenizer.is_fast:
+        return
+    path = Path(folder) / "tokenizer_config.json"
+    fields = json.loads(path.read_text(encoding="utf-8")) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    path.write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -79,7 +79,9 @@ class RunFolder:
         """Write what belongs to the saved model: its splits and run_config.yaml."""
 
         def write() -> None:
-            config = yaml.safe_dump(with_absolute_paths(self.config), sort_keys=False, allow_unicode=True)
+            columns = getattr(splits, "summary", {}).get("columns", {})  # as they were found
+            config = {**with_absolute_paths(self.config), **columns}
+            config = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
             write_text(self.path / RUN_CONFIG_FILE, config)
             save_splits(splits, self.path)
             shutil.rmtree(self.path / UNFINISHED, ignore_errors=True)

@@ -30,7 +30,7 @@ from transformers.trainer_utils import TrainOutput, has_length, rotate_checkpoin
 from recipe.distributed import any_process, check_sharding, on_main_process
 from recipe.errors import RecipeError, as_recipe_error
 from recipe.model.classifier import GPT2LastTokenClassifier
-from recipe.model.export import save_classifier
+from recipe.model.export import save_classifier, save_tokenizer
 from recipe.model.input_checks import check_rows_for_model
 from recipe.training.callbacks import StopOnSigterm
 from recipe.training.checkpoints import (
@@ -269,7 +269,7 @@ class RecipeTrainer(Trainer):
         save_trained({name: state[name] for name in trained_names(self.unwrapped)}, folder, self._trained_on_top_of())
         self.classifier.config.save_pretrained(folder)
         if tokenizer is not None:
-            tokenizer.save_pretrained(folder)
+            save_tokenizer(tokenizer, folder)
 
     def _trained_on_top_of(self) -> dict[str, str]:
         """Return hashes of what a checkpoint is joined to again: the tokenizer, and the frozen weights."""

@@ -19,7 +19,7 @@ from recipe.data.dataset import (
     summary_table,
 )
 from recipe.data.readers import read_texts
-from recipe.data.texts import pair_fields_of
+from recipe.data.texts import reading_of
 from recipe.errors import RecipeError
 
 
@@ -208,12 +208,12 @@ def test_pairs_are_joined(tmp_path):
     assert sum(load(tmp_path, again, text_pair_column="answer").summary["texts"].values()) == 40
     with pytest.raises(
         RecipeError,
-        match=r"train\.csv: row 2 has no text_pair \(--text_pair_column\): fill in the text_pair or drop the row",
+        match=r"train\.csv: row 2 has no text \(column 'text'\): fill in the text, or drop the rows, or pass --drop_missing true",
     ):
-        load(tmp_path, "text,answer,label\nq,,x\nq,a,y\n", text_pair_column="answer")
-    with pytest.raises(RecipeError, match=r"row 1 has a text_pair that is no string"):
+        load(tmp_path, "text,answer,label\n,,x\nq,a,y\nq,,y\n", text_pair_column="answer")
+    with pytest.raises(RecipeError, match=r"row 1 has a text that is no string"):
         load(tmp_path, '{"text": "a", "b": 1, "label": 1}', "a.jsonl", text_pair_column="b")
-    with pytest.raises(RecipeError, match=r"no column 'c' among .*: name it with --text_pair_column"):
+    with pytest.raises(RecipeError, match=r"no column 'c' among .*: name it with --text_column"):
         load(tmp_path, "text,answer,label\nq,,x\nq,a,y\n", text_pair_column="c")
     with pytest.raises(RecipeError, match="are both 'text'"):
         load(tmp_path, content, text_column="text", text_pair_column="text")
@@ -221,13 +221,13 @@ def test_pairs_are_joined(tmp_path):
 
 def test_pairs_to_classify(tmp_path):
     (tmp_path / "in.jsonl").write_text('{"text": "q", "answer": "a"}\n{"text": "q"}\n{"answer": "a"}\n')
-    pair = {"text": None, "text_pair": "answer"}
+    pair = {"text": None, "text_2": "answer"}
     assert list(read_texts(tmp_path / "in.jsonl", pair, separator=" | ")) == [(["q | a", "q | ", " | a"], {})]
     assert list(read_texts(tmp_path / "in.jsonl", {"text": None})) == [(["q", "q", ""], {"answer": ["a", None, "a"]})]
-    assert pair_fields_of(tmp_path) == {"text_pair_column": None, "text_pair_separator": "\n"}
+    assert reading_of(tmp_path) == {}
     fields = ["--train_file", "a", "--output_dir", "b", "--text_pair_column", "answer", "--text_pair_separator", "\\t"]
     (tmp_path / "run_config.yaml").write_text(yaml.safe_dump(resolved_config(*parse_arguments(fields))))
-    assert pair_fields_of(tmp_path) == {"text_pair_column": "answer", "text_pair_separator": "\t"}
+    assert reading_of(tmp_path) == {"text_pair_column": "answer", "text_pair_separator": "\t", "csv_quoting": "auto"}
 
 
 def test_the_summary_counts_every_row(tmp_path):
@@ -335,7 +335,7 @@ def test_texts_for_a_saved_model_are_read_as_in_its_training(tmp_path):
     assert texts["text"][:] == ["q | a", "r | b", "s | c"]
     assert texts["label"][:] == [0, 1, 0]
     assert texts.features["label"].names == ["Spam", "Ham"]
-    columns = {"text": None, "label": None, "text_pair": "answer"}
+    columns = {"text": None, "label": None, "text_2": "answer"}
     texts = load_texts_for_model([str(path)], "test_file", ["spam", "HAM"], tmp_path, columns)
     assert (texts["text"][:], texts["label"][:]) == (["q\na", "r\nb"], [0, 1])
     with pytest.raises(RecipeError, match=r"test\.csv: row 3 has a label that the model does not know, such as 'HAM'"):
@@ -344,4 +344,4 @@ def test_texts_for_a_saved_model_are_read_as_in_its_training(tmp_path):
         load_texts_for_model([str(tmp_path / "*.tsv")], "test_file", ["spam"], tmp_path)
     (run / "run_config.yaml").write_text("a: [")
     with pytest.raises(RecipeError, match=r"run_config\.yaml: cannot be read"):
-        pair_fields_of(run)
+        reading_of(run)

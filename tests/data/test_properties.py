@@ -199,7 +199,7 @@ def test_every_format_gives_the_same_rows(rows):
         (folder / "f.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
         datasets.Dataset.from_pandas(frame).save_to_disk(folder / "g")
         for path in sorted(folder.iterdir()):
-            found, _ = read_file(path, file_format=FileFormat(csv_quoting="minimal"))
+            found, *_ = read_file(path, file_format=FileFormat(csv_quoting="minimal"))
             assert found[["text", "label"]].values.tolist() == [list(row) for row in rows], path.name
 
 

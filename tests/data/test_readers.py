@@ -111,7 +111,7 @@ def test_missing_files_and_columns(tmp_path):
     with pytest.raises(RecipeError, match="no column 'msg' among 'text', 'label': name it with --text_column"):
         read(tmp_path, "a.csv", "text,label\na,b\n", text_column="msg")
     with pytest.raises(RecipeError, match="column 'text' is given for two fields"):
-        read_file(tmp_path / "a.csv", {"text": "text", "text_pair": "text"})
+        read_file(tmp_path / "a.csv", {"text": "text", "text_2": "text"})
     with pytest.raises(RecipeError, match="the column 'text' is taken for another field: give --text_column"):
         read(tmp_path, "a.csv", "text,label\na,b\n", label_column="text")
     with pytest.raises(RecipeError, match="delimiter is ''"):
@@ -135,7 +135,7 @@ def test_a_column_of_texts_alone_keeps_its_empty_lines(tmp_path):
 @needs_sms
 @pytest.mark.parametrize(("quoting", "rows"), [("auto", 5574), ("minimal", 5572)])
 def test_the_uci_file(quoting, rows):
-    frame, _ = read_file(SMS, file_format=FileFormat(column_names=("label", "text"), csv_quoting=quoting))
+    frame, *_ = read_file(SMS, file_format=FileFormat(column_names=("label", "text"), csv_quoting=quoting))
     assert len(frame) == rows
     pandas_quoting = {"auto": 3, "minimal": 0}[quoting]
     by_pandas = pd.read_csv(
@@ -164,7 +164,7 @@ def test_every_format_reads_the_same(tmp_path):
     paths = write_formats(tmp_path, frame)
     assert len(paths) == 7
     for path in paths:
-        found, _ = read_file(path)
+        found, *_ = read_file(path)
         assert found[["text", "label"]].values.tolist() == frame.values.tolist(), path
         assert found["row"].tolist() == ([2, 3, 4] if ".csv" in path.name else [1, 2, 3]), path
 
@@ -173,7 +173,7 @@ def test_parquet_as_other_tools_write_it(tmp_path):
     names = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
     rows = {"text": ["a", "b", "c"], "label": [1, 0, -1]}
     datasets.Dataset.from_dict(rows, features=names).to_parquet(tmp_path / "names.parquet")
-    frame, names = read_file(tmp_path / "names.parquet")
+    frame, names, _ = read_file(tmp_path / "names.parquet")
     assert frame["label"].tolist() == ["yes", "no", None]
     assert names == ["no", "yes"]
     table = pa.table({"text": pa.array([b"caf\xc3\xa9", None], pa.binary()), "label": pa.array([1, 2], pa.int8())})
@@ -251,9 +251,9 @@ def test_column_names_that_differ_only_by_spaces_are_refused(tmp_path):
 
 def test_extra_columns_are_not_taken_for_the_text(tmp_path):
     (tmp_path / "a.csv").write_text("body,title,label,who\nanswer,question,x,me\n")
-    columns = {"text": None, "label": None, "text_pair": "body", "group": "who", "time": None}
-    frame, _ = read_file(tmp_path / "a.csv", columns)
-    assert frame.iloc[0].to_dict() == {"text": "question", "label": "x", "text_pair": "answer", "group": "me", "row": 2}
+    columns = {"text": None, "label": None, "text_2": "body", "group": "who", "time": None}
+    frame, *_ = read_file(tmp_path / "a.csv", columns)
+    assert frame.iloc[0].to_dict() == {"text": "question", "label": "x", "text_2": "answer", "group": "me", "row": 2}
     with pytest.raises(RecipeError, match=r"no column 'when' among .*: name it with --time_column"):
         read_file(tmp_path / "a.csv", {"time": "when"})
 
@@ -277,7 +277,7 @@ def test_globs_are_sorted_and_must_match(tmp_path):
 
 def test_a_first_row_with_a_comma_in_quotes_is_a_row(tmp_path):
     (tmp_path / "x.csv").write_text('ham,"Hello, you\nthere"\nspam,"Win ""now"""\n')
-    frame, _ = read_file(tmp_path / "x.csv", file_format=FileFormat(column_names=("label", "text")))
+    frame, *_ = read_file(tmp_path / "x.csv", file_format=FileFormat(column_names=("label", "text")))
     assert frame["text"].tolist() == ["Hello, you\nthere", 'Win "now"']
     assert frame["row"].tolist() == [1, 2]
 

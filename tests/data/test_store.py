@@ -48,9 +48,9 @@ def test_texts_are_found_by_position():
 
 def test_cells_that_are_no_texts_stay_to_be_refused():
     store = TextStore(separator="|")
-    cells = {"text": ["a", None, 7, "b"], "text_pair": ["x", "y", "z", None], "label": ["1", None, ["x"], "1"]}
+    cells = {"text": ["a", None, 7, "b"], "text_2": ["x", "y", "z", None], "label": ["1", None, ["x"], "1"]}
     left = store.add(cells)
-    assert left == {"text": ["", None, 7, ""], "text_pair": ["", "", "", None], "label": ["1", None, ["x"], "1"]}
+    assert left == {"text": ["", None, 7, ""], "text_2": ["", "", "", None], "label": ["1", None, ["x"], "1"]}
     assert store.take(range(4)) == ["a|x", "", "", ""]
 
 
