@@ -130,9 +130,12 @@ class DataArguments:
     normalize_labels: bool = option(False, "Merge labels that differ only by case or spaces (casefolded, one space).")
     column_names: list[str] | None = option(None, "Names of the columns, used where a file has no header row.")
     delimiter: str | None = option(None, "Between columns; by default tab for .tsv, else what the first line shows.")
-    csv_quoting: Literal["auto", "minimal", "none"] = option(
-        "auto", 'Whether "..." quotes a cell: minimal (as in pandas), none, or auto (none where tabs separate cells).'
+    csv_quoting: Literal["auto", "minimal", "none", "backslash"] = option(
+        "auto",
+        'Whether "..." quotes a cell: minimal (as in pandas), none, backslash (quotes in it as \\"), or auto (minimal, but '
+        "none where tabs separate cells, unless all quotes in them are as pandas writes them).",
     )
+    encoding: str | None = option(None, "Of text files that are not UTF-8 and have no mark, as cp1252 or gb18030.")
     max_row_mb: float = option(16.0, "Largest row of a file, in MB: larger ones are refused.")
     max_length: int | None = option(
         None, "Tokens a text is cut to; by default the model's positions, with window none."
