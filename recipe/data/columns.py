@@ -55,8 +55,9 @@ def match_columns(names: Sequence[str], wanted: Wanted) -> dict[str, str | None]
     # What one field names (`title` as a second text) is not another's usual name.
     free = {name.lower(): name for name in cleaned if name not in found.values()}
     for field in wanted.keys() - found.keys():
-        found[field] = next((free[name] for name in wanted[field] or USUAL_COLUMNS[field] if name in free), None)
-    return {field: cleaned.get(found[field]) for field in wanted}
+        if usual := wanted[field] or USUAL_COLUMNS.get(field):
+            found[field] = next((free[name] for name in usual if name in free), None)
+    return {field: cleaned.get(found[field]) for field in wanted if field in found}
 
 
 def find_columns(source: str, names: Sequence[str], wanted: Wanted) -> dict[str, str]:

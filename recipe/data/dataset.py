@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ import pyarrow.parquet
 
 from recipe.arguments import DataArguments
 from recipe.atomic import write_files, write_json
-from recipe.data.columns import TEXT_AND_LABEL, Wanted, text_fields
+from recipe.data.columns import Wanted, text_fields, wanted_texts
 from recipe.data.files import FileFormat
 from recipe.data.leakage import (
     drop_conflicts,
@@ -37,7 +38,7 @@ from recipe.data.rows import (
 )
 from recipe.data.splits import draw_samples, drop_rare_labels, make_missing_splits, undersample
 from recipe.data.store import TextStore
-from recipe.data.texts import PAIR_SEPARATOR, read_run_config
+from recipe.data.texts import PAIR_SEPARATOR, read_run_config, reading_of
 from recipe.errors import RecipeError, as_recipe_error
 
 logger = logging.getLogger(__name__)
@@ -181,19 +182,24 @@ def load_texts_for_model(
     field: str,
     label_names: list[str],
     model_dir: str | Path,
-    wanted: Wanted = TEXT_AND_LABEL,
-    file_format: FileFormat = FileFormat(),
+    wanted: Wanted | None = None,
+    file_format: FileFormat | None = None,
 ) -> datasets.Dataset:
-    """Load files of texts and labels for a saved model: parts joined and labels spelled as its run_config.yaml tells.
+    """Load files of texts and labels for a saved model, read as its run_config.yaml tells.
 
     Args:
         field: the option that names the paths, for errors, such as test_file.
         label_names: the model's labels by id; others in the files are refused.
+        wanted, file_format: by default those of the model's run.
 
     Returns:
         A dataset with `text` (string), `label` (ClassLabel of label_names), `row` and `source`.
     """
-    run = read_run_config(model_dir)
+    run, reading = read_run_config(model_dir), reading_of(model_dir)
+    if wanted is None:
+        texts = wanted_texts(reading.get("text_column"), reading.get("text_pair_column"))
+        wanted = {**texts, "label": reading.get("label_column")}
+    file_format = file_format or FileFormat.of(Namespace(**reading))
     store = TextStore(run.get("text_pair_separator", PAIR_SEPARATOR))
     frame = read_files(paths, field, wanted, file_format, store).frame
     frame = frame.assign(label=spell_labels(frame["label"], label_names, run.get("normalize_labels", False)))

@@ -204,18 +204,18 @@ def load_dataset(name: str, configuration: str | None = None) -> datasets.Datase
 
 
 def files_of_dataset(name: str, configuration: str | None = None) -> dict[str, list[str]]:
-    """Return the files of each split of a dataset that is a folder, or a repository, of CSV, JSON or text files; else {}.
+    """Return the files of each split of a dataset that is a folder, or a repository, of CSV or JSON files; else {}.
 
-    `datasets` knows which file is of which split, and would read numbers and missing cells into them.
+    `datasets` says which file is of which split, but would read "001" as a number and "N/A" as a missing cell.
     """
     if is_saved_dataset(Path(name)):
         return {}
     with as_recipe_error(Exception, f"dataset {name!r} cannot be loaded", "check the name, or give --train_file"):
         builder = datasets.load_dataset_builder(name, configuration)
-        if not type(builder).__mro__[1].__module__.startswith("datasets.packaged_modules."):
-            return {}
-        has_features = builder.config.features is not None or builder.info.features is not None
-        if has_features or builder.config.__class__.__name__ not in ("CsvConfig", "JsonConfig", "TextConfig"):
+        kind = type(builder.config).__name__
+        if kind == "TextConfig" and os.path.isdir(name):  # perhaps a folder of texts for each label
+            return {"train": [name]}
+        if kind not in ("CsvConfig", "JsonConfig") or builder.info.features is not None:  # which declare the labels
             return {}
         download = datasets.DownloadManager(dataset_name=name).download
         return {str(split): download(list(files)) for split, files in builder.config.data_files.items()}

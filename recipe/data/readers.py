@@ -25,7 +25,7 @@ from recipe.data.columns import (
     text_fields,
     wanted_texts,
 )
-from recipe.data.files import Batch, FileFormat, dataset_batches, load_dataset, read_batches
+from recipe.data.files import Batch, FileFormat, dataset_batches, files_of_dataset, load_dataset, read_batches
 from recipe.data.rows import check_rows, check_texts, source_of
 from recipe.data.store import TextStore
 from recipe.data.texts import PAIR_SEPARATOR, clean_text, join_texts
@@ -60,26 +60,27 @@ def read_splits(args: DataArguments) -> tuple[Table, TextStore]:
     data's.
     """
     store, file_format = TextStore(args.text_pair_separator), FileFormat.of(args)
+    files = {split: getattr(args, f"{split}_file") for split in SPLITS}
     dataset = {} if args.train_file else load_dataset_splits(args.dataset_name, args.dataset_config_name)
     wanted: dict[str, Any] = {**wanted_texts(args.text_column, args.text_pair_column), "label": args.label_column}
     wanted |= {"group": args.group_column} if args.group_column else {}
     tables = {}
     for split in SPLITS:
         more = {"time": args.time_column} if args.time_column and split == "train" else {}  # what is split by time
-        if paths := getattr(args, f"{split}_file"):
+        source, content = (None, files[split]) if files[split] else dataset.get(split, (None, None))
+        if content is None:
+            continue
+        if isinstance(content, list):
             more |= {"split": None} if split == "train" else {}
-            table = read_files(paths, f"{split}_file", wanted | more, file_format, store, args.drop_missing)
-        elif split in dataset:
-            source, batches = dataset[split]
-            table = make_table(source, batches, wanted | more, file_format, store)
+            table = read_files(content, f"{split}_file", wanted | more, file_format, store, args.drop_missing)
+        else:
+            table = make_table(source, dataset_batches(content), wanted | more, file_format, store)
             if split == "test" and table.frame["label"].map(lambda label: label in (None, "-1", -1)).all():
                 why = "has no labels (benchmarks keep them secret): a test split is made of training rows instead"
                 logger.warning("%s %s", source, why)
                 continue
             frame = check_rows(table.frame, source, table.columns, args.drop_missing)
             table = table._replace(frame=frame)
-        else:
-            continue
         tables[split] = table._replace(frame=table.frame.assign(split=splits_of(table.frame, split, args)))
         if split == "train":  # other files may call a column otherwise
             for field in USUAL_COLUMNS.keys() & wanted.keys() - named_columns(wanted).keys():
@@ -111,16 +112,16 @@ def splits_of(frame: pd.DataFrame, split: str, args: DataArguments) -> pd.Series
     return said
 
 
-def load_dataset_splits(name: str, configuration: str | None) -> dict[str, tuple[str, Iterable[Batch]]]:
-    """Return the source and the rows of each split of a dataset."""
-    dataset = load_dataset(name, configuration)
+def load_dataset_splits(name: str, configuration: str | None) -> dict[str, tuple[str, list[str] | datasets.Dataset]]:
+    """Return the source of each split of a dataset, and its files, which are read as those of train_file, or its rows."""
+    dataset: Any = files_of_dataset(name, configuration) or load_dataset(name, configuration)
     dataset = {"train": dataset} if isinstance(dataset, datasets.Dataset) else dataset
     if "train" not in dataset:
         raise RecipeError(f"dataset {name!r} has no train split, only {', '.join(dataset)}: give --train_file")
     given = {split: alias for split, names in SPLIT_NAMES.items() for alias in reversed(names) if alias in dataset}
     if unused := sorted(set(dataset) - set(given.values())):
         logger.warning("dataset %r: its splits %s are not used", name, ", ".join(unused))
-    return {split: (f"{name} ({alias})", dataset_batches(dataset[alias])) for split, alias in given.items()}
+    return {split: (f"{name} ({alias})", dataset[alias]) for split, alias in given.items()}
 
 
 def read_files(

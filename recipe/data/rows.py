@@ -61,12 +61,14 @@ def check_rows(
         several = f"several {field}s{' (multi-label)' if field == 'label' else ''}{of_column(columns, field)}"
         listed = cells.map(lambda cell: isinstance(cell, (list, dict)))
         refuse_rows(rows, listed, several, f"this recipe gives each text one {field}")
-        names = [None if cell is None else canonical_name(cell) or None for cell in cells.where(cells.notna(), None)]
+        names = [
+            None if absent else canonical_name(cell) or None for cell, absent in zip(cells, cells.isna(), strict=True)
+        ]
         rows[field] = pd.Series(names, rows.index, dtype=object)
         missing[field] = rows[field].isna()
     if drop_missing:
         return rows.assign(missing=np.logical_or.reduce([*missing.values()]))
-    refuse_missing(rows, missing, columns, "" if drop_missing is None else ", or pass --drop_missing true")
+    refuse_missing(rows, missing, columns, "" if drop_missing is None else " (--drop_missing true does that)")
     return rows
 
 
@@ -80,7 +82,8 @@ def refuse_missing(
         raise RecipeError(f"{where}: predict.py classifies texts without labels, and a test needs them")
     if found:
         problems = [f"{name_rows(numbers)} no {field}{of_column(columns, field)}" for field, numbers in found.items()]
-        fix = f"fill in the {' and the '.join(found)}, or drop the row{'s' if len(rows) > 1 else ''}{option}"
+        several = "s" if sum(map(len, found.values())) > 1 else ""
+        fix = f"fill in the {' and the '.join(found)} or drop the row{several}{option}"
         raise RecipeError(f"{rows['source'].iloc[0]}: {'; '.join(problems)}: {fix}")
 
 

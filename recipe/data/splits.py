@@ -92,9 +92,11 @@ def refuse_rare_labels(rows: pd.DataFrame, rare: pd.Series, needed: int) -> None
         return
     counts = rows["label"][rare].value_counts()
     shown = ", ".join(f"{name!r} ({count})" for name, count in counts[:SHOWN].items())
-    many = f"{len(counts)} labels have" if len(counts) > 1 else "1 label has"
-    few = f"{many} too few rows to split, under {needed}: {shown}{', ...' if len(counts) > SHOWN else ''}"
-    fix = "pass --rare_labels keep (they stay in training) or drop, add rows, or give --validation_file and --test_file"
+    few = f"{len(counts)} labels have too few rows to split, {shown}{', ...' if len(counts) > SHOWN else ''}: they need"
+    if len(counts) == 1:
+        few = f"label {counts.index[0]!r} has too few rows to split ({counts.iloc[0]}): it needs"
+    few += f" at least {needed}"
+    fix = "add rows, pass --rare_labels keep (in training) or drop, or give --validation_file and --test_file"
     if rows["label"].nunique() > len(rows) / 2:
         fix = "nearly each row has a label of its own: is it the right --label_column, and the right --delimiter?"
     raise RecipeError(f"{source_of(rows)}: {few}; {fix}")

@@ -48,7 +48,9 @@ class TextStore:
             stored = [text.strip() if isinstance(text, str) else "" for text in cells["text"]]
         else:
             parts = zip(*(cells[field] for field in fields), strict=True)
-            texts = ([x if isinstance(x, str) else None for x in of_row] for of_row in parts)
+            texts = (
+                [x if isinstance(x, str) else None for x in of_row] for of_row in parts
+            )  # others are refused later
             stored = [join_texts(of_row, self.separator) or "" for of_row in texts]
         self.writer.write_table(pa.table({"text": stored}, schema=self.schema))
         self.hashes.append(hash_texts(stored))

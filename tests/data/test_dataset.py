@@ -57,7 +57,11 @@ def test_a_kept_head_orders_the_labels(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", csv(["a", "b", "", "a"]), r"a\.csv: row 4 has no label: fill in the label or drop the row"),
+        (
+            "a.csv",
+            csv(["a", "b", "", "a"]),
+            r"a\.csv: row 4 has no label \(column 'label'\): fill in the label or drop the row",
+        ),
         ("a.csv", "text,label\nx,a\n,b\ny,a\n,b\n", r"rows 3, 5 \(2 in all\) have no text"),
         ("a.jsonl", '{"text": "x", "label": "a"}\n{"text": null, "label": "b"}\n', "row 2 has no text"),
         ("a.jsonl", '{"text": "x", "label": "a"}\n{"label": "b"}\n', "row 2 has no text"),
@@ -208,7 +212,7 @@ def test_pairs_are_joined(tmp_path):
     assert sum(load(tmp_path, again, text_pair_column="answer").summary["texts"].values()) == 40
     with pytest.raises(
         RecipeError,
-        match=r"train\.csv: row 2 has no text \(column 'text'\): fill in the text, or drop the rows, or pass --drop_missing true",
+        match=r"train\.csv: row 2 has no text \(column 'text'\): fill in the text or drop the row \(--drop_missing true does that\)",
     ):
         load(tmp_path, "text,answer,label\n,,x\nq,a,y\nq,,y\n", text_pair_column="answer")
     with pytest.raises(RecipeError, match=r"row 1 has a text that is no string"):

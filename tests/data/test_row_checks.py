@@ -22,9 +22,12 @@ def test_rows_get_their_source_and_canonical_labels():
         ({"text": ["a", None], "label": ["x", "y"]}, r"a\.csv: row 3 has no text: fill in the text or drop the row"),
         ({"text": ["a", "b"], "label": [" ", "y"]}, "row 2 has no label"),
         ({"text": ["a", 7], "label": ["x", "y"]}, "row 3 has a text that is no string"),
-        ({"text": ["a", "b"], "label": [["x"], {}]}, r"rows 2, 3 \(2 in all\) have several labels \(multi-label\)"),
-        ({"text": ["a"], "label": ["x"], "group": [[1]]}, "row 2 has several groups"),
-        ({"text": [None], "label": ["x"], "text_2": [None]}, "row 2 has no text: fill in the text, or drop the row"),
+        (
+            {"text": ["a", "b"], "label": [["x", "y"], {}]},
+            r"rows 2, 3 \(2 in all\) have several labels \(multi-label\)",
+        ),
+        ({"text": ["a"], "label": ["x"], "group": [[1, 2]]}, "row 2 has several groups"),
+        ({"text": [None], "label": ["x"], "text_2": [None]}, "row 2 has no text: fill in the text or drop the row"),
     ],
 )
 def test_rows_that_cannot_be_trained_on_are_refused(columns, message):

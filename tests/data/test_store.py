@@ -51,7 +51,7 @@ def test_cells_that_are_no_texts_stay_to_be_refused():
     cells = {"text": ["a", None, 7, "b"], "text_2": ["x", "y", "z", None], "label": ["1", None, ["x"], "1"]}
     left = store.add(cells)
     assert left == {"text": ["", None, 7, ""], "text_2": ["", "", "", None], "label": ["1", None, ["x"], "1"]}
-    assert store.take(range(4)) == ["a|x", "", "", ""]
+    assert store.take(range(4)) == ["a|x", "|y", "|z", "b|"]
 
 
 def test_texts_of_one_hash_stay_different_texts(tmp_path, monkeypatch):
