@@ -110,7 +110,8 @@ class DataArguments:
     dataset_name: str | None = option(None, "A dataset of the hub, or a folder that `datasets` loads or saved.")
     dataset_config_name: str | None = option(None, "Its configuration, where it has several.")
     train_file: list[str] | None = option(
-        None, "In place of dataset_name: files or globs (CSV, TSV, JSON, Parquet, .gz), or folders of saved Datasets."
+        None,
+        "In place of dataset_name: files or globs (CSV, TSV, JSON, Parquet, Excel ...), a folder of texts a label, saved Datasets.",
     )
     validation_file: list[str] | None = option(None, "The same; without it, rows are split off the training file.")
     test_file: list[str] | None = option(None, "The same; without it, rows are split off the training file.")

@@ -9,11 +9,11 @@ from conftest import SMS, needs_sms
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recipe.data.columns import TEXT_AND_LABEL
 from recipe.data.files import FileFormat, read_batches
 from recipe.data.quoting import QuoteWatch
 from recipe.errors import RecipeError
 
-TEXT_AND_LABEL = {"text": None, "label": None}
 LABEL_TEXT = ("label", "text")
 
 
