@@ -110,7 +110,8 @@ class DataArguments:
     dataset_name: str | None = option(None, "A dataset of the hub, or a folder that `datasets` loads or saved.")
     dataset_config_name: str | None = option(None, "Its configuration, where it has several.")
     train_file: list[str] | None = option(
-        None, "In place of dataset_name: files or globs (CSV, TSV, JSON, Parquet, .gz), or folders of saved Datasets."
+        None,
+        "In place of dataset_name: files or globs (CSV, TSV, JSON, Parquet, Excel ...), a folder of texts a label, saved Datasets.",
     )
     validation_file: list[str] | None = option(None, "The same; without it, rows are split off the training file.")
     test_file: list[str] | None = option(None, "The same; without it, rows are split off the training file.")
@@ -122,6 +123,9 @@ class DataArguments:
     text_pair_separator: str = option("\n", "Put between the columns' texts; \\n is a line break.")
     label_separator: Literal["none"] | None = option(
         None, "none: labels such as 'a,b' are names. By default refused where a and b are labels too."
+    )
+    missing_label: str | None = option(
+        None, "A label that stands for none, such as -1: its rows are dropped. none: -1 and - are labels like others."
     )
     drop_missing: bool = option(False, "Drop rows without a text or a label (else refused).")
     rare_labels: Literal["refuse", "keep", "drop"] = option(

@@ -3,7 +3,7 @@
     python scripts/predict.py --model_dir runs/quickstart --text "Are you free tonight?" "URGENT! You have won a £2000 prize. Call 09061701461 now"
     python scripts/predict.py --model_dir runs/quickstart --input_file messages.csv --output_file labels.csv
 
-Input is CSV, TSV, JSON lines (each also .gz), Parquet or a saved Dataset (see --text_column); output is CSV or JSON lines
+Input is what train.py reads: CSV, TSV, JSON, Parquet ... (one text a line: --column_names text); output is CSV or JSON lines
 by its ending: the text, its label, a probability for every label, and the input's other columns, one row for each row
 that came in, in the same order. A file of any length takes little memory; its output appears once it is complete. Under `accelerate launch` the processes divide the texts, and one of them writes.
 
@@ -26,7 +26,7 @@ def parse_args() -> argparse.Namespace:
     parser = OneLineParser(__doc__)
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--text", nargs="+", help="One or more texts.")
-    source.add_argument("--input_file", type=Path, help="A CSV, TSV, JSON-lines or Parquet file.")
+    source.add_argument("--input_file", type=Path, help="A file of texts: CSV, TSV, JSON, Parquet ...")
     parser.add_argument("--output_file", type=Path, help="A .csv or .jsonl file to write; the screen if not given.")
     parser.add_argument(
         "--escape_formulas",
@@ -39,8 +39,14 @@ def parse_args() -> argparse.Namespace:
     args = parse_options(parser)
     if not args.text and not args.input_file:
         raise RecipeError("nothing to classify: give --text or --input_file")
+<<<<<<< HEAD
     if args.text and args.given:
         raise RecipeError(f"{args.given[0]} is for an input_file: leave it out with --text")
+=======
+    of_files = ("text_column", "text_pair_column", "column_names", "delimiter", "encoding")
+    if args.text and (given := [name for name in of_files if getattr(args, name) is not None]):
+        raise RecipeError(f"{given[0]} is for an input_file: leave it out with --text")
+>>>>>>> 0aefd8195ab191f2abc0d58711b9d0a1f65ee62c
     return args
 
 

@@ -107,7 +107,8 @@ def missing_column(source: str, names: Sequence[str], field: str, wanted: Wanted
 def pair_of(names: Sequence[str]) -> tuple[str, str] | None:
     """Return two columns that look like a pair of texts: sentence1 and sentence2, premise and hypothesis ..."""
     in_any_case = {name.lower(): name for name in names}
-    numbered = [(name, re.sub("1", "2", name, count=1)) for name in in_any_case if "1" in name and "id" not in name]
+    words = [name for name in in_any_case if re.search("[a-z]{3}.*1|1.*[a-z]{3}", name) and "id" not in name]
+    numbered = [(name, name.replace("1", "2", 1)) for name in words]
     for first, second in (*numbered, *PAIRS):
         if first in in_any_case and second in in_any_case:
             return in_any_case[first], in_any_case[second]

@@ -17,8 +17,8 @@ from recipe.data import batches
 from recipe.data.batches import Batch, FileFormat
 from recipe.data.columns import USUAL_COLUMNS, Wanted, clean_name, match_columns
 from recipe.data.first_bytes import BLOCK
-from recipe.data.quoting import QuoteWatch, find_quote_problem, opens_with_quotes, quotes_are_meant, swallowed_row
-from recipe.data.text_files import Utf8File
+from recipe.data.quoting import QuoteWatch, find_quote_problems, opens_with_quotes, quotes_are_meant, swallowed_row
+from recipe.data.text_files import Utf8File, split_lines
 from recipe.data.texts import unescape
 from recipe.errors import RecipeError, first_line, shorten
 
@@ -101,9 +101,10 @@ def csv_batches(path: Path, suffix: str, wanted: Wanted, file_format: FileFormat
                     check_quotes(path, layout, file_format)
             return
         except pa.ArrowInvalid as error:
-            if quoting != "none":
+            is_short = "straddling" not in str(error)
+            if quoting != "none" and (is_short or block_size == file_format.max_row):
                 check_quotes(path, layout, file_format)
-            if "straddling" not in str(error):
+            if is_short:
                 raise RecipeError(f"{path}: cannot be read ({first_line(error)[:200]}): {fix}") from error
     large = f"a row of over {file_format.max_row / 1e6:g} MB, or a quote that is not closed"
     raise RecipeError(f"{path}: {large}: cut the text, or raise --max_row_mb; {fix}")
@@ -117,7 +118,7 @@ def find_layout(path: Path, suffix: str, file_format: FileFormat) -> Layout:
     marked = SEP_LINE.match(sample, start)
     start = marked.end() if marked else start
     opening = sample[start:].decode(errors="replace")
-    lines = opening.splitlines(keepends=True)
+    lines = split_lines(opening)
     delimiter = file_format.delimiter or ""
     if file_format.delimiter is None:
         lines = lines[:-1] if len(sample) == SAMPLE and len(lines) > 1 else lines  # the last may be cut
@@ -185,32 +186,25 @@ def check_quotes(path: Path, layout: Layout, file_format: FileFormat) -> None:
     """Refuse a file in which a quote swallows rows; warn of one in which quotes are lost. Either names the first such row."""
     escapechar = "\\" if layout.quoting == "backslash" else None
     with Utf8File(path, file_format.encoding, layout.start) as file:
-        problem = find_quote_problem(text_lines(file), layout.delimiter, escapechar, file_format.max_row)
-    if problem is None:
-        return
-    where, shown = f"{path}: row {problem.row}", shorten(problem.shown)
+        problems = find_quote_problems(text_lines(file), layout.delimiter, escapechar, file_format.max_row)
     as_written = "give --csv_quoting none, which takes quotes as they are"
-    if problem.kind == "open":
-        raise RecipeError(f"{where} opens a quote that is never closed ({shown}): {as_written}, or correct the row")
-    if problem.kind == "large":
-        what = f"has over {file_format.max_row_mb:g} MB, or opens a quote that is never closed"
-        raise RecipeError(f"{where} {what} ({shown}): cut the text, raise --max_row_mb, or {as_written}")
-    if problem.kind == "lines":
-        what = "opens a quote that closes some lines later, before the end of a cell"
-        raise RecipeError(f"{where} {what} ({shown}): {as_written}, or correct the row")
-    if problem.kind == "blank":
-        what = "has a blank between delimiter and quote"
-        raise RecipeError(f"{where} {what} ({shown}): remove such blanks, or {as_written}")
-    if problem.kind == "backslash":
-        what = f"has a quote after a backslash ({shown})"
-        fix = "give --csv_quoting backslash if that stands for a quote in a text"
-        if file_format.csv_quoting == "auto":
-            raise RecipeError(f"{where} {what}: {fix}, or minimal if not")
-        logger.warning("%s %s: %s", where, what, fix)
-        return
-    logger.warning(
-        "%s goes on after the quote that closes its cell (%s): quotes are lost; %s", where, shown, as_written
-    )
+    large = f"has over {file_format.max_row_mb:g} MB, or opens a quote that is never closed"
+    for kind, what, fix in (  # the worst first
+        ("open", "opens a quote that is never closed", f"{as_written}, or correct the row"),
+        ("large", large, f"cut the text, raise --max_row_mb, or {as_written}"),
+        ("lines", "opens a quote that closes some lines later, before the end of a cell", as_written),
+        ("backslash", "has a quote after a backslash", "give --csv_quoting backslash if that is a quote in a text"),
+        ("blank", "has a blank between delimiter and quote", f"remove such blanks, or {as_written}"),
+        ("text", "goes on after the quote that closes its cell, and so loses quotes", as_written),
+    ):
+        if kind in problems:
+            message = f"{path}: row {problems[kind].row} {what} ({shorten(problems[kind].shown)}): {fix}"
+            if kind in ("open", "large"):
+                raise RecipeError(message)
+            if file_format.csv_quoting == "auto" and kind != "text":
+                raise RecipeError(f"{message}, or --csv_quoting minimal, which reads it as pandas does")
+            logger.warning("%s", message)
+            return
 
 
 def is_header(first: Sequence[str], wanted: Wanted) -> bool:

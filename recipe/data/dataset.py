@@ -30,9 +30,8 @@ from recipe.data.readers import SPLITS, read_files, read_splits
 from recipe.data.rows import (
     check_known_labels,
     check_label_coverage,
-    marks_no_label,
     name_labels,
-    refuse_rows,
+    refuse_marks_of_none,
     refuse_several_in_one,
     spell_labels,
 )
@@ -121,11 +120,12 @@ def load_rows(args: DataArguments, label_names: list[str] | None = None, make_sp
         rows = left
 
     # 2. Labels: one for each text, in one spelling, and one order of ids.
-    no_label = marks_no_label(rows["label"])
+    missing = rows["label"] == args.missing_label
     if args.drop_missing:
-        keep("missing_dropped", drop_missing(rows, rows["missing"] | no_label))
-    problem = "the label '-', which stands for none beside labels with letters"
-    refuse_rows(rows, no_label[rows.index], problem, "drop these rows, or pass --drop_missing true")
+        missing |= rows["missing"]
+    keep("missing_dropped", drop_missing(rows, missing))
+    if args.missing_label is None:
+        refuse_marks_of_none(rows)
     if args.label_separator != "none":
         refuse_several_in_one(rows)
     rows, names = name_labels(rows, table.label_names, label_names, args.normalize_labels)

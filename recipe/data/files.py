@@ -22,7 +22,11 @@ from recipe.data.first_bytes import UNPACKING_ERRORS, OpenFile, open_unpacked
 from recipe.data.folders import folder_batches
 from recipe.data.json_files import json_batches, nested
 from recipe.data.line_files import fasttext_batches, kind_of_lines, line_batches, trec_batches
+<<<<<<< HEAD
 from recipe.data.text_files import Utf8File
+=======
+from recipe.data.text_files import Utf8File, split_lines, warn_if_utf8
+>>>>>>> 0aefd8195ab191f2abc0d58711b9d0a1f65ee62c
 from recipe.errors import RecipeError, as_recipe_error
 
 __all__ = ["Batch", "FileFormat", "dataset_batches", "is_saved_dataset", "load_dataset", "read_batches"]
@@ -65,7 +69,7 @@ def file_batches(path: Path, wanted: Wanted, file_format: FileFormat) -> Iterato
             raise RecipeError(f"{path}: the file is empty: give a file with at least one text")
     if suffix in JSON or (suffix not in (".csv", ".tsv") and JSON_START.match(sample)):
         return json_batches(path, wanted, file_format)
-    lines = [line for line in sample.decode(errors="replace").splitlines(keepends=True) if line.strip()]
+    lines = [line for line in split_lines(sample.decode(errors="replace")) if line.strip()] or [""]
     names, is_plain = file_format.column_names, file_format.delimiter is None
     if names is None and is_plain and (kind := kind_of_lines(lines[:-1] or lines)):
         logger.info("%s: is read as %s, whose labels stand before the texts", path, kind)

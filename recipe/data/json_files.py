@@ -34,8 +34,10 @@ def json_batches(path: Path, wanted: Wanted, file_format: FileFormat) -> Iterato
                 raise RecipeError(f"{path}: {large}: write JSON lines, which are read in parts")
             place = "array" if content.lstrip().startswith(b"[") else "document"
             document = parse_json(path, place, content, "an array of objects, or one object a line, is needed")
-            records = dict(enumerate(records_of(path, document, wanted), start=1))
-            yield json_batch(path, f"item {{}} of the {place}", records, file_format)
+            items, splits = records_of(path, document, wanted)
+            records = as_objects(path, f"item {{}} of the {place}", dict(enumerate(items, start=1)), file_format)
+            named = {n: {"split": split, **records[n]} for n, split in enumerate(splits, start=1)}
+            yield json_batch(path, named or records)
             return
         records, number, size = {}, 0, 0
         while line := file.readline(file_format.max_row + 1):
@@ -47,9 +49,9 @@ def json_batches(path: Path, wanted: Wanted, file_format: FileFormat) -> Iterato
                 records[number] = parse_json(path, f"line {number}", line, "one object a line is needed")
             size += len(line)
             if len(records) == batches.BATCH_ROWS or size > file_format.max_row:
-                yield json_batch(path, "line {}", records, file_format)
+                yield json_batch(path, as_objects(path, "line {}", records, file_format))
                 records, size = {}, 0
-        yield json_batch(path, "line {}", records, file_format)
+        yield json_batch(path, as_objects(path, "line {}", records, file_format))
 
 
 def is_document(file: Utf8File) -> bool:
@@ -76,30 +78,27 @@ def parse_json(path: Path, place: str, text: bytes, hint: str) -> Any:
         return json.loads(text.decode(), parse_constant=CONSTANTS.get)
 
 
-def records_of(path: Path, document: Any, wanted: Wanted) -> list[Any]:
-    """Return the records of a document.
+def records_of(path: Path, document: Any, wanted: Wanted) -> tuple[list[Any], list[str]]:
+    """Return the records of a document, and the split of each, if it names any.
 
-    It is an array, an object that holds one (or one for each split, whose name the records get as `split`), one of columns as
-    pandas and other tools write them, or a single record.
+    It is an array, an object that holds one, or one for each split, one of columns as pandas and other tools write them, or a
+    single record.
     """
     if isinstance(document, list):
-        return document
+        return document, []
     if not isinstance(document, dict):
         what = f"holds a single JSON {type(document).__name__}"
         raise RecipeError(f"{path}: {what}: an array of objects, or one object a line, is needed")
     text = match_columns(list(document), wanted).get("text")
     if isinstance(nested(document, text or wanted.get("text") or ""), str):
-        return [document]
+        return [document], []
     columns, data = document.get("columns"), document.get("data")
     if isinstance(columns, list) and isinstance(data, list):  # pandas, orient="split"
-        return [dict(zip(columns, row, strict=False)) if isinstance(row, list) else row for row in data]
+        return [dict(zip(columns, row, strict=False)) if isinstance(row, list) else row for row in data], []
     tables = {name: value for name, value in document.items() if is_table(value)}
     if tables and (len(tables) == 1 or all(map(SPLIT_NAME.search, tables))):
-        return [
-            {"split": name, **record} if isinstance(record, dict) and SPLIT_NAME.search(name) else record
-            for name, records in tables.items()
-            for record in records
-        ]
+        splits = [name for name, records in tables.items() for _ in records if SPLIT_NAME.search(name)]
+        return [record for records in tables.values() for record in records], splits
     if tables:
         what = f"is an object of several arrays ({', '.join(list(tables)[:8])})"
         raise RecipeError(f"{path}: {what}: write the one to read into a file of its own")
@@ -109,13 +108,13 @@ def records_of(path: Path, document: Any, wanted: Wanted) -> list[Any]:
         if len(set(lengths.values())) > 1:
             shown = ", ".join(f"{name}: {length}" for name, length in list(lengths.items())[:8])
             raise RecipeError(f"{path}: is an object of columns of different lengths ({shown}): write them again")
-        return [dict(zip(document, row, strict=True)) for row in zip(*values, strict=True)]
+        return [dict(zip(document, row, strict=True)) for row in zip(*values, strict=True)], []
     if values and all(isinstance(value, dict) for value in values):
         if text or all(key.isdecimal() for key in values[0]):  # pandas, orient="columns": each by row
             rows = dict.fromkeys(key for value in values for key in value)
-            return [{name: cells.get(row) for name, cells in document.items()} for row in rows]
-        return values  # pandas, orient="index": records by name
-    return [document]
+            return [{name: cells.get(row) for name, cells in document.items()} for row in rows], []
+        return values, []  # pandas, orient="index": records by name
+    return [document], []
 
 
 def is_table(value: Any) -> bool:
@@ -131,11 +130,12 @@ def nested(record: Any, name: str) -> Any:
     return nested(record.get(first), rest) if rest else None
 
 
-def json_batch(path: Path, place: str, records: dict[int, Any], file_format: FileFormat) -> Batch:
-    """Return records as a batch; those that are lists, or single texts, take their names from column_names."""
-    names = file_format.column_names
+def as_objects(path: Path, place: str, records: dict[int, Any], file_format: FileFormat) -> dict[int, dict[str, Any]]:
+    """Return records as objects; those that are lists, or single texts, take their names from column_names."""
+    names, objects = file_format.column_names, {}
     for number, record in records.items():
         if isinstance(record, dict):
+            objects[number] = record
             continue
         what = f"{path}: {place.format(number)} is a JSON {type(record).__name__}, not an object"
         is_row = isinstance(record, list) or (isinstance(record, str) and len(names or [""]) == 1)
@@ -146,7 +146,11 @@ def json_batch(path: Path, place: str, records: dict[int, Any], file_format: Fil
             raise RecipeError(f"{what}: name its values, as in --column_names text{' label' * (len(row) > 1)}")
         if len(row) != len(names):
             raise RecipeError(f"{what}, and has {len(row)} values, but column_names gives {len(names)} names")
-        records[number] = dict(zip(names, row, strict=True))
+        objects[number] = dict(zip(names, row, strict=True))
+    return objects
+
+
+def json_batch(path: Path, records: dict[int, dict[str, Any]]) -> Batch:
     batch = batch_of_records(records)
     if len(batch.names) > MAX_COLUMNS:
         raise RecipeError(f"{path}: over {MAX_COLUMNS:,} different keys: write texts and labels under one key each")

@@ -76,6 +76,6 @@ def trec_batches(path: Path, file_format: FileFormat) -> Iterator[Batch]:
 
 def kind_of_lines(lines: list[str]) -> str | None:
     """Return `fastText` or `TREC` where a file's first lines, without blank ones, are written so."""
-    if lines and all(line.startswith("__label__") for line in lines):
+    if lines[0].startswith("__label__"):
         return "fastText"
-    return "TREC" if lines and all(map(TREC.match, lines)) else None
+    return "TREC" if all(map(TREC.match, lines)) else None

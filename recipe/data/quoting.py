@@ -1,19 +1,16 @@
 """Quotes in CSV and TSV files: whether they are meant as such, and those that would make a text lose or swallow something."""
 
 import csv
-import logging
+import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
 
 from recipe.data.rows import NUMBER
-
-logger = logging.getLogger(__name__)
 
 QUOTE = ord('"')
 
@@ -48,18 +45,17 @@ class QuoteWatch:
         self.closed = True
 
 
-class QuoteProblem(NamedTuple):
+class Problem(NamedTuple):
     row: int
-    kind: str  # open, large, lines, backslash, text or blank
-    shown: str  # the start of its cell or line
+    shown: str  # its first line, or the cell
 
 
 class Records:
-    """The records of a CSV file by Python's strict parser, with the lines that each was written in."""
+    """The records of a CSV file by Python's parser, with the lines that each was written in."""
 
-    def __init__(self, lines: Iterable[str], **layout: str | int | bool):
+    def __init__(self, lines: Iterable[str], **layout: str | bool | None):
         self.lines, self.number = [], 0
-        self.reader = csv.reader(self.remember(lines), strict=True, **layout)
+        self.reader = csv.reader(self.remember(lines), **layout)
 
     def remember(self, lines: Iterable[str]) -> Iterator[str]:
         for line in lines:
@@ -85,26 +81,46 @@ def field_limit(size: int) -> Iterator[None]:
         csv.field_size_limit(before)
 
 
-def find_quote_problem(
+def find_quote_problems(
     lines: Iterable[str], delimiter: str, escapechar: str | None, max_cell: int
-) -> QuoteProblem | None:
-    """Return the first row whose quotes lose or swallow something."""
-    records = Records(lines, delimiter=delimiter, escapechar=escapechar)
+) -> dict[str, Problem]:
+    """Return the first row of each kind of problem with quotes.
+
+    open: a quote is never closed; large: nor is one before a cell is over the limit; lines: one closes some lines later, before
+    its cell ends; text: a cell goes on after its quote; backslash: so it does, and a backslash stands before the quote; blank:
+    one stands before a quote, which so opens no cell.
+    """
+    layout = {"delimiter": delimiter, "escapechar": escapechar}
+    end, found, cells = "\0end", {}, []
+    records = Records(itertools.chain(lines, [end]), **layout)
     try:
         with field_limit(max_cell):
             for cells in records:
+                written = "".join(records.lines)
+                if '"' not in written or cells == [end]:
+                    continue
+                if kind := kind_of_problem(records.lines, layout):
+                    found.setdefault(kind, Problem(records.number, records.lines[0]))
                 for position, cell in enumerate(cells):
-                    # Such a quote opens no cell, and the next delimiter cuts the text; a quoted cell is written otherwise.
-                    opens = re.match(r' +"', cell) and cell in "".join(records.lines)
-                    if opens and any(after.rstrip().endswith('"') for after in cells[position:]):
-                        return QuoteProblem(records.number, "blank", cell)
+                    # The next delimiter cuts its text; a quoted cell with a blank is written otherwise.
+                    is_opened = re.match(r' +"', cell) and cell in written
+                    if is_opened and any(after.rstrip().endswith('"') for after in cells[position:]):
+                        found.setdefault("blank", Problem(records.number, cell))
+    except csv.Error:
+        found["large"] = Problem(records.number, records.lines[0])
+    else:
+        if cells != [end]:
+            found["open"] = Problem(records.number - 1, written.partition("\n")[0])
+    return found
+
+
+def kind_of_problem(lines: Sequence[str], layout: Mapping[str, str | None]) -> str | None:
+    """Return whether a record, as it is written, goes on after the quote that closes a cell, and how."""
+    try:
+        next(csv.reader(lines, strict=True, **layout))
     except csv.Error as error:
-        first, *others = records.lines
         if "expected after" in str(error):
-            kind = "lines" if others else "backslash" if '\\"' in first else "text"
-        else:
-            kind = "large" if "limit" in str(error) else "open"
-        return QuoteProblem(records.number, kind, first)
+            return "lines" if len(lines) > 1 else "backslash" if '\\"' in lines[0] else "text"
     return None
 
 
@@ -115,7 +131,7 @@ def quotes_are_meant(lines: Iterable[str], max_cell: int) -> bool:
     least one to have a reason for its quotes: a doubled one, a tab or line break that would break the rows otherwise, or that
     the whole column has them.
     """
-    records = Records(lines, delimiter="\t")
+    records = Records(lines, delimiter="\t", strict=True)
     reason, breaks_rows, width, always = False, False, None, None
     try:
         with field_limit(max_cell):
@@ -156,10 +172,7 @@ def swallowed_row(table: pa.RecordBatch, delimiter: str) -> tuple[int, str] | No
     if width < 2:
         return None
     for position, column in enumerate(table.columns):
-        has_break = pa.compute.match_substring(column, "\n")
-        if not pa.compute.any(has_break).as_py():
-            continue
-        for row in pa.compute.indices_nonzero(has_break).to_pylist():
+        for row in rows_with_breaks(column):
             lines = column[row].as_py().split("\n")
             for number, line in enumerate(lines):
                 first = position if number == 0 else 0  # the columns that the line would fill
@@ -170,16 +183,28 @@ def swallowed_row(table: pa.RecordBatch, delimiter: str) -> tuple[int, str] | No
                     if other == position or not cell:
                         continue
                     known = values.setdefault(other, {*table.column(other).to_pylist()} - {None})
-                    if cell in known or (NUMBER.fullmatch(cell) and all(map(NUMBER.fullmatch, known))):
+                    if cell in known or (NUMBER.fullmatch(cell) and known and all(map(NUMBER.fullmatch, known))):
                         return row, line
     return None
+
+
+def rows_with_breaks(column: pa.StringArray) -> list[int]:
+    """Return the rows of the cells that hold a line break; much faster than a search in each cell."""
+    _, offsets, content = column.buffers()
+    if content is None or not len(column):
+        return []
+    starts = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
+    breaks = np.flatnonzero(np.frombuffer(content, np.uint8)[starts[0] : starts[-1]] == ord("\n")) + starts[0]
+    return np.unique(np.searchsorted(starts, breaks, side="right") - 1).tolist()
 
 
 def opens_with_quotes(file: BinaryIO, block: int) -> bool:
     """Return whether any cell of a file whose cells tabs separate opens with a quote."""
     before = b"\n"
     while content := file.read(block):
-        content, before = before + content, content[-1:]
-        if any(start in content for start in (b'\t"', b'\n"', b'\r"')):
+        marks = np.frombuffer(before + content, np.uint8)
+        quotes = np.flatnonzero(marks[1:] == QUOTE)
+        if np.isin(marks[quotes], (*b"\t\r\n",)).any():
             return True
+        before = content[-1:]
     return False

@@ -21,6 +21,7 @@ from recipe.data.columns import (
     Wanted,
     clean_name,
     find_columns,
+    match_columns,
     named_columns,
     text_fields,
     wanted_texts,
@@ -70,15 +71,15 @@ def read_splits(args: DataArguments) -> tuple[Table, TextStore]:
         source, content = (None, files[split]) if files[split] else dataset.get(split, (None, None))
         if content is None:
             continue
+        if split == "test" and source and lacks_labels(content, wanted, file_format):
+            why = "has no labels (benchmarks keep them secret): a test split is made of training rows instead"
+            logger.warning("%s %s", source, why)
+            continue
         if isinstance(content, list):
             more |= {"split": None} if split == "train" else {}
             table = read_files(content, f"{split}_file", wanted | more, file_format, store, args.drop_missing)
         else:
             table = make_table(source, dataset_batches(content), wanted | more, file_format, store)
-            if split == "test" and table.frame["label"].map(lambda label: label in (None, "-1", -1)).all():
-                why = "has no labels (benchmarks keep them secret): a test split is made of training rows instead"
-                logger.warning("%s %s", source, why)
-                continue
             frame = check_rows(table.frame, source, table.columns, args.drop_missing)
             table = table._replace(frame=frame)
         tables[split] = table._replace(frame=table.frame.assign(split=splits_of(table.frame, split, args)))
@@ -90,6 +91,19 @@ def read_splits(args: DataArguments) -> tuple[Table, TextStore]:
         columns=[field for field in text_fields(rows.columns) if field != "text"]
     )  # the store has joined them
     return tables["train"]._replace(frame=rows.assign(text=store.first_copies()[rows.index])), store
+
+
+def lacks_labels(content: list[str] | datasets.Dataset, wanted: Wanted, file_format: FileFormat) -> bool:
+    """Return whether a dataset's test split has no label, or -1 alone, in place of each."""
+    files = content if isinstance(content, list) else [None]
+    for file in files:
+        batches = dataset_batches(content) if file is None else read_batches(Path(file), wanted, file_format)
+        for batch in batches:
+            column = match_columns(batch.names, {"label": wanted["label"]})["label"]
+            cells = [] if column is None else cells_at(str(file), batch, batch.names.index(column), file_format)
+            if any(cell not in (None, -1, "-1") for cell in cells):
+                return False
+    return True
 
 
 def splits_of(frame: pd.DataFrame, split: str, args: DataArguments) -> pd.Series:
@@ -202,12 +216,9 @@ def say_columns(
     source: str, batch: Batch, columns: dict[str, str], cells: dict[str, list[Any]], wanted: Wanted
 ) -> None:
     """Log which columns are read, and warn of a guess among several that might be meant."""
-    found = [
-        f"{'text' if field in text_fields([field]) else field}s from {name!r}"
-        for field, name in columns.items()
-        if field != "split"
-    ]
-    logger.info("%s: %s", source, ", ".join(found))
+    texts = " and ".join(repr(columns[field]) for field in text_fields(columns))
+    others = [f"{field}s from {columns[field]!r}" for field in ("label", "group", "time") if field in columns]
+    logger.info("%s: %s", source, ", ".join([f"texts from {texts}", *others]))
     for field in columns.keys() & {"text", "label"} - named_columns(wanted).keys():
         others = [
             name

@@ -139,11 +139,16 @@ def name_labels(
     return rows, names
 
 
-def marks_no_label(labels: pd.Series) -> pd.Series:
-    """Return which labels (bool) are the `-` that SNLI and others write for none: where all others have letters."""
-    dashes = labels == "-"
-    others = labels[~dashes].dropna().unique() if dashes.any() else []
-    return dashes if len(others) and all(re.search(r"\w", name) for name in others) else dashes & False
+def refuse_marks_of_none(rows: pd.DataFrame) -> None:
+    """Refuse labels that stand for none in SNLI (`-` beside words) and in GLUE (-1 beside 0, 1, 2 ...)."""
+    found = set(rows["label"].unique())
+    words = all(re.search(r"\w", name) for name in found - {"-"})
+    numbered = len(found) > 3 and found - {"-1"} == {str(i) for i in range(len(found) - 1)}  # -1, 0, 1 are sentiments
+    for mark, is_meant in (("-", words and len(found) > 1), ("-1", numbered)):
+        if mark in found and is_meant:
+            problem = f"the label {mark!r}, which often stands for none"
+            fix = f"pass --missing_label {mark} to drop these rows, or --missing_label none if it is a label"
+            refuse_rows(rows, rows["label"] == mark, problem, fix)
 
 
 def refuse_several_in_one(rows: pd.DataFrame) -> None:

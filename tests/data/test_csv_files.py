@@ -1,19 +1,20 @@
 """CSV and TSV: delimiter, quotes, header."""
 
+import csv
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pandas as pd
 import pytest
 from conftest import SMS, needs_sms
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from recipe.data.columns import TEXT_AND_LABEL
 from recipe.data.files import FileFormat, read_batches
 from recipe.data.quoting import QuoteWatch
 from recipe.errors import RecipeError
 
-TEXT_AND_LABEL = {"text": None, "label": None}
 LABEL_TEXT = ("label", "text")
 
 
@@ -49,7 +50,7 @@ def test_rows_that_a_quote_swallows_in_the_middle_of_a_file_are_refused(tmp_path
     many = "ham,fine\n" * 100_000
     content = f'label,text\nspam,"two\n{many}spam,"four\n{many}'
     with pytest.raises(
-        RecipeError, match=r"row 2 opens a quote that closes some lines later, before the end of a cell"
+        RecipeError, match=r"row 2 opens a quote that closes some .*, or --csv_quoting minimal, which reads"
     ):
         read(tmp_path / "a.csv", content)
     with pytest.raises(RecipeError, match="row 100002 opens a quote that is never closed"):
@@ -150,7 +151,13 @@ def test_stray_quotes_between_tabs_stay(tmp_path):
     assert rows == [line.split("\t") for line in SMS.read_text(encoding="utf-8").splitlines()]
 
 
-FEW = settings(max_examples=40, deadline=None, derandomize=True, database=None)
+FEW = settings(
+    max_examples=40,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],  # caplog, which is cleared
+)
 CELLS = st.text(st.sampled_from('ab ,;\t\n"\\|é='), min_size=1, max_size=8).filter(str.strip)
 
 
@@ -180,6 +187,22 @@ def test_well_formed_quotes_are_never_suspicious(rows, size):
     while watch.read():
         pass
     assert not watch.is_suspicious
+
+
+@settings(FEW, max_examples=300)
+@given(st.lists(st.text(st.sampled_from('ab" ,\n\\'), min_size=1, max_size=6), min_size=1, max_size=6))
+def test_what_is_read_without_a_word_is_as_the_strict_parser_reads_it(caplog, texts):
+    """Texts as a careless program writes them, without quoting."""
+    caplog.clear()
+    content = "label,text\n" + "".join(f"x{i},{text}\n" for i, text in enumerate(texts))
+    with TemporaryDirectory() as folder:
+        try:
+            found = read(Path(folder, "a.csv"), content)
+        except RecipeError:
+            return
+    if not caplog.text:
+        strict = [row for row in csv.reader(content.splitlines(keepends=True), strict=True) if row]
+        assert [[cell or "" for cell in row] for row in found] == strict[1:]
 
 
 # Delimiter
