@@ -39,14 +39,8 @@ def parse_args() -> argparse.Namespace:
     args = parse_options(parser)
     if not args.text and not args.input_file:
         raise RecipeError("nothing to classify: give --text or --input_file")
-<<<<<<< HEAD
     if args.text and args.given:
         raise RecipeError(f"{args.given[0]} is for an input_file: leave it out with --text")
-=======
-    of_files = ("text_column", "text_pair_column", "column_names", "delimiter", "encoding")
-    if args.text and (given := [name for name in of_files if getattr(args, name) is not None]):
-        raise RecipeError(f"{given[0]} is for an input_file: leave it out with --text")
->>>>>>> 0aefd8195ab191f2abc0d58711b9d0a1f65ee62c
     return args
 
 

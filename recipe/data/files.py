@@ -22,11 +22,7 @@ from recipe.data.first_bytes import UNPACKING_ERRORS, OpenFile, open_unpacked
 from recipe.data.folders import folder_batches
 from recipe.data.json_files import json_batches, nested
 from recipe.data.line_files import fasttext_batches, kind_of_lines, line_batches, trec_batches
-<<<<<<< HEAD
-from recipe.data.text_files import Utf8File
-=======
-from recipe.data.text_files import Utf8File, split_lines, warn_if_utf8
->>>>>>> 0aefd8195ab191f2abc0d58711b9d0a1f65ee62c
+from recipe.data.text_files import Utf8File, split_lines
 from recipe.errors import RecipeError, as_recipe_error
 
 __all__ = ["Batch", "FileFormat", "dataset_batches", "is_saved_dataset", "load_dataset", "read_batches"]

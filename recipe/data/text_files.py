@@ -138,7 +138,6 @@ def likely_encoding(content: bytes) -> str:
     return "cp1252" if is_western else best.encoding
 
 
-<<<<<<< HEAD
 def is_utf8(path: Path) -> bool:
     """Return whether all of a text file is UTF-8."""
     try:
@@ -148,18 +147,3 @@ def is_utf8(path: Path) -> bool:
     except RecipeError:
         return False
     return True
-=======
-def warn_if_utf8(path: Path, encoding: str) -> None:
-    """Warn where a file is read in another encoding, and seems to be UTF-8."""
-    if (name := codecs.lookup(encoding).name) == "utf-8":
-        return
-    with open_unpacked(path, pages_allowed=True).file as file:
-        head = file.read(BLOCK)
-    try:
-        text = codecs.getincrementaldecoder("utf-8")().decode(head)
-    except UnicodeDecodeError:
-        return
-    is_utf8 = "\0" not in text if name.startswith(("utf-16", "utf-32")) else not text.isascii()
-    if is_utf8 and not head.startswith(tuple(MARKS)):
-        logger.warning("%s: is read as %s, but seems to be UTF-8: if so, leave --encoding out", path, encoding)
->>>>>>> 0aefd8195ab191f2abc0d58711b9d0a1f65ee62c
