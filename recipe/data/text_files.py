@@ -131,11 +131,11 @@ def likely_encoding(content: bytes) -> str:
     of_one_byte = sum(map(len, letters)) < 1.5 * len(letters)  # two of them seldom stand side by side
     candidates = [name for name in USUAL_ENCODINGS if name.startswith("cp") or not of_one_byte]
     results = from_bytes(b"".join(lines)[: 1 << 16], cp_isolation=candidates)
-    if (best := results.best()) is None:
-        return "latin-1"
-    equal = [match for match in results if (match.chaos, match.coherence) == (best.chaos, best.coherence)]
-    is_western = any("cp1252" in match.could_be_from_charset for match in equal)
-    return "cp1252" if is_western else best.encoding
+    best = results.best()
+    equal = [match for match in results if match.chaos == best.chaos]  # as likely, but for the words that they give
+    if best is None or any("cp1252" in match.could_be_from_charset for match in equal):  # the most common one
+        return "cp1252"
+    return best.encoding
 
 
 def is_utf8(path: Path) -> bool:

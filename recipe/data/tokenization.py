@@ -101,10 +101,10 @@ def encode_texts(
     tokens as the model takes at once (`model_max_length`). Of a text of two parts the longer one is cut first.
     """
     texts, separator = [clean_text(text) for text in texts], separator_of(tokenizer)
-    parts = [text.partition(separator or "\n") for text in texts]
+    parts = [text.partition(separator) if separator else (text, "", "") for text in texts]
     # transformers, too, takes a text whose second part is empty for one of a single part.
-    pairs = {i: (first, second) for i, (first, _, second) in enumerate(parts) if separator and second}
-    singles = [text if i not in pairs else "" for i, text in enumerate(texts)]
+    pairs = {i: (first, second) for i, (first, _, second) in enumerate(parts) if second}
+    singles = [first if i not in pairs else "" for i, (first, *_) in enumerate(parts)]
     encoded = tokenizer(singles, verbose=False)["input_ids"] if texts else []
     for i, ids in zip(pairs, encode_pairs(tokenizer, pairs.values()), strict=True):
         encoded[i] = ids

@@ -168,3 +168,41 @@ def test_declared_names_count_only_where_they_hold_the_labels():
 def test_a_number_of_many_digits_is_a_name():
     assert canonical_name("1" * 5000 + ".0") == "1" * 5000
     assert canonical_name("-0.0") == canonical_name(-0.0) == "0"
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["27", "4", "27,4"], r"several labels in one, such as '27,4', with ',' between"),
+        (["drama", "war", "drama|war"], r"such as 'drama\|war'"),
+        (["a;b", "b;c", "a;c"], "such as '.;.'"),
+        (["yes", "no", "-"], "the label '-', which often stands for none: pass --missing_label -"),
+        (["0", "1", "2", "-1"], "the label '-1', which often stands for none: pass --missing_label -1"),
+        (["['cs.CV', 'cs.LG']", "['cs.CV']"], "several labels"),
+    ],
+)
+def test_cells_that_seem_no_label_of_their_own_are_asked_about(tmp_path, labels, message):
+    with pytest.raises(RecipeError, match=message):
+        load_splits(DataArguments(train_file=write_labels(tmp_path, labels * 10, "a.csv")))
+
+
+@pytest.mark.parametrize(
+    ("labels", "options", "names"),
+    [
+        (["27", "4", "27,4"], {"label_separator": "none"}, ["27", "27,4", "4"]),
+        (["Politics, World", "Sports"], {}, ["Politics, World", "Sports"]),
+        (["HR, Legal", "HR, Finance"], {}, ["HR, Finance", "HR, Legal"]),
+        (["+", "-"], {}, ["+", "-"]),
+        (["-1", "0", "1"], {}, ["-1", "0", "1"]),
+        (["0", "1", "2", "-1"], {"missing_label": "-1"}, ["0", "1", "2"]),
+        (["0", "1", "2", "-1"], {"missing_label": "none"}, ["-1", "0", "1", "2"]),
+        (["yes", "no", "-"], {"missing_label": "-"}, ["no", "yes"]),
+        (["['cs.CV']", "['cs.LG']"], {}, ["cs.CV", "cs.LG"]),
+        ([["x"], ["y"]], {}, ["x", "y"]),
+    ],
+)
+def test_labels_are_taken_for_what_they_are(tmp_path, labels, options, names):
+    path = write_labels(tmp_path, labels * 10, "a.jsonl")
+    splits = load_splits(DataArguments(train_file=path, **options))
+    assert sorted(splits.label_names) == names
+    assert sum(splits.summary["texts"].values()) == 10 * len(names)

@@ -5,6 +5,7 @@ from data_helpers import SPLITS, all_rows, load_frames, write
 
 from recipe.arguments import DataArguments
 from recipe.data.dataset import load_splits
+from recipe.data.group_and_time_splits import join_groups
 from recipe.errors import RecipeError
 
 
@@ -113,3 +114,15 @@ def test_copies_in_several_groups_do_not_leak(tmp_path):
     for column in ("text", "group"):
         values = [set(part[column]) for part in parts]
         assert sum(map(len, values)) == len(set.union(*values))
+
+
+def test_groups_that_share_a_text_are_one_group(tmp_path):
+    """Authors 0 and 1 wrote the same text: without the copy, which is dropped, nothing else would join them."""
+    frame = with_groups(200, 20)
+    frame.loc[frame.index[frame["author"] == 1][0], "text"] = frame["text"][frame["author"] == 0].iloc[0]
+    rows = join_groups(frame.rename(columns={"author": "group"}))
+    assert rows.nunique() == 19
+    assert set(rows[frame["author"] < 2]) == {0}
+    splits = load_frames(DataArguments(train_file=write(tmp_path, frame), group_column="author"))
+    of_both = [split for split in SPLITS if {"0", "1"} & set(splits[split]["group"])]
+    assert len(of_both) == 1

@@ -1,6 +1,7 @@
 import gzip
 import json
 import os
+import re
 
 import datasets
 import pandas as pd
@@ -9,7 +10,9 @@ import pyarrow.parquet
 import pytest
 from conftest import SMS, needs_sms
 
+from recipe.arguments import DataArguments
 from recipe.data.columns import TEXT_AND_LABEL, find_columns
+from recipe.data.dataset import load_splits
 from recipe.data.files import FileFormat
 from recipe.data.readers import expand_paths, read_file, read_texts
 from recipe.data.texts import clean_text
@@ -386,3 +389,71 @@ def test_answers_are_not_taken_for_given_labels(tmp_path):
     for wanted in ({"text": None, "label": "label"}, {"text": None}):
         assert "text" in find_columns("x", ["text", "label", "probability_a", "input_label"], wanted)
     assert find_columns("x", ["text", "label", "probability_a"], TEXT_AND_LABEL)["label"] == "label"
+
+
+def test_a_data_set_of_csv_files_is_read_as_train_file_reads_them(tmp_path):
+    """`datasets` would merge 001 and 1, and take N/A for a missing label."""
+    rows = [(f"text {i}", label) for i, label in enumerate(["001", "1", "N/A", "None"] * 10)]
+    (tmp_path / "data").mkdir()
+    pd.DataFrame(rows, columns=["text", "label"]).to_csv(tmp_path / "data" / "train.csv", index=False)
+    pd.DataFrame({"id": [1], "text": ["secret"]}).to_csv(tmp_path / "data" / "test.csv", index=False)
+    folder = load_splits(DataArguments(dataset_name=str(tmp_path / "data")))
+    file = load_splits(DataArguments(train_file=str(tmp_path / "data" / "train.csv")))
+    assert folder.label_names == file.label_names == ["001", "1", "N/A", "None"]
+    assert all(folder[split].to_dict() == file[split].to_dict() for split in file)
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("category,text,sentiment", "labels are read from 'category', and 'sentiment' might be meant: --label_column"),
+        ("label,title,description", "texts are read from 'title', and 'description' might be meant: --text_column"),
+        ("label,text,notes", None),
+    ],
+)
+def test_columns_that_are_read_are_said_and_guesses_warned_about(tmp_path, caplog, header, message):
+    caplog.set_level("INFO")
+    long, short = "a longer text of several words", "short"
+    cells = {"category": "x", "label": "x", "sentiment": "y", "title": short, "description": long, "text": long}
+    row = ",".join(cells.get(name, short) for name in header.split(","))
+    (tmp_path / "a.csv").write_text(f"{header}\n{row}\n")
+    read_file(tmp_path / "a.csv")
+    assert re.search(r"texts from '(title|text)', labels from '(label|category)'", caplog.text)
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [message in warning for warning in warnings] == ([True] if message else [])
+
+
+def test_missing_cells_of_all_fields_are_named_at_once_or_dropped_and_counted(tmp_path):
+    rows = "".join(f"title {i},body {i},{'xy'[i % 2]}\n" for i in range(20))
+    (tmp_path / "a.csv").write_text(f"title,body,label\n{rows},,x\n,b,x\nt,,\n")
+    args = {"train_file": str(tmp_path / "a.csv"), "text_column": ["title", "body"]}
+    with pytest.raises(RecipeError) as refused:
+        load_splits(DataArguments(**args))
+    assert "row 22 has no text (column 'title'); row 24 has no label (column 'label'): fill in" in str(refused.value)
+    splits = load_splits(DataArguments(**args, drop_missing=True))
+    assert splits.summary["missing_dropped"] == {"train": 2}
+    assert sum(splits.summary["texts"].values()) == 21
+    texts = {text for split in splits for text in splits[split]["text"]}
+    assert {"title 3\nbody 3", "\nb"} <= texts
+    assert splits.summary["columns"] == {"text_column": ["title", "body"], "label_column": "label"}
+
+
+def test_a_test_without_labels_is_for_predict(tmp_path):
+    (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"t {i},{'xy'[i % 2]}\n" for i in range(20)))
+    for content in ("text,label\na,\nb,\n", "text,id\na,1\n"):
+        (tmp_path / "test.csv").write_text(content)
+        with pytest.raises(RecipeError, match=r"test\.csv: .*predict\.py"):
+            load_splits(DataArguments(train_file=str(tmp_path / "a.csv"), test_file=str(tmp_path / "test.csv")))
+
+
+def test_other_files_may_call_a_column_otherwise_but_the_training_files_name_comes_first(tmp_path):
+    (tmp_path / "a.csv").write_text("Title,label\n" + "".join(f"t {i},{'xy'[i % 2]}\n" for i in range(20)))
+    (tmp_path / "test.csv").write_text("text,title,label\nwrong,right,x\n")
+    (tmp_path / "valid.csv").write_text("message,category\nhello,x\n")
+    files = {
+        f"{split}_file": str(tmp_path / f"{name}.csv")
+        for split, name in (("train", "a"), ("validation", "valid"), ("test", "test"))
+    }
+    splits = load_splits(DataArguments(**files))
+    assert splits["test"]["text"][:] == ["right"]
+    assert splits["validation"]["text"][:] == ["hello"]

@@ -281,3 +281,44 @@ def test_the_book_protocol_as_published():
     ):
         assert part["text"][:] == shuffled["text"][rows].str.strip().tolist()
         assert [splits.label_names[i] for i in part["label"]] == shuffled["label"][rows].tolist()
+
+
+def test_rare_labels_stay_in_training_or_go_as_asked(tmp_path):
+    frame = make_texts(40, ["sport", "medicine"])
+    frame = pd.concat([frame, pd.DataFrame({"text": ["p", "q", "r"], "label": ["rare", "rare", "single"]})])
+    path = write(tmp_path, frame)
+    with pytest.raises(
+        RecipeError, match=r"2 labels have too few rows to split, 'rare' \(2\), 'single' \(1\): they need"
+    ):
+        load_splits(DataArguments(train_file=path))
+    kept = load_splits(DataArguments(train_file=path, rare_labels="keep"))
+    assert {"p", "q", "r"} <= set(kept["train"]["text"])
+    assert kept.label_names == ["medicine", "rare", "single", "sport"]
+    dropped = load_splits(DataArguments(train_file=path, rare_labels="drop"))
+    assert dropped.label_names == ["medicine", "sport"]
+    assert dropped.summary["rare_dropped"] == {"train": 3}
+    assert (
+        dropped["test"]["text"][:]
+        == load_splits(DataArguments(train_file=write(tmp_path, frame[:40])))["test"]["text"][:]
+    )
+
+
+def test_nearly_as_many_labels_as_rows_point_to_the_column_and_the_delimiter(tmp_path):
+    frame = pd.DataFrame({"text": [f"t {i}" for i in range(20)], "label": [f"x {i}" for i in range(20)]})
+    with pytest.raises(RecipeError, match="is it the right --label_column, and the right --delimiter"):
+        load_splits(DataArguments(train_file=write(tmp_path, frame)))
+
+
+def test_a_column_split_of_the_training_file_is_used(tmp_path, caplog):
+    frame = make_texts(30, ["sport", "medicine"]).assign(split=["train", "Valid", "test"] * 10)
+    splits = load_splits(DataArguments(train_file=write(tmp_path, frame)))
+    for split, name in (("train", "train"), ("validation", "Valid"), ("test", "test")):
+        assert splits[split]["text"][:] == frame["text"][frame["split"] == name].tolist()
+    unused = frame.assign(split="a")
+    assert len(load_splits(DataArguments(train_file=write(tmp_path, unused, "b.csv")))["train"]) == 21
+    assert "the column split is not used: it does not say" in caplog.text
+    both = DataArguments(
+        train_file=write(tmp_path, frame), test_file=write(tmp_path, make_texts(6, ["sport"], 9), "t.csv")
+    )
+    assert len(load_splits(both)["test"]) == 6
+    assert "not used, since validation or test files are given" in caplog.text

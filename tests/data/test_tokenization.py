@@ -9,8 +9,10 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, GPT2Config, GPT2Tokenizer
 
 from recipe.data import texts, tokenization, trained_on, windows
+from recipe.data.texts import join_texts
 from recipe.data.tokenization import encode_texts, load_tokenizer, tokenize
 from recipe.errors import RecipeError
+from recipe.model.export import save_tokenizer
 
 CONFIG = GPT2Config.from_pretrained(NANO)
 
@@ -123,3 +125,41 @@ def test_a_tokenizer_whose_texts_end_in_padding_is_refused(tmp_path):
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(RecipeError, match=r"ends each text with '<.endoftext.>', which a stock"):
         load_tokenizer(str(tmp_path), config)
+
+
+def test_white_space_at_the_ends_moves_nothing_and_the_saved_tokenizer_knows_it(tmp_path):
+    tokenizer = load_tokenizer(str(NANO), CONFIG)
+    texts = ["hello there", "hello there ", " \thello there\n", "hello there\u00a0"]
+    assert len({tuple(ids) for ids in encode_texts(tokenizer, texts)[0]}) == 1
+    assert encode_texts(tokenizer, ["  "])[0] == [[CONFIG.eos_token_id]]
+    save_tokenizer(tokenizer, tmp_path)
+    saved = AutoTokenizer.from_pretrained(tmp_path)
+    assert saved(texts)["input_ids"] == [AutoTokenizer.from_pretrained(NANO)("hello there")["input_ids"]] * 4
+    # A tokenizer of somebody else's model stays as it is.
+    theirs = load_tokenizer(str(NANO), CONFIG, strip=False)
+    assert theirs("hello ")["input_ids"] != theirs("hello")["input_ids"]
+
+
+@pytest.mark.parametrize("separator", ["\n", " [SEP] "])
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_pairs_are_tokenized_as_transformers_does_and_the_longer_text_is_cut(tmp_path, separator, side):
+    tokenizer = load_tokenizer(str(NANO), CONFIG, 32, side, text_pair_separator=separator)
+    save_tokenizer(tokenizer, tmp_path)
+    saved = AutoTokenizer.from_pretrained(tmp_path)
+    pairs = [
+        ("one two", "three"),
+        ("long " * 100, "short"),
+        ("short", "long " * 100),
+        ("a " * 50, "b " * 90),
+        ("x", ""),
+    ]
+    ids, lengths = encode_texts(tokenizer, [join_texts(pair, separator) for pair in pairs])
+    columns = [[first.strip() for first, _ in pairs], [second.strip() for _, second in pairs]]
+    assert ids[:-1] == saved(*columns, truncation=True, max_length=32)["input_ids"][:-1]
+    assert ids[-1] == saved("x", "")["input_ids"]  # transformers takes an empty second text for none, in a call of one
+    assert lengths[:-1] == [len(row) for row in saved(*columns)["input_ids"][:-1]]
+    assert "short" in tokenizer.decode(ids[1])
+    assert "short" in tokenizer.decode(ids[2])
+    assert tokenizer.backend_tokenizer.truncation is None
+    again = load_tokenizer(str(tmp_path), CONFIG, strip=False)
+    assert encode_texts(again, [join_texts(pair, separator) for pair in pairs])[0] == ids

@@ -3,7 +3,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from conftest import NANO, make_texts, tiny_model
+from conftest import NANO, make_texts, tiny_folder, tiny_model, train_on
 from saved_models import LABELS, three_label_run
 from transformers import AutoTokenizer, GPT2ForSequenceClassification, pipeline
 
@@ -147,3 +147,36 @@ def test_a_text_that_is_no_list_is_refused():
     """Its letters would be the texts."""
     with pytest.raises(RecipeError, match="takes a list of texts, and was given the text 'hello'"):
         TextClassifier.from_pretrained(three_label_run()).predict("hello")
+
+
+@pytest.fixture(scope="module")
+def pairs_run(tmp_path_factory):
+    """A run on two columns of texts."""
+    folder = tmp_path_factory.mktemp("pairs")
+    frame = make_texts(40, LABELS).assign(title=lambda f: "about " + f["text"].str[:9])
+    frame.to_csv(folder / "a.csv", index=False)
+    train_on(tiny_folder(), folder / "a.csv", folder / "run", "--text_column", "title", "text", "--max_length", "24")
+    return folder / "run"
+
+
+def test_parts_joined_text_and_pipeline_give_the_same_probabilities(pairs_run):
+    classifier = TextClassifier.from_pretrained(pairs_run)
+    pairs = [("about it", "a text"), (" spaces ", "at the ends \n"), ("long " * 60, "short"), ("short", "long " * 60)]
+    probabilities = classifier.predict(pairs)[1]
+    joined = classifier.predict(["about it\na text", "spaces\nat the ends"])[1]
+    np.testing.assert_allclose(joined, probabilities[:2], atol=1e-6)
+    classify = pipeline("text-classification", str(pairs_run), top_k=None, truncation=True)
+    for pair, row in zip(pairs, probabilities, strict=True):
+        scores = {score["label"]: score["score"] for score in classify({"text": pair[0], "text_pair": pair[1]})}
+        np.testing.assert_allclose(row, [scores[name] for name in classifier.label_names], atol=1e-4)
+    with pytest.raises(RecipeError, match="this model reads texts of one part"):
+        TextClassifier.from_pretrained(three_label_run()).predict(pairs)
+
+
+def test_white_space_at_the_ends_moves_no_answer(pairs_run):
+    classifier = TextClassifier.from_pretrained(three_label_run())
+    texts = ["the match was won", " the match was won", "the match was won \n"]
+    logits = classifier.logits(texts)
+    assert (logits == logits[0]).all()
+    scores = pipeline("text-classification", str(three_label_run()))(texts)
+    assert len({score["score"] for score in scores}) == 1

@@ -1,0 +1,50 @@
+import pytest
+
+from recipe.data.columns import find_columns, match_columns, pair_of, wanted_texts
+from recipe.errors import RecipeError
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted", "found"),
+    [
+        (["Text", "LABEL"], {"text": None, "label": None}, ["Text", "LABEL"]),
+        (["Title", "Class Index"], {"text": "title", "label": "class index"}, ["Title", "Class Index"]),
+        (["text", "Text", "label"], {"text": "Text", "label": None}, ["Text", "label"]),
+        (["text", "TEXT", "label"], {"text": "Text", "label": None}, [None, "label"]),  # which one is not clear
+        (["\ufefftext ", "label"], {"text": "text", "label": None}, ["\ufefftext ", "label"]),
+        (["text", "body"], {"text": ("body", "text"), "label": "text"}, ["body", "text"]),
+    ],
+)
+def test_names_count_in_any_case_where_that_is_clear(names, wanted, found):
+    assert list(match_columns(names, wanted).values()) == found
+
+
+@pytest.mark.parametrize(
+    ("names", "pair"),
+    [
+        (["id", "sentence1", "sentence2"], ("sentence1", "sentence2")),
+        (["Quality", "#1 ID", "#2 ID", "#1 String", "#2 String"], ("#1 String", "#2 String")),
+        (["qid1", "qid2", "question1", "question2"], ("question1", "question2")),
+        (["Hypothesis", "Premise"], ("Premise", "Hypothesis")),
+        (["v1", "v2"], None),
+    ],
+)
+def test_columns_that_look_like_a_pair_of_texts(names, pair):
+    assert pair_of(names) == pair
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted", "message"),
+    [
+        (["premise", "hypothesis"], {"text": None}, "for pairs of texts pass --text_column 'premise' 'hypothesis'"),
+        (["Hello, you"], {"text": None}, "or, for a text on each line, pass --column_names text"),
+        (["a;b"], {"text": None}, "give the --delimiter that stands between the columns"),
+        (["text", "y"], {"text": None, "label": None}, "texts without labels are for predict.py"),
+        (["text"], {"text": "Description"}, "no column 'Description' among 'text': name it with --text_column"),
+        (["a", "b"], wanted_texts(["a"], "a"), "the column 'a' is given for two fields"),
+        (["text", "body"], wanted_texts(["text", "subject"]), "no column 'subject' among 'text', 'body'"),
+    ],
+)
+def test_a_column_that_is_absent_is_refused_with_the_option_that_helps(names, wanted, message):
+    with pytest.raises(RecipeError, match=message):
+        find_columns("a.csv", names, wanted)
