@@ -159,3 +159,18 @@ def test_a_shipped_recipe_is_found_by_its_bare_name(tmp_path, monkeypatch):
         "learning_rate: 0.5\nmodel_name_or_path: recipe/assets/gpt2-nano\noutput_dir: out\n"
     )
     assert parse_arguments(["--config", "quickstart.yaml", "--train_file", "x.csv"])[2].learning_rate == 0.5
+
+
+@pytest.mark.parametrize(
+    ("field", "hint"),
+    [
+        ("num_labels", "it is the number of labels that the data has"),
+        ("problem_type", "each text gets one label"),
+        ("streaming", "texts are read in batches"),
+        ("no_cuda", "take --use_cpu"),
+        ("max_seq_length", "take --max_length"),
+    ],
+)
+def test_fields_of_other_trainers_get_a_hint_that_helps(field, hint):
+    with pytest.raises(RecipeError, match=f"unknown field '{field}': {hint}"):
+        parse_arguments(["--train_file", "a.csv", "--output_dir", "b", f"--{field}", "true"])
