@@ -12,30 +12,21 @@ mean, standard deviation and 95 % interval over folds, with TF-IDF + logistic re
 same command goes on with the folds that are missing. find_label_errors.py finds mislabelled texts in the output.
 """
 
-import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from recipe.errors import OneLineParser, run_script
 from recipe.experiments.options import add_output_options, parse_options, print_saved, whole_number
 
-if TYPE_CHECKING:
-    from recipe.config import Arguments
 
-
-def parse_args() -> "tuple[argparse.Namespace, Arguments]":
-    """Return the options of this script, and those of a run."""
+def main() -> None:
     parser = OneLineParser(__doc__)
     add = parser.add_argument
     add("--folds", type=whole_number(2), default=5, help="Number of folds, and of trainings (default: 5).")
     add("--figures_file", type=Path, help="For the figures; by default the output file's name with .json.")
     add_output_options(parser, required=True, output="A .csv or .jsonl file for the probabilities.")
-    return parse_options(parser, (".csv", ".jsonl"))
-
-
-def main() -> None:
-    args, arguments = parse_args()
+    args, arguments = parse_options(parser, (".csv", ".jsonl"))
     model_args, data_args, training_args = arguments
+    # Imported here, since --help and wrong options need none of it.
     import numpy as np
     import pandas as pd
     from scipy.special import softmax
@@ -65,10 +56,8 @@ def main() -> None:
             test = compare_paired(predictions == labels, theirs == labels)
             mcnemar = {**test._asdict(), "verdict": test.verdict}
             figures[name] = {**folds.fold_figures(theirs, labels, fold_of), "mcnemar": mcnemar}
-    titles = {
-        "gpt2": shown_name(model_args.model_name_or_path),
-        **dict(reversed(TITLES.items())),
-    }  # the strongest first
+    # The strongest classifier first.
+    titles = {"gpt2": shown_name(model_args.model_name_or_path), **dict(reversed(TITLES.items()))}
 
     # The files: all three are in their place at the end of the block or shortly before, as one that exists is refused next time.
     columns = {"predicted_label": [names[i] for i in predictions], "fold": (fold_of + 1).tolist()}

@@ -32,14 +32,7 @@ def main() -> None:
     from recipe.distributed import setup_logging
     from recipe.evaluation.baselines import baseline_predictions
     from recipe.evaluation.metrics import label_metrics
-    from recipe.experiments.probing import (
-        advise,
-        check_memory,
-        draw_probes,
-        probe_depths,
-        probe_table,
-        states_by_depth,
-    )
+    from recipe.experiments import probing
     from recipe.experiments.runs import load_texts
     from recipe.model.classifier import GPT2LastTokenClassifier
     from recipe.model.loading import load_config
@@ -49,7 +42,7 @@ def main() -> None:
     splits = load_texts(arguments, "train", "validation")
     (train_texts, train_labels), (texts, labels) = ((s["text"][:], np.array(s["label"])) for s in splits.values())
     both = train_texts + texts
-    check_memory(load_config(name, revision), len(both))
+    probing.check_memory(load_config(name, revision), len(both))
     if count := count_trained_on(both, name):
         problem = f"{count} of the {len(both)} texts were trained on, by {name} or the model it started from"
         logger.warning("%s, so its states know their labels: probe the model that its training began with", problem)
@@ -57,23 +50,25 @@ def main() -> None:
     model = GPT2LastTokenClassifier.from_pretrained(name, revision=revision).to(training_args.device)
     tokenizer = load_tokenizer(name, model.config, data_args.max_length, data_args.truncation_side, revision)
     progress = not training_args.disable_tqdm
-    states = states_by_depth(model, encode_texts(tokenizer, both)[0], progress)
+    states = probing.states_by_depth(model, encode_texts(tokenizer, both)[0], progress)
     of_train, of_validation = np.split(states, [len(train_texts)], axis=1)
-    probed = probe_depths(of_train, train_labels, of_validation, data_args.class_weight, progress)
+    probed = probing.probe_depths(of_train, train_labels, of_validation, data_args.class_weight, progress)
     scores = [label_metrics(predictions, labels) for predictions in probed]
     predicted = baseline_predictions(train_texts, train_labels, texts, data_args.class_weight)
     baselines = {baseline: label_metrics(predictions, labels) for baseline, predictions in predicted.items()}
-    advice = advise(scores, len(texts))
+    advice = probing.advise(scores, len(texts))
 
     counts = f"fitted to {len(train_texts):,} texts, on {len(texts):,} validation texts"
-    print(f"Linear probes of the last token, {counts}:\n\n{probe_table(scores, baselines)}\n\n{advice['advice']}")
+    print(
+        f"Linear probes of the last token, {counts}:\n\n{probing.probe_table(scores, baselines)}\n\n{advice['advice']}"
+    )
     if args.output_file:
         found = {"model": name, "state": "the last token's after each block, before ln_f"}
         found["texts"] = {"train": len(train_texts), "validation": len(texts)}
         found["depths"] = [{"depth": depth, **figures} for depth, figures in enumerate(scores)]
         write_json(args.output_file, {**found, "baselines": baselines, **advice})
     if args.plot_file:
-        draw_probes(args.plot_file, scores, baselines.get("tfidf"), advice)
+        probing.draw_probes(args.plot_file, scores, baselines.get("tfidf"), advice)
     print_saved(args.output_file, args.plot_file)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from recipe.config import parse_arguments
 from recipe.errors import OneLineParser, RecipeError, as_recipe_error, run_script
-from recipe.experiments.options import names_of, print_saved, whole_number
+from recipe.experiments.options import print_saved, whole_number
 
 RESULTS, SUMMARY, PICTURE = "results.jsonl", "sweep.json", "sweep.png"
 
@@ -30,17 +30,17 @@ def parse_options() -> tuple[argparse.Namespace, list[str], tuple, dict]:
         RecipeError: an option that is wrong, or results that would be lost.
     """
     parser = OneLineParser(__doc__)
-    add, positive = parser.add_argument, whole_number(1)
+    add = parser.add_argument
     add("--output_dir", required=True, type=Path, help="A folder for the sweep's results.")
     add("--learning_rates", nargs="+", metavar="RATE", help="Several, or a range LOW:HIGH (log-uniform).")
     add("--depths", nargs="+", type=int, help="How many last blocks train (0: ln_f and the head).")
     add("--dropouts", nargs="+", type=float, help="Of the trainable blocks.")
     add("--trial_seeds", nargs="+", type=whole_number(0), help="For trials to take; by default `seed` for all.")
-    add("--trials", type=positive, help="How many; by default all combinations, or 10 of a range.")
+    add("--trials", type=whole_number(1), help="How many; by default all combinations, or 10 of a range.")
     add("--halving", type=whole_number(2), default=2, help="After 1, 2, 4 ... epochs (for 2), one in so many goes on.")
     add("--seeds", type=whole_number(0), default=3, help="How many other seeds the best setting is trained with.")
     args, words = parser.parse_known_args()
-    arguments = parse_arguments([*words, "--output_dir", str(args.output_dir)], names_of(parser))
+    arguments = parse_arguments([*words, "--output_dir", str(args.output_dir)], [*vars(args)])
     model_args, _, training_args = arguments
     for dropout in args.dropouts or ():
         dataclasses.replace(model_args, dropout=dropout)  # checks it

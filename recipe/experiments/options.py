@@ -61,7 +61,7 @@ def parse_options(
     from recipe.evaluation.plots import PLOT_FORMATS, require_matplotlib
     from recipe.inference.prediction_files import check_output_file
 
-    run = parse_arguments([*UNUSED, *rest], names_of(parser))
+    run = parse_arguments([*UNUSED, *rest], [*vars(args)])
     given = {name: value for arguments in run for name, value in vars(arguments).items()}
     for name, reason in REFUSED.items():
         if given[name]:
@@ -77,11 +77,6 @@ def parse_options(
     if args.plot_file:
         require_matplotlib()
     return args, run
-
-
-def names_of(parser: OneLineParser) -> list[str]:
-    """Return a parser's own options."""
-    return [action.dest for action in parser._actions]
 
 
 def print_saved(*paths: Path | None) -> None:

@@ -187,15 +187,11 @@ def save_random(name: str, revision: str, folder: str, seed: int) -> None:
 
 
 def summarize(experiments: Experiments, results: Mapping[str, Mapping[int, dict[str, Any]]]) -> pd.DataFrame:
-    """Return a line a row: accuracy over its seeds, and the comparison with the first row.
+    """Return a line a row, from its results by seed: means over seeds, and the comparison with the first row.
 
-    Columns: `accuracy` (mean over seeds), `sd`, `low` and `high` (Wilson's 95 % interval of the right answers of all seeds
-    together: the texts are the same, so for other texts it is too narrow), `macro_f1`, `mcnemar_p` (exact, of the
-    answers of the first seed that both have, where the test texts are the first row's), `seconds` of training (mean),
-    `trainable_parameters`, `seeds` (that gave a result), `test_texts`, `published`, `note`.
-
-    Args:
-        results: by row and seed, as run_rows yields them.
+    `low` and `high` are Wilson's 95 % interval of the right answers of all seeds together: the texts are the same, so for
+    other texts it is too narrow. `mcnemar_p` is exact, of the answers of the first seed that both rows have, where the test
+    texts are the same. `seeds` counts those that gave a result.
     """
     lines, of_first = [], {}
     for row in experiments.rows:
@@ -237,8 +233,8 @@ def describe(table: pd.DataFrame) -> str:
     if run.empty:
         return "\n".join(notes)
     if run["seeds"].max() > 1:
-        notes.insert(0, "The interval is of all seeds' answers, whose texts are the same: for other texts it is wider.")
-        notes.insert(1, "McNemar's p is of the answers of one seed, the first that both rows have.")
+        interval = "The interval is of all seeds' answers, whose texts are the same: for other texts it is wider."
+        notes = [interval, "McNemar's p is of the answers of one seed, the first that both rows have.", *notes]
     formatters = {"McNemar's p": format_p, "parameters": "{:,.0f}".format}
     shown = run[[*SHOWN]].astype(float).rename(columns=SHOWN)
     return "\n".join([shown.to_string(formatters=formatters, float_format="{:.1f}".format, na_rep=""), "", *notes])
