@@ -72,6 +72,11 @@ def save_plot(path: Path, measured: Measurement, title: str) -> None:
     draw_confusion(matrix.subplots(), measured, side)
     draw_reliability(reliability_axes, measured)
     draw_accuracies(accuracy_axes, measured)
+    write_figure(figure, path)
+
+
+def write_figure(figure: "Figure", path: Path) -> None:
+    """Write a figure into a .png, .svg or .pdf file, completely or not at all."""
     write_files(path.parent, lambda folder: save_figure(figure, folder / path.name))
 
 
