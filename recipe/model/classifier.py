@@ -11,9 +11,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, GPT2Con
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.gpt2.modeling_gpt2 import GPT2PreTrainedModel
 
-from recipe.errors import RecipeError
+from recipe.errors import RecipeError, first_line
 from recipe.model import loading
-from recipe.model.input_checks import check_labels, check_token_ids
 from recipe.model.tail import GPT2Block, align_left, count_tokens, pool
 
 
@@ -119,14 +118,15 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
                     **kwargs,
                 )
         except (OSError, SafetensorError) as error:
-            raise RecipeError(f"{name}: no weights that load: {loading.describe_weights(name, error)}") from error
-        loading.check_loaded_weights(name, base_config, model, info, ignore_mismatched_sizes)
+            fix = "give a folder with a complete model.safetensors (in a git checkout, `git lfs pull`)"
+            raise RecipeError(f"{name}: no safetensors weights that load ({first_line(error)}): {fix}") from error
+        loading.check_loaded_weights(name, model, info, ignore_mismatched_sizes)
         if other_labels and not info["mismatched_keys"]:  # right size, wrong labels
             model.reset_head()
         replaced = other_labels or bool(info["mismatched_keys"])
         model.head_is_fresh = replaced or any(key != "score.bias" for key in info["missing_keys"])
-        if "pad_token_id" not in kwargs:
-            model.config.pad_token_id = loading.pad_token_id(name, model.config)
+        if model.config.pad_token_id is None:  # by which a stock model tells a text's end from padding
+            model.config.pad_token_id = model.config.eos_token_id
         labels = f"{model.num_labels} labels ({', '.join(model.config.id2label.values())})"
         model.head_description = (
             f"fresh head for {labels}" if model.head_is_fresh else f"{name}'s head is kept, with its {labels}"
@@ -197,8 +197,7 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
             `logits`, [B, num_labels] in the model's dtype, and with labels the mean cross entropy, in nats.
 
         Raises:
-            RecipeError (a ValueError): inputs that are not supported, ids out of range (on a GPU its kernels stop there), texts
-                longer than n_positions, or nn.DataParallel.
+            RecipeError (a ValueError): inputs that are not supported, texts longer than n_positions, or nn.DataParallel.
         """
         if input_ids is None or inputs_embeds is not None or output_attentions or output_hidden_states:
             unsupported = "inputs_embeds, output_attentions and output_hidden_states"
@@ -206,19 +205,12 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
         if getattr(self, "_is_replica", False):  # its replicas have no parameters: nothing would tell what is frozen
             fix = "start with `accelerate launch`, or let one GPU be seen (CUDA_VISIBLE_DEVICES=0)"
             raise RecipeError(f"GPT2LastTokenClassifier does not train under nn.DataParallel: {fix}")
-        if labels is not None:
-            check_labels(labels, len(input_ids), self.config)
         depth = self.split_depth
         if trunk_output is None:
-            check_token_ids(input_ids, self.config)
             input_ids, lengths = align_left(input_ids, attention_mask)
             hidden = self.trunk(input_ids, depth)
         else:
             check_depth(trunk_depth, depth)
-            keeps_one_token = depth == self.config.n_layer and self.pooling != "mean"
-            if trunk_output.shape[1] == 1 < input_ids.shape[1] and not keeps_one_token:
-                was = "the trunk was cached for a head alone, one token a text, but now blocks train"
-                raise RecipeError(f"{was}: call cache_features after freeze_except")
             hidden = trunk_output.to(self.dtype)
             lengths = count_tokens(input_ids, attention_mask).clamp(max=hidden.shape[1])  # 1 where one token is kept
         logits = self.tail(hidden, lengths, depth)

@@ -13,7 +13,6 @@ import copy
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +30,6 @@ from recipe.distributed import any_process, check_sharding, on_main_process
 from recipe.errors import RecipeError, as_recipe_error
 from recipe.model.classifier import GPT2LastTokenClassifier
 from recipe.model.export import save_classifier
-from recipe.model.input_checks import check_rows_for_model
 from recipe.training.callbacks import StopOnSigterm
 from recipe.training.checkpoints import (
     MARKER,
@@ -41,8 +39,8 @@ from recipe.training.checkpoints import (
     save_trained,
     trained_names,
 )
-from recipe.training.features import FeatureCollator, check_trunk
-from recipe.training.run_folder import refuse_finished
+from recipe.training.features import FeatureCollator, check_rows_for_model, check_trunk
+from recipe.training.run_folder import read_state
 from recipe.training.trunk import classifier_of, hash_parameters
 
 if TYPE_CHECKING:
@@ -78,9 +76,9 @@ class DivergedError(RecipeError):
 class RecipeTrainer(Trainer):
     """Trainer for GPT2LastTokenClassifier, plain or with peft adapters, and datasets, of `cache_features` or not.
 
-    What it adds: checkpoints hold the trained weights alone, are marked once complete, and resume exactly; evaluation drops
-    no row; a loss or weight that is not finite stops the run before it is saved; SIGTERM saves first; `save_model` writes
-    the complete model, stock wherever that has the same logits.
+    What it adds: checkpoints hold the trained weights alone, are marked once complete, and resume exactly; a loss or weight
+    that is not finite stops the run before it is saved; SIGTERM saves first; `save_model` writes the complete model, stock
+    wherever that has the same logits.
     """
 
     def __init__(
@@ -91,7 +89,7 @@ class RecipeTrainer(Trainer):
         **keywords: Any,
     ):
         """Take what Trainer takes; raise RecipeError (a ValueError) for what would go wrong later, or in silence."""
-        self.saving_checkpoint, self.train_sampler, self.evaluated = False, None, None
+        self.saving_checkpoint, self.train_sampler = False, None
         if args is not None and args.n_gpu > 1:  # DataParallel's replicas have no parameters to tell what is frozen
             logger.warning("one of %d GPUs is used: to use all, start with `accelerate launch`", args.n_gpu)
             args._n_gpu = 1
@@ -106,10 +104,11 @@ class RecipeTrainer(Trainer):
         self.add_callback(self.stop_on_sigterm)
 
     def _check_arguments(self) -> None:
-        args, rows, size = self.args, self.train_dataset, self.args.train_batch_size
-        classifier = self.classifier  # raises for another model
-        if args.dataloader_drop_last and has_length(rows) and len(rows) < size:
-            raise RecipeError(f"dataloader_drop_last drops all {len(rows)} training texts: take batches under {size}")
+        args, rows, classifier = self.args, self.train_dataset, self.classifier  # which raises for another model
+        if args.dataloader_drop_last:
+            raise RecipeError("dataloader_drop_last would drop texts of validation and test too: leave it out")
+        if args.dataloader_persistent_workers:  # Trainer's loader of the first dataset that is evaluated stays
+            raise RecipeError("dataloader_persistent_workers would evaluate all datasets on the first: leave it out")
         if args.train_sampling_strategy == "batch_rebalance":  # batches of different sizes
             raise RecipeError("batch_rebalance makes batches whose texts would not count alike: take group_by_length")
         if args.neftune_noise_alpha and classifier.embeddings_frozen:
@@ -139,30 +138,16 @@ class RecipeTrainer(Trainer):
         return super().get_train_dataloader()
 
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
-        """Drop no row, whatever `dataloader_drop_last` says of training."""
-        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        dataset = self.eval_dataset[dataset] if isinstance(dataset, str) else dataset
-        if dataset is not self.evaluated and hasattr(self, "_eval_dataloaders"):
-            self._eval_dataloaders.clear()  # with persistent workers Trainer would go on with the last one's loader
-        self.evaluated = dataset
+        """Refuse such rows here too; those of an evaluation within a training were looked at before it."""
         if not self.is_in_train:
-            check_trunk(self.classifier, dataset)
-        with self._every_row():
-            return super().get_eval_dataloader(eval_dataset)
+            dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+            check_trunk(self.classifier, self.eval_dataset[dataset] if isinstance(dataset, str) else dataset)
+        return super().get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
-        """Drop no row, as in an evaluation."""
+        """Refuse such rows here too."""
         check_trunk(self.classifier, test_dataset)
-        with self._every_row():
-            return super().get_test_dataloader(test_dataset)
-
-    @contextmanager
-    def _every_row(self) -> Iterator[None]:
-        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
-        try:
-            yield
-        finally:
-            self.args.dataloader_drop_last = drop_last
+        return super().get_test_dataloader(test_dataset)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         # self.train_dataset: the one that is passed has lost the columns that the model does not take, `length` too.
@@ -192,9 +177,11 @@ class RecipeTrainer(Trainer):
         Raises:
             RecipeError: a loss or weights that are not finite, a folder of a finished run, no complete checkpoint to resume.
         """
-        refuse_finished(Path(self.args.output_dir))
+        folder = Path(self.args.output_dir)
+        if (state := read_state(folder)) and state["finished"]:  # whose figures and splits belong to the model it holds
+            raise RecipeError(f"output_dir {folder} holds a finished run of train.py: give another one")
         if resume_from_checkpoint:
-            resume_from_checkpoint = complete_checkpoint(Path(self.args.output_dir), resume_from_checkpoint)
+            resume_from_checkpoint = complete_checkpoint(folder, resume_from_checkpoint)
         with self.stop_on_sigterm.installed():
             output = super().train(resume_from_checkpoint, *args, **keywords)
         self.check_weights()
@@ -316,38 +303,19 @@ class RecipeTrainer(Trainer):
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Push nothing yet: a checkpoint is no model."""
 
-    def create_model_card(self, **fields: Any) -> None:
-        """Write README.md into `output_dir`, or renew the run's part of it.
-
-        Of Trainer's keywords, language, license and tags are taken: the run knows the others, or a user writes them.
-        """
-        from recipe.hub.model_card import write_model_card  # which loads the report and scikit-learn
-
-        taken = {name: fields[name] for name in ("language", "license", "tags") if fields.get(name)}
-        if isinstance(tag := taken.get("tags"), str):
-            taken["tags"] = [tag]
-        if self.is_world_process_zero():
-            write_model_card(Path(self.args.output_dir), **taken)
-
-    def push_to_hub(
-        self,
-        commit_message: str = "Upload the classifier",
-        blocking: bool = True,
-        token: str | None = None,
-        revision: str | None = None,
-        private: bool | None = None,
-        **keywords: Any,
-    ) -> "Published | None":
+    def push_to_hub(self, commit_message: str = "Upload the classifier", **metadata: Any) -> "Published | None":
         """Save the model and upload it, its card, pictures and figures, in one commit; return where it went (see hub/publish.py).
 
-        Private unless `hub_private_repo` is false. `blocking` is always true; other keywords are create_model_card's.
+        Where it goes is said by the fields `hub_...`; it is private unless `hub_private_repo` is false.
+
+        Args:
+            metadata: fields of the card's front matter, such as `license`, `language` and `tags`.
         """
-        from recipe.hub.publish import publish
+        from recipe.hub.publish import publish  # which loads the report and scikit-learn
 
         self.save_model()
-        self.create_model_card(**keywords)
         if not self.is_world_process_zero():
             return None
-        args, private = self.args, self.args.hub_private_repo if private is None else private
-        token, revision = token or args.hub_token, revision or args.hub_revision
-        return publish(args.output_dir, args.hub_model_id, token, private, revision, commit_message)
+        args = self.args
+        where = (args.output_dir, args.hub_model_id, args.hub_token, args.hub_private_repo, args.hub_revision)
+        return publish(*where, commit_message, **metadata)

@@ -27,7 +27,6 @@ SETTINGS = (
     "scale_attn_by_inverse_layer_idx",
 )
 KNOWN_CODE = ("torch.nn.modules.", "transformers.")  # whose modules depend on their parameters and the config alone
-WRITTEN_AT_ONCE = 1 << 24  # bytes of hidden states that are handed over together
 
 
 def classifier_of(model: nn.Module) -> GPT2LastTokenClassifier:
@@ -94,7 +93,7 @@ def run_trunk(
 
     The model is one of `in_dtype`; the texts come as token ids, int32 [T], the longest first.
     """
-    parts, sizes, held, keeps_one_token = [], [], 0, model.keeps_one_token
+    keeps_one_token = model.keeps_one_token
     for batch in batches_by_length([len(ids) for ids in sequences], batch_tokens(device)):
         ids = [torch.from_numpy(sequences[i].astype(np.int64)) for i in batch]
         lengths = torch.tensor([len(text) for text in ids])
@@ -103,14 +102,7 @@ def run_trunk(
         kept = places < lengths[:, None]
         if keeps_one_token:
             kept &= places == (0 if model.pooling == "first" else lengths[:, None] - 1)
-        parts.append(states[kept].cpu())
-        sizes += kept.sum(dim=1).tolist()
-        held += parts[-1].nbytes
-        if held >= WRITTEN_AT_ONCE:
-            yield torch.cat(parts), sizes
-            parts, sizes, held = [], [], 0
-    if parts:
-        yield torch.cat(parts), sizes
+        yield states[kept].cpu(), kept.sum(dim=1).tolist()
 
 
 def in_dtype(model: GPT2LastTokenClassifier, dtype: torch.dtype) -> GPT2LastTokenClassifier:

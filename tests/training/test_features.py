@@ -194,8 +194,7 @@ def test_a_file_that_the_system_does_not_give_is_left(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("damage", [cut_short, cut_at_a_batch, lambda content: b"", lambda content: b"another file"])
 def test_damaged_file_is_reported_and_computed_again(tmp_path, caplog, monkeypatch, damage):
-    monkeypatch.setattr("recipe.training.trunk.WRITTEN_AT_ONCE", 1)  # a record batch each
-    monkeypatch.setattr("recipe.training.trunk.batch_tokens", lambda device: 1)
+    monkeypatch.setattr("recipe.training.trunk.batch_tokens", lambda device: 1)  # a record batch each
     model = frozen_model()
     cache(model, SEQUENCES, tmp_path)
     (path,) = tmp_path.rglob("*.arrow")
@@ -413,15 +412,6 @@ def test_rows_whose_file_is_gone_are_refused_with_the_way_on(tmp_path):
         RecipeError, match=r"trunk_output lies in a file that cannot be read.*call cache_features again"
     ):
         Dataset.load_from_disk(tmp_path / "saved")[0]
-
-
-def test_the_model_refuses_one_token_a_text_where_blocks_train(tmp_path):
-    """Rows that a loop of one's own has made may lack their depth."""
-    rows = cache(frozen_model(["score.*"]), SEQUENCES, tmp_path)
-    batch = FeatureCollator(collate)([rows[0], rows[2]])
-    del batch["trunk_depth"]
-    with pytest.raises(RecipeError, match="cached for a head alone, one token a text, but now blocks train"):
-        frozen_model()(**batch)
 
 
 def test_caches_are_listed_and_cleared(tmp_path):
