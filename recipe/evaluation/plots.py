@@ -1,6 +1,7 @@
 """Plots (optional): what evaluate_model.py draws in one picture, and a run's pictures, a .png file each."""
 
 import functools
+import importlib.util
 import logging
 import warnings
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import pandas as pd
 from scipy.special import softmax
 
 from recipe.atomic import write_files
-from recipe.errors import RecipeError, as_recipe_error, shorten
+from recipe.errors import as_recipe_error, shorten
 from recipe.evaluation.intervals import calibration_error, reliability, wilson_interval
 from recipe.evaluation.report import PICTURES, TITLES, Measurement
 
@@ -39,12 +40,10 @@ def require_matplotlib() -> None:
 
 def can_draw() -> bool:
     """Return whether matplotlib is installed; log a warning if not."""
-    try:
-        require_matplotlib()
-    except RecipeError:
+    installed = importlib.util.find_spec("matplotlib") is not None
+    if not installed:
         logger.warning("no pictures: they need matplotlib: pip install 'gpt2-classifier-recipe[plots]'")
-        return False
-    return True
+    return installed
 
 
 def new_figure(width: float, height: float) -> "Figure":

@@ -250,19 +250,13 @@ def print_confusion(measured: Measurement) -> None:
 
 def print_coverage(measured: Measurement) -> None:
     """Print how many texts get an answer, and how many of these are right, by what --abstain_below may be."""
-    table = coverage_table(measured).map("{:.3f}".format)
-    print("\nBy --abstain_below: share of texts that get a label, and accuracy on these")
-    print(table.rename(index="{:g}".format).to_string())
-
-
-def coverage_table(measured: Measurement) -> pd.DataFrame:
-    """Return the shares `answered` and `accuracy` by the lowest top probability that is answered, where any text is."""
     right, rows = measured.predictions == measured.labels, {}
     for level in ABSTAIN_BELOW:
         answered = ~is_unsure(measured.probabilities, level)
         if answered.any():
-            rows[level] = {"answered": answered.mean(), "accuracy": right[answered].mean()}
-    return pd.DataFrame.from_dict(rows, orient="index")
+            rows[f"{level:g}"] = {"answered": answered.mean(), "accuracy": right[answered].mean()}
+    print("\nBy --abstain_below: share of texts that get a label, and accuracy on these")
+    print(pd.DataFrame.from_dict(rows, orient="index").map("{:.3f}".format).to_string())
 
 
 def most_frequent_mistakes(measured: Measurement, count: int) -> list[tuple[str, str, int]]:

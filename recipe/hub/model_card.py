@@ -45,7 +45,7 @@ REMOVED = {
 }
 
 
-def write_model_card(run_dir: str | Path, measured: Measurement | None = None, **metadata: Any) -> Path:
+def write_model_card(run_dir: str | Path, measured: Measurement | None = None) -> Path:
     """Write README.md into a run's folder, and return its path.
 
     Of a card that is there already, only the run's part and the run's fields of the front matter are replaced. Where
@@ -53,11 +53,10 @@ def write_model_card(run_dir: str | Path, measured: Measurement | None = None, *
 
     Args:
         measured: the test; without it, the card has no figures.
-        metadata: fields of the front matter, such as `license`, `language` and `tags`.
     """
     folder = Path(run_dir)
     path, new_path = folder / CARD_FILE, folder / NEW_CARD_FILE
-    card = make_card(folder, measured, metadata)
+    card = make_card(folder, measured)
     try:
         old = read_card(path) if path.exists() else card
         if is_edited(old):
@@ -128,7 +127,7 @@ def published_card(path: Path, repo_id: str, revision: str | None, metadata: dic
 # ---- A new card: the sentences are in the template, which takes names, numbers and tables from here ----
 
 
-def make_card(folder: Path, measured: Measurement | None, metadata: dict[str, Any]) -> ModelCard:
+def make_card(folder: Path, measured: Measurement | None) -> ModelCard:
     """Return the card of a folder that has none."""
     run = read_run(folder)
     config, options, tokenizer, summary = (run[x] for x in ("config", "options", "tokenizer_config", "data_summary"))
@@ -146,7 +145,7 @@ def make_card(folder: Path, measured: Measurement | None, metadata: dict[str, An
         metrics=["accuracy", "f1"] if measured else None,
         model_name=name,
         eval_results=eval_results(measured, dataset if is_its_test else None) if measured else None,
-        **{**metadata, "tags": ["gpt2", "text-classification", *(metadata.get("tags") or ())]},
+        tags=["gpt2", "text-classification"],
     )
     pictures = {
         name: f"![{title}](figures/{name}.png)"

@@ -93,10 +93,8 @@ def cache_features(
     Raises:
         RecipeError: `on`, or `bfloat16`, where the trunk cannot be cached; no space or permission; a text without tokens.
     """
-    choices = {"when": ("auto", "on", "off"), "dtype": ("float32", "bfloat16", "auto")}
-    for name, value in (("when", when), ("dtype", dtype)):
-        if value not in choices[name]:
-            raise RecipeError(f"{name} is {value!r}: take one of {', '.join(choices[name])}")
+    if when not in ("auto", "on", "off"):
+        raise RecipeError(f"when is {when!r}: take one of auto, on, off")
     splits = dataset if isinstance(dataset, Mapping) else {"train": dataset}
     classifier, device = classifier_of(model), args.device if args is not None else PartialState().device
     reason = why_not_cached(classifier, splits, when, args)
@@ -126,8 +124,6 @@ def why_not_cached(
         return "it is off"
     if reason := why_not_constant(model):
         return reason
-    if not splits:
-        return "there are no splits"
     for name, split in splits.items():
         if not isinstance(split, datasets.Dataset) or "input_ids" not in split.column_names or not len(split):
             return f"{name} is no datasets.Dataset with the column input_ids, and rows"

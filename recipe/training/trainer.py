@@ -13,6 +13,7 @@ import copy
 import json
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import TrainOutput, has_length, rotate_checkpoints
 
-from recipe.distributed import any_process, check_sharding, on_main_process
+from recipe.distributed import any_process, check_sharding
 from recipe.errors import RecipeError, as_recipe_error
 from recipe.model.classifier import GPT2LastTokenClassifier
 from recipe.model.export import save_classifier
@@ -56,9 +57,6 @@ class SeededLengthGroupedSampler(LengthGroupedSampler):
         super().__init__(batch_size, lengths=lengths)
         self.seed, self.epoch = seed, 0
 
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
     def __iter__(self) -> Iterator[int]:
         self.generator = torch.Generator()
         self.generator.manual_seed(self.seed + 1_000_003 * self.epoch)
@@ -76,9 +74,9 @@ class DivergedError(RecipeError):
 class RecipeTrainer(Trainer):
     """Trainer for GPT2LastTokenClassifier, plain or with peft adapters, and datasets, of `cache_features` or not.
 
-    What it adds: checkpoints hold the trained weights alone, are marked once complete, and resume exactly; a loss or weight
-    that is not finite stops the run before it is saved; SIGTERM saves first; `save_model` writes the complete model, stock
-    wherever that has the same logits.
+    What it adds: checkpoints hold the trained weights alone, are marked once complete, and resume exactly; evaluation drops
+    no row; a loss or weight that is not finite stops the run before it is saved; SIGTERM saves first; `save_model` writes
+    the complete model, stock wherever that has the same logits.
     """
 
     def __init__(
@@ -105,8 +103,8 @@ class RecipeTrainer(Trainer):
 
     def _check_arguments(self) -> None:
         args, rows, classifier = self.args, self.train_dataset, self.classifier  # which raises for another model
-        if args.dataloader_drop_last:
-            raise RecipeError("dataloader_drop_last would drop texts of validation and test too: leave it out")
+        if args.dataloader_drop_last and has_length(rows) and len(rows) < args.train_batch_size:
+            raise RecipeError(f"dataloader_drop_last drops all {len(rows)} training texts: take smaller batches")
         if args.dataloader_persistent_workers:  # Trainer's loader of the first dataset that is evaluated stays
             raise RecipeError("dataloader_persistent_workers would evaluate all datasets on the first: leave it out")
         if args.train_sampling_strategy == "batch_rebalance":  # batches of different sizes
@@ -138,16 +136,26 @@ class RecipeTrainer(Trainer):
         return super().get_train_dataloader()
 
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
-        """Refuse such rows here too; those of an evaluation within a training were looked at before it."""
-        if not self.is_in_train:
+        """Refuse such rows here too, and drop no row, whatever `dataloader_drop_last` says of training."""
+        if not self.is_in_train:  # else they were looked at before it
             dataset = self.eval_dataset if eval_dataset is None else eval_dataset
             check_trunk(self.classifier, self.eval_dataset[dataset] if isinstance(dataset, str) else dataset)
-        return super().get_eval_dataloader(eval_dataset)
+        with self._every_row():
+            return super().get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
-        """Refuse such rows here too."""
+        """Refuse such rows here too, and drop no row."""
         check_trunk(self.classifier, test_dataset)
-        return super().get_test_dataloader(test_dataset)
+        with self._every_row():
+            return super().get_test_dataloader(test_dataset)
+
+    @contextmanager
+    def _every_row(self) -> Iterator[None]:
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            yield
+        finally:
+            self.args.dataloader_drop_last = drop_last
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         # self.train_dataset: the one that is passed has lost the columns that the model does not take, `length` too.
@@ -165,7 +173,7 @@ class RecipeTrainer(Trainer):
 
     def _run_epoch(self, *, epoch: int, **keywords: Any) -> None:
         if isinstance(self.train_sampler, SeededLengthGroupedSampler):
-            self.train_sampler.set_epoch(epoch)  # with several processes, accelerate's wrappers hide it from Trainer
+            self.train_sampler.epoch = epoch  # with several processes, accelerate's wrappers hide it from Trainer
         if self.state.global_step < self.state.max_steps and not self.control.should_training_stop:
             super()._run_epoch(epoch=epoch, **keywords)
 
@@ -294,11 +302,7 @@ class RecipeTrainer(Trainer):
     # ---- The Hub: one upload of the finished model, when it is asked for ----
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Check the login and the repository's name before training; `push_to_hub` makes the repository."""
-        from recipe.hub.publish import check_login, check_repo_id
-
-        check_repo_id(self.args.hub_model_id)
-        on_main_process(check_login, token or self.args.hub_token)
+        """Make no repository yet, as Trainer would before it trains: `push_to_hub` does."""
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Push nothing yet: a checkpoint is no model."""

@@ -15,8 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from recipe.data.tokenization import batch_tokens, batches_by_length
 from recipe.errors import RecipeError
-from recipe.model.classifier import GPT2LastTokenClassifier
-from recipe.model.tail import GPT2Block
+from recipe.model.classifier import GPT2Block, GPT2LastTokenClassifier
 
 FORMAT = 3  # of the cached rows; a change makes old ones unknown
 SETTINGS = (

@@ -1,6 +1,5 @@
 """Pictures of evaluate_model.py and of runs: files that hold something, and what they say."""
 
-import builtins
 import sys
 
 import numpy as np
@@ -173,14 +172,7 @@ def test_small_tests_and_short_runs_are_drawn(texts, log):
 
 
 def test_without_matplotlib_a_run_says_how_to_get_it(tmp_path, monkeypatch, caplog):
-    real = builtins.__import__
-
-    def without(name, *args, **keywords):
-        if name.startswith("matplotlib"):
-            raise ImportError(name)
-        return real(name, *args, **keywords)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     save_run_figures(tmp_path, measured_run(2), LOG)
     assert "no pictures: they need matplotlib" in caplog.text
     assert list(tmp_path.iterdir()) == []

@@ -19,8 +19,7 @@ from transformers import GPT2Config, TrainingArguments
 
 from recipe import FeatureCollator, cache_features, freeze_except, last_blocks, load_tokenizer
 from recipe.errors import RecipeError
-from recipe.model.classifier import GPT2LastTokenClassifier
-from recipe.model.tail import GPT2Block
+from recipe.model.classifier import GPT2Block, GPT2LastTokenClassifier
 from recipe.training.cache_folder import clear_caches, list_caches
 from recipe.training.features import open_hidden, passes_over_data
 from recipe.training.trunk import dtype_of, folder_name, has_native_bfloat16, in_dtype, trunk_key
@@ -299,7 +298,6 @@ def test_auto_wants_a_frozen_trunk_several_passes_and_room(tmp_path, caplog):
             r"feature_cache is on.* but it takes .* GB on disk, of at most 1e-06 GB \(--feature_cache_max_gb\)",
         ),
         ({"when": "maybe"}, "when is 'maybe': take one of auto, on, off"),
-        ({"dtype": "float64"}, "dtype is 'float64': take one of"),
     ],
 )
 def test_what_cannot_be_is_refused_before_the_first_batch(tmp_path, computed, options, message):

@@ -104,6 +104,14 @@ def test_option_means_what_it_means_in_trainer(tmp_path, option):
     compare(tmp_path, paths, **OPTIONS[option])
 
 
+def test_evaluation_drops_no_row(tmp_path):
+    for path in ("plain", "cached"):
+        trainer = make_trainer(path, tmp_path, arguments_={"dataloader_drop_last": True})
+        trainer.train()
+        assert trainer.state.global_step == 2 * (len(TRAIN) // 4)
+        assert len(trainer.predict(OTHER).predictions) == len(OTHER) == 13
+
+
 def test_subclass_overrides_compute_loss(tmp_path):
     def own(base):
         class Own(base):
