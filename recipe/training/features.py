@@ -124,6 +124,8 @@ def why_not_cached(
         return "it is off"
     if reason := why_not_constant(model):
         return reason
+    if not splits:
+        return "there are no splits"
     for name, split in splits.items():
         if not isinstance(split, datasets.Dataset) or "input_ids" not in split.column_names or not len(split):
             return f"{name} is no datasets.Dataset with the column input_ids, and rows"
