@@ -211,7 +211,7 @@ class GPT2LastTokenClassifier(modeling_gpt2.GPT2PreTrainedModel):
         except (OSError, SafetensorError) as error:
             fix = "give a folder with a complete model.safetensors (in a git checkout, `git lfs pull`)"
             raise RecipeError(f"{name}: no safetensors weights that load ({first_line(error)}): {fix}") from error
-        loading.check_loaded_weights(name, model, info, ignore_mismatched_sizes)
+        loading.check_loaded_weights(name, base_config, model, info, ignore_mismatched_sizes)
         if other_labels and not info["mismatched_keys"]:  # right size, wrong labels
             model.reset_head()
         replaced = other_labels or bool(info["mismatched_keys"])

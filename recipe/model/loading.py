@@ -1,6 +1,7 @@
 """Checks of a checkpoint, before and after its weights are loaded: is it a GPT-2, is it complete, whose head has it."""
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,10 @@ def load_config(name: str, revision: str = "main", **hub_arguments: Any) -> GPT2
         raise RecipeError(f"model {name!r} has no readable config.json: give a folder that save_pretrained wrote")
     if fields["model_type"] not in ("gpt2", MODEL_TYPE):
         raise RecipeError(f"model {name!r} is of type {fields['model_type']!r}, not 'gpt2': take a GPT-2 model")
+    labels = fields.get("id2label") or {}  # which people edit to rename labels
+    if sorted(labels) != sorted(map(str, range(len(labels)))) or len({*labels.values()}) < len(labels):
+        problem = f"config.json: id2label does not name each of its {len(labels)} labels once, by ids from 0 up"
+        raise RecipeError(f"model {name!r}: {problem}: restore it")
     return GPT2Config.from_dict(fields)
 
 
@@ -79,7 +84,9 @@ def has_other_labels(name: str, config: GPT2Config, id2label: dict[int, str] | N
     return True
 
 
-def check_loaded_weights(name: str, model: nn.Module, info: dict[str, Any], fresh_head: bool) -> None:
+def check_loaded_weights(
+    name: str, base_config: GPT2Config, model: nn.Module, info: dict[str, Any], fresh_head: bool
+) -> None:
     """Raise RecipeError where weights other than the head's are missing, or of other shapes than config.json's."""
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("score."))
     if missing and Path(name, "trainer_state.json").is_file():
@@ -89,6 +96,9 @@ def check_loaded_weights(name: str, model: nn.Module, info: dict[str, Any], fres
     if missing:
         lacks = f"lacks {len(missing)} GPT-2 weights ({missing[0]} ...)"
         raise RecipeError(f"{name}: the checkpoint {lacks}: it is incomplete")
+    blocks = {int(found[1]) + 1 for key in info["unexpected_keys"] if (found := re.search(r"\bh\.(\d+)\.", key))}
+    if max(blocks, default=0) > (n_layer := base_config.n_layer):  # not one that the caller has chosen
+        raise RecipeError(f"{name}: config.json says n_layer {n_layer}, but the weights have {max(blocks)} blocks")
     if any(key.startswith("score.") for key in info["unexpected_keys"]) and not fresh_head:
         saved_by = (model.config.architectures or ["?"])[0]
         raise RecipeError(f"{name}: was saved by {saved_by}, a class with a head of its own: load it with that class")

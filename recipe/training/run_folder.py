@@ -126,8 +126,12 @@ class RunFolder:
             shutil.rmtree(path)
         last = -1 if self.checkpoint is None else step_of(Path(self.checkpoint))
         for path in list_checkpoints(self.path):
-            if step_of(path) > last or why_incomplete(path):  # its steps are taken again
+            if self.checkpoint is None or why_incomplete(path):
                 shutil.rmtree(path)
+            elif step_of(path) > last:  # its steps are taken again
+                logger.warning("%s is newer than %s, which training resumes from: renamed", path, self.checkpoint)
+                shutil.rmtree(aside := self.path / f"replaced-{path.name}", ignore_errors=True)
+                path.rename(aside)
         self._write_state(False)  # first, so that a kill leaves a folder that is known
         save_splits(splits, unfinished)
 
