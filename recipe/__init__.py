@@ -1,15 +1,6 @@
 """A recipe for turning GPT-2 into a text classifier: a frozen trunk, a trainable tail, a stock checkpoint.
 
-Packages, in the order a run uses them:
-    data        texts and labels in, tokenized splits out
-    model       the classifier: GPT-2 with a head on its last token, what is frozen, the stock checkpoint
-    training    RecipeTrainer, the cache of the trunk's output, callbacks, resuming
-    evaluation  metrics, intervals, baselines, calibration, thresholds, the report
-    inference   a saved classifier applied to texts
-    hub         the model card, the upload
-    experiments which recipe is best for some texts
-Beside them: arguments.py and config.py (every option, from YAML and the command line), errors.py, atomic.py (files
-written completely or not at all), distributed.py. scripts/train.py puts them together.
+README.md lists the packages; scripts/train.py puts them together.
 """
 
 from importlib import import_module

@@ -1,5 +1,6 @@
 """Files that are written completely or not at all, and the hash that tells a damaged one."""
 
+import hashlib
 import json
 import math
 import os
@@ -60,8 +61,5 @@ def file_hash(path: Path) -> str:
     """Return xxh3 of the file's bytes, 128 bits in hex: it tells damage, not malice."""
     import xxhash
 
-    digest = xxhash.xxh3_128()
     with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()

@@ -60,17 +60,9 @@ def check_world_size(in_use: int) -> None:
 
 
 def on_main_process(function: Callable[..., Any], *args: Any) -> Any:
-    """Return in every process what `function` returns in the main one; an error there ends all of them, with its message."""
-    value, error = None, None
-    if PartialState().is_main_process:
-        try:
-            value = function(*args)
-        except Exception as caught:
-            error = caught
-    value, message = broadcast_object_list([value, error and first_line(error)])
-    if message is not None:
-        raise error or RecipeError(message)
-    return value
+    """Return in every process what `function` returns in the main one; an error there ends all of them."""
+    value = in_every_process(lambda: function(*args) if PartialState().is_main_process else None)
+    return broadcast_object_list([value])[0]
 
 
 def in_every_process(work: Callable[..., Any], *args: Any) -> Any:

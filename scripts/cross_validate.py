@@ -12,137 +12,81 @@ mean, standard deviation and 95 % interval over folds, with TF-IDF + logistic re
 same command goes on with the folds that are missing. find_label_errors.py finds mislabelled texts in the output.
 """
 
-import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from recipe.errors import OneLineParser, RecipeError, run_script
-from recipe.experiments.options import add_output_options, kept_files, parse_options, print_saved
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
-
-    from recipe.config import Arguments
-
-FIGURES = {"accuracy": "accuracy", "macro_f1": "macro F1", "loss": "loss"}
-
-
-def parse_args() -> "tuple[argparse.Namespace, Arguments]":
-    """Return the options of this script, and those of a run."""
-    parser = OneLineParser(__doc__)
-    parser.add_argument("--folds", type=int, default=5, help="Number of folds, and of trainings (default: 5).")
-    parser.add_argument(
-        "--figures_file", type=Path, help="For the figures; by default the output file's name with .json."
-    )
-    add_output_options(parser, required=True, output="A .csv or .jsonl file for the probabilities.")
-    args, run = parse_options(parser, (".csv", ".jsonl"))
-    from recipe.inference.prediction_files import check_output_file
-
-    args.figures_file = args.figures_file or args.output_file.with_suffix(".json")
-    check_output_file(args.figures_file, args.overwrite_output_file, (".json",), "figures_file", **kept_files(run))
-    if not 2 <= args.folds <= 100:
-        raise RecipeError(f"folds is {args.folds}: take a whole number from 2 up to 100")
-    if run[2].world_size > 1:
-        raise RecipeError("cross-validation runs in one process: start it with python")
-    return args, run
+from recipe.errors import OneLineParser, run_script
+from recipe.experiments.options import add_output_options, parse_options, print_saved, whole_number
 
 
 def main() -> None:
-    args, arguments = parse_args()
+    parser = OneLineParser(__doc__)
+    add = parser.add_argument
+    add("--folds", type=whole_number(2), default=5, help="Number of folds, and of trainings (default: 5).")
+    add("--figures_file", type=Path, help="For the figures; by default the output file's name with .json.")
+    add_output_options(parser, required=True, output="A .csv or .jsonl file for the probabilities.")
+    args, arguments = parse_options(parser, (".csv", ".jsonl"))
     model_args, data_args, training_args = arguments
+    # Imported here, since --help and wrong options need none of it.
     import numpy as np
+    import pandas as pd
     from scipy.special import softmax
 
-    from recipe.distributed import setup_logging
-    from recipe.experiments.folds import load_training_rows, make_folds, out_of_fold_logits, titles_of
-    from recipe.experiments.runs import alone, unfinished
-
-    setup_logging(is_main_process=True)
-    rows, names = load_training_rows(arguments)
-    fold_of = make_folds(rows, args.folds, data_args.split_seed)
-    kept = unfinished(args.output_file)
-    with alone(kept):
-        logits = out_of_fold_logits(arguments, rows, names, fold_of, kept)
-    labels = rows["label"].map({name: i for i, name in enumerate(names)}).to_numpy(dtype=np.int64)
-    figures = compare(rows, labels, fold_of, logits, data_args.class_weight, training_args.baselines)
-    titles = titles_of(model_args.model_name_or_path)
-    write_results(args, rows, names, softmax(logits.astype(np.float64), axis=-1), fold_of, figures, titles)
-    kept.unlink(missing_ok=True)
-    print_figures(figures, len(rows), args.folds, titles)
-    print_saved(args.output_file, args.figures_file, args.plot_file)
-
-
-def write_results(
-    args: argparse.Namespace,
-    rows: "pd.DataFrame",
-    names: list[str],
-    probabilities: "np.ndarray",
-    fold_of: "np.ndarray",
-    figures: dict[str, Any],
-    titles: dict[str, str],
-) -> None:
-    """Write a row for each text, of which `label` is the given one, the figures, and the picture where one is asked for."""
     from recipe.atomic import write_json
-    from recipe.experiments.folds import draw_folds
+    from recipe.data.texts import shown_name
+    from recipe.distributed import setup_logging
+    from recipe.evaluation.intervals import compare_paired, format_p
+    from recipe.evaluation.report import TITLES
+    from recipe.experiments import folds
+    from recipe.experiments.runs import alone, unfinished
     from recipe.inference.prediction_files import open_predictions
 
-    others = {
-        "predicted_label": [names[i] for i in probabilities.argmax(axis=-1)],
-        "fold": (fold_of + 1).tolist(),
-        "row": rows["row"].tolist(),
-    }
-    if rows["source"].nunique() > 1:
-        others["source"] = rows["source"].tolist()
-    # All three are in their place at the end of the block or shortly before: an output that exists is refused next time.
+    setup_logging(is_main_process=True)
+    rows, names = folds.load_training_rows(arguments)
+    fold_of = folds.make_folds(rows, args.folds, data_args.split_seed)
+    kept = unfinished(args.output_file)
+    with alone(kept):
+        logits = folds.out_of_fold_logits(arguments, rows, names, fold_of, kept)
+
+    # The figures: of the model, and of the baselines on the same folds.
+    labels, predictions = rows["label"].map(names.index).to_numpy(), logits.argmax(axis=-1)
+    figures = {"gpt2": folds.fold_figures(predictions, labels, fold_of, logits)}
+    if training_args.baselines:
+        found = folds.out_of_fold_baselines(rows, labels, fold_of, data_args.class_weight)
+        for name, theirs in found.items():
+            test = compare_paired(predictions == labels, theirs == labels)
+            mcnemar = {**test._asdict(), "verdict": test.verdict}
+            figures[name] = {**folds.fold_figures(theirs, labels, fold_of), "mcnemar": mcnemar}
+    # The strongest classifier first.
+    titles = {"gpt2": shown_name(model_args.model_name_or_path), **dict(reversed(TITLES.items()))}
+
+    # The files: all three are in their place at the end of the block or shortly before, as one that exists is refused next time.
+    columns = {"predicted_label": [names[i] for i in predictions], "fold": (fold_of + 1).tolist()}
+    columns |= {name: rows[name].tolist() for name in ("row", "source") if name == "row" or rows[name].nunique() > 1}
     with open_predictions(args.output_file, names) as writer:
-        writer.write(rows["text"].tolist(), rows["label"].tolist(), probabilities, others)
+        probabilities = softmax(logits.astype(np.float64), axis=-1)
+        writer.write(rows["text"].tolist(), rows["label"].tolist(), probabilities, columns)
         if args.plot_file:
-            draw_folds(args.plot_file, figures, titles)
-        write_json(args.figures_file, {"texts": len(rows), "label_names": names, "folds": args.folds, **figures})
+            folds.draw_folds(args.plot_file, figures, titles)
+        about = {"texts": len(rows), "label_names": names, "folds": args.folds}
+        write_json(args.figures_file, {**about, **figures})
+    kept.unlink(missing_ok=True)
 
-
-def compare(
-    rows: "pd.DataFrame",
-    labels: "np.ndarray",
-    fold_of: "np.ndarray",
-    logits: "np.ndarray",
-    class_weight: str,
-    baselines: bool,
-) -> dict[str, Any]:
-    """Return the figures of the model and, with `baselines`, theirs on the same folds, each compared over all texts."""
-    from recipe.evaluation.intervals import compare_paired
-    from recipe.experiments.folds import fold_figures, out_of_fold_baselines
-
-    predictions = logits.argmax(axis=-1)
-    figures: dict[str, Any] = {"gpt2": fold_figures(predictions, labels, fold_of, logits)}
-    others = out_of_fold_baselines(rows, labels, fold_of, class_weight) if baselines else {}
-    for name, theirs in others.items():
-        test = compare_paired(predictions == labels, theirs == labels)
-        mcnemar = {**test._asdict(), "verdict": test.verdict}
-        figures[name] = {**fold_figures(theirs, labels, fold_of), "mcnemar": mcnemar}
-    return figures
-
-
-def print_figures(figures: dict[str, Any], texts: int, folds: int, titles: dict[str, str]) -> None:
-    """Print the figures over all texts and over folds, the model beside its baselines."""
-    import pandas as pd
-
-    from recipe.evaluation.intervals import format_p
-
-    print(f"{texts:,} texts, each classified by a model that was trained on the other {folds - 1} of {folds} folds:\n")
-    table = []
-    for name, title in FIGURES.items():
-        for who in (who for who in titles if name in figures.get(who, {}).get("mean", {})):
-            pooled, mean, sd, low, high = (figures[who][x][name] for x in ("pooled", "mean", "sd", "low", "high"))
-            numbers = (f"{pooled:.4f}", f"{mean:.4f}", f"{sd:.4f}", f"{low:.4f} - {high:.4f}")
-            table.append((f"{name if name == 'loss' else title}, {titles[who]}", *numbers))
-    columns = ["", "all texts", "mean of folds", "sd", "95 % interval"]
-    print(pd.DataFrame(table, columns=columns).set_index("").to_string())
-    for who in (who for who in titles if "mcnemar" in figures.get(who, {})):
-        test = figures[who]["mcnemar"]
-        right = f"{titles['gpt2']} alone is right on {test['gains']} texts, {titles[who]} alone on {test['losses']}"
+    # The screen.
+    others = f"the other {args.folds - 1} of {args.folds} folds"
+    print(f"{len(rows):,} texts, each classified by a model that was trained on {others}:\n")
+    table = {}
+    for score, title in folds.SCORES.items():
+        for name in (name for name in titles if name in figures and score in figures[name]["mean"]):
+            pooled, mean, sd, low, high = (figures[name][x][score] for x in ("pooled", "mean", "sd", "low", "high"))
+            cells = (f"{pooled:.4f}", f"{mean:.4f}", f"{sd:.4f}", f"{low:.4f} - {high:.4f}")
+            table[f"{title}, {titles[name]}"] = cells
+    headers = ["all texts", "mean of folds", "sd", "95 % interval"]
+    print(pd.DataFrame.from_dict(table, orient="index", columns=headers).to_string())
+    for name in (name for name in titles if "mcnemar" in figures.get(name, {})):
+        test = figures[name]["mcnemar"]
+        right = f"{titles['gpt2']} alone is right on {test['gains']} texts, {titles[name]} alone on {test['losses']}"
         print(f"\n{right} (McNemar's p {format_p(test['p_value'])}): {test['verdict']}")
+    print_saved(args.output_file, args.figures_file, args.plot_file)
 
 
 if __name__ == "__main__":

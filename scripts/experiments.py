@@ -7,17 +7,13 @@ The results of rows and seeds are kept in results.jsonl, and an interrupted tabl
 Other options are train.py's, for all rows; what a row sets itself wins.
 """
 
-import difflib
 import logging
 import sys
 from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from recipe.errors import OneLineParser, RecipeError, printable, run_script
-
-if TYPE_CHECKING:
-    from recipe.experiments.table import Row
+from recipe.experiments.options import print_saved
 
 NOT_CHOSEN = "not among --rows"
 
@@ -35,7 +31,6 @@ def main() -> None:
     from recipe.atomic import write_json, write_text
     from recipe.distributed import setup_logging
     from recipe.evaluation.plots import can_draw
-    from recipe.experiments.options import print_saved
     from recipe.experiments.runs import Results, alone
     from recipe.experiments.table import check_row_options, describe, draw_table, load_experiments, run_rows, summarize
 
@@ -43,19 +38,24 @@ def main() -> None:
     logging.getLogger("recipe").setLevel(logging.WARNING)  # each run would log the same, and draw bars of its own
     datasets.disable_progress_bars()
     experiments = load_experiments(args.config)
-    experiments.seeds = [*dict.fromkeys(args.seeds)] if args.seeds else experiments.seeds
-    leave_out(experiments.rows, args.rows)
+    experiments.seeds = [*dict.fromkeys(args.seeds or experiments.seeds)]
+    names = [row.name for row in experiments.rows]
+    if unknown := [name for name in args.rows or () if name not in names]:
+        raise RecipeError(f"no row is called {unknown[0]!r}: take of {'; '.join(map(repr, names))}")
+    for row in experiments.rows[1:]:  # the first is what all are compared with
+        if args.rows and row.name not in args.rows:
+            row.skip = NOT_CHOSEN
     overwrites = check_row_options(experiments, overrides)
-    draws = can_draw()
-    found: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
+    draws = can_draw()  # said before the runs
+
+    found: dict[str, dict[int, dict]] = defaultdict(dict)
     kept = args.output_dir / "results.jsonl"
     with alone(kept):
         if overwrites:
             kept.unlink(missing_ok=True)
-        results = Results(kept)
         runs = sum(not row.skip for row in experiments.rows) * len(experiments.seeds)
         with tqdm(total=runs, unit=" runs") as bar:
-            for row, seed, result in run_rows(experiments, overrides, results):
+            for row, seed, result in run_rows(experiments, overrides, Results(kept)):
                 found[row.name][seed] = result
                 bar.set_description(f"{printable(row.name)}, seed {seed}")
                 bar.update(not row.skip)
@@ -67,24 +67,13 @@ def main() -> None:
     about = {"base": experiments.base, "options": overrides, "seeds": experiments.seeds}
     write_json(args.output_dir / "experiments.json", {**about, "rows": table.reset_index().to_dict("records")})
     print(printable(describe(table[table["note"] != NOT_CHOSEN])))
-    draws = draws and table["seeds"].any()
-    if draws:
+    endings = ["csv", "json"]
+    if draws and table["seeds"].any():
         draw_table(args.output_dir / "experiments.png", table)
-    print_saved(*(args.output_dir / f"experiments.{ending}" for ending in ("csv", "json", *(["png"] if draws else []))))
+        endings.append("png")
+    print_saved(*(args.output_dir / f"experiments.{ending}" for ending in endings))
     if failed := [name for name, of_row in found.items() if any("error" in result for result in of_row.values())]:
         raise RecipeError(f"{len(failed)} rows failed ({', '.join(failed)}): the lines above say why")
-
-
-def leave_out(rows: "list[Row]", chosen: list[str] | None) -> None:
-    """Skip the rows that are not chosen, but the first, which all are compared with."""
-    names = [row.name for row in rows]
-    if unknown := [name for name in chosen or () if name not in names]:
-        nearest = difflib.get_close_matches(unknown[0], names, n=1, cutoff=0.5)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else f"take of {'; '.join(map(repr, names))}"
-        raise RecipeError(f"no row is called {unknown[0]!r}: {hint}")
-    for row in rows[1:]:
-        if chosen and row.name not in chosen:
-            row.skip = NOT_CHOSEN
 
 
 if __name__ == "__main__":

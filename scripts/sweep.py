@@ -16,10 +16,9 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from recipe.arguments import check_fields
 from recipe.config import parse_arguments
 from recipe.errors import OneLineParser, RecipeError, as_recipe_error, run_script
-from recipe.experiments.options import names_of, print_saved
+from recipe.experiments.options import print_saved, whole_number
 
 RESULTS, SUMMARY, PICTURE = "results.jsonl", "sweep.json", "sweep.png"
 
@@ -31,30 +30,20 @@ def parse_options() -> tuple[argparse.Namespace, list[str], tuple, dict]:
         RecipeError: an option that is wrong, or results that would be lost.
     """
     parser = OneLineParser(__doc__)
-    parser.add_argument("--output_dir", required=True, type=Path, help="A folder for the sweep's results.")
-    parser.add_argument(
-        "--learning_rates", nargs="+", metavar="RATE", help="Several, or a range LOW:HIGH (log-uniform)."
-    )
-    parser.add_argument("--depths", nargs="+", type=int, help="How many last blocks train (0: ln_f and the head).")
-    parser.add_argument("--dropouts", nargs="+", type=float, help="Of the trainable blocks.")
-    parser.add_argument(
-        "--trial_seeds", nargs="+", type=int, help="Seeds for trials to take; by default `seed` for all."
-    )
-    parser.add_argument("--trials", type=int, help="How many; by default all combinations, or 10 of a range.")
-    parser.add_argument(
-        "--halving", type=int, default=2, help="After 1, 2, 4 ... epochs (for 2), one in so many goes on."
-    )
-    parser.add_argument("--seeds", type=int, default=3, help="How many other seeds the best setting is trained with.")
+    add = parser.add_argument
+    add("--output_dir", required=True, type=Path, help="A folder for the sweep's results.")
+    add("--learning_rates", nargs="+", metavar="RATE", help="Several, or a range LOW:HIGH (log-uniform).")
+    add("--depths", nargs="+", type=int, help="How many last blocks train (0: ln_f and the head).")
+    add("--dropouts", nargs="+", type=float, help="Of the trainable blocks.")
+    add("--trial_seeds", nargs="+", type=whole_number(0), help="For trials to take; by default `seed` for all.")
+    add("--trials", type=whole_number(1), help="How many; by default all combinations, or 10 of a range.")
+    add("--halving", type=whole_number(2), default=2, help="After 1, 2, 4 ... epochs (for 2), one in so many goes on.")
+    add("--seeds", type=whole_number(0), default=3, help="How many other seeds the best setting is trained with.")
     args, words = parser.parse_known_args()
-    arguments = parse_arguments([*words, "--output_dir", str(args.output_dir)], names_of(parser))
+    arguments = parse_arguments([*words, "--output_dir", str(args.output_dir)], [*vars(args)])
     model_args, _, training_args = arguments
-    for name, least in (("trials", 1), ("halving", 2), ("seeds", 0)):
-        if getattr(args, name) is not None and getattr(args, name) < least:
-            raise RecipeError(f"{name} is {getattr(args, name)}: take a whole number from {least} up")
     for dropout in args.dropouts or ():
         dataclasses.replace(model_args, dropout=dropout)  # checks it
-    for seed in args.trial_seeds or ():
-        check_fields(argparse.Namespace(trial_seeds=seed), "trial_seeds", lambda seed: 0 <= seed < 2**32, "0 or more")
     space = {"learning_rate": parse_rates(args.learning_rates, training_args.learning_rate)}
     others = {"depth": args.depths, "dropout": args.dropouts, "seed": args.trial_seeds}
     space |= {name: list(dict.fromkeys(values)) for name, values in others.items() if values}
@@ -73,10 +62,8 @@ def parse_rates(words: list[str] | None, middle: float) -> list[float] | tuple[f
     except ValueError:
         rates = []
     if not rates or not all(0 < rate < 10 for rate in rates) or (isinstance(rates, tuple) and rates[0] >= rates[1]):
-        name = "learning_rates is" if words else f"learning_rate is {middle:g}, so learning_rates is"
-        raise RecipeError(
-            f"{name} {' '.join(given)}: give numbers between 0 and 10, or a range, as --learning_rates 1e-5:1e-3"
-        )
+        what = f"learning_rates is {' '.join(given)}" + ("" if words else ", around learning_rate")
+        raise RecipeError(f"{what}: give numbers between 0 and 10, or a range, as --learning_rates 1e-5:1e-3")
     return rates
 
 
@@ -85,53 +72,40 @@ def main() -> None:
     with as_recipe_error(ImportError, "a sweep needs optuna", "pip install 'gpt2-classifier-recipe[search]'"):
         import optuna  # noqa: F401
     from recipe.atomic import write_json
-    from recipe.data.dataset import load_splits
     from recipe.distributed import setup_logging
     from recipe.evaluation.plots import can_draw
-    from recipe.experiments.runs import Results, Runner, alone, settings_of
-    from recipe.experiments.sweep import (
-        check_options,
-        compare_best,
-        describe_spread,
-        draw_sweep,
-        plan_trials,
-        search,
-        setting_of,
-        train_command,
-    )
-    from recipe.model.loading import head_labels, load_config
+    from recipe.experiments import sweep
+    from recipe.experiments.runs import Results, Runner, alone, load_texts, rows_of, settings_of
     from recipe.shipped import as_typed
 
     setup_logging(True)
-    folder, draws = args.output_dir, can_draw()  # said before the trials
-    check_options(arguments, space)
+    folder, training_args = args.output_dir, arguments[2]
+    draws = can_draw()  # said before the trials
+    sweep.check_options(arguments, space)
     with alone(folder / RESULTS):
-        model_args, data_args, training_args = arguments
-        config = load_config(model_args.model_name_or_path, model_args.model_revision)
-        splits = load_splits(data_args, head_labels(config))
-        chosen = {name: splits[name] for name in ("train", "validation")}
-        runner = Runner(arguments, chosen, keep_head=True)
+        splits = load_texts(arguments, "train", "validation")
+        runner = Runner(arguments, splits, keep_head=True)
         if training_args.overwrite_output_dir and (folder / SUMMARY).exists():
             for name in (RESULTS, SUMMARY, PICTURE):
                 (folder / name).unlink(missing_ok=True)
-        rows = [split[column][:] for split in chosen.values() for column in ("text", "label")]
-        results = Results(folder / RESULTS, settings_of(arguments), space, args.halving, args.trials, rows)
+        depends_on = settings_of(arguments), space, args.halving, args.trials, rows_of(splits)
+        results = Results(folder / RESULTS, *depends_on)
 
-        trials, plan = plan_trials(space, args.trials, training_args.seed)
-        table = search(runner, results, space, trials, plan, args.halving)
+        trials, plan = sweep.plan_trials(space, args.trials, training_args.seed)
+        table = sweep.search(runner, results, space, trials, plan, args.halving)
         print(f"\n{table.to_string(index=False, float_format='{:.4g}'.format, na_rep='-')}\n")
         epochs = training_args.num_train_epochs if training_args.max_steps <= 0 else table["epochs"].max()
         print(f"{table['epochs'].sum():g} epochs of {trials * epochs:g} were run.")
-        command = as_typed(train_command(words, setting_of(table.iloc[0], [*space]), folder / "best"))
+        command = as_typed(sweep.train_command(words, sweep.setting_of(table.iloc[0], [*space]), folder / "best"))
         print(f"To train the best: {command}", flush=True)
-        figures, runner_up = compare_best(runner, results, space, table, args.seeds)
+        figures = sweep.compare_best(runner, results, space, table, args.seeds) if args.seeds else {}
         if figures:
-            print(describe_spread(figures, runner_up))
-        trained = table.to_dict("records")
-        found = {"space": space, "best": trained[0], "other_seeds": figures, "runner_up": runner_up, "command": command}
+            print(sweep.describe_spread(figures))
         if draws:
-            draw_sweep(folder / PICTURE, table, figures)
-        write_json(folder / SUMMARY, {**found, "trials": trained})
+            sweep.draw_sweep(folder / PICTURE, table, figures)
+        trained = table.to_dict("records")
+        found = {"space": space, "best": trained[0], "other_seeds": figures, "command": command, "trials": trained}
+        write_json(folder / SUMMARY, found)
         print_saved(folder / SUMMARY, folder / PICTURE if draws else None)
 
 

@@ -25,7 +25,6 @@ OPTIONAL = {
     "data.trained_on",
     "model.adapters",
     "inference.onnx_export",
-    "training.class_weights",
     "training.steps",
     "inference.occlusion",
     "inference.demo_page",

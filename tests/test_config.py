@@ -60,8 +60,6 @@ def test_yaml_sets_and_the_command_line_overrides(tmp_path):
         ("metric_for_best_model: f2\n", "metric_for_best_model is 'f2': take one of loss, accuracy, macro_f1"),
         ("seed: -1\n", "seed is -1: take a whole number from 0 up"),
         ("dropout: 2\n", "dropout is 2.0"),
-        ("hub_always_push: true\n", "hub_always_push is True: take false: one upload is made"),
-        ("hub_strategy: checkpoint\n", "hub_strategy is checkpoint: take end"),
         ("learning_rate: .nan\n", "learning_rate is nan"),
         ("learning_rate: -1e-3\n", "learning_rate is -0.001"),
         ("weight_decay: .inf\n", "weight_decay is inf"),

@@ -11,7 +11,6 @@ from sklearn.linear_model import LogisticRegression
 
 logger = logging.getLogger(__name__)
 
-MANY = 100_000  # texts, which take more than a few seconds
 MAX_WEIGHTS = 20_000_000  # labels times words; lbfgs holds some 25 copies of them in float64, so 4 GB
 
 
@@ -28,8 +27,6 @@ def baseline_predictions(
         Label ids, int64, of `majority` and `tfidf`; without `tfidf`, and with a warning, where it cannot be fitted.
     """
     predictions = {"majority": DummyClassifier(strategy="most_frequent").fit(train_labels, train_labels).predict(texts)}
-    if len(train_texts) >= MANY:
-        logger.info("TF-IDF baseline: fits to %d texts (--baselines false skips it)", len(train_texts))
     vectorizer = TfidfVectorizer()
     model = LogisticRegression(class_weight=None if class_weight == "none" else class_weight)
     try:

@@ -1,10 +1,10 @@
 """Calibration (optional): the temperature of the head and a decision threshold, from validation texts after training."""
 
 import logging
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from datasets import Dataset
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 from torch import nn
@@ -12,11 +12,7 @@ from torch import nn
 from recipe.errors import RecipeError
 from recipe.evaluation.metrics import cross_entropy
 from recipe.inference.text_classifier import check_two_labels, set_threshold, text_logits
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-    from recipe.model.classifier import GPT2LastTokenClassifier
+from recipe.model.classifier import GPT2LastTokenClassifier
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +21,7 @@ TEMPERATURES = (0.1, 10.0)  # the range that is searched; trained networks lie b
 MIN_TEXTS = 50  # with fewer, the likelihood shows little of how often the model errs
 
 
-def check_threshold(threshold: str | float | None, validation: "Dataset") -> None:
+def check_threshold(threshold: str | float | None, validation: Dataset) -> None:
     """Raise RecipeError, before training, for a threshold that does not fit the labels, or cannot be tuned."""
     if threshold is not None:
         check_two_labels(threshold, validation.features["label"].names)
@@ -35,13 +31,13 @@ def check_threshold(threshold: str | float | None, validation: "Dataset") -> Non
         )
 
 
-def check_calibration(model: "GPT2LastTokenClassifier") -> None:
+def check_calibration(model: GPT2LastTokenClassifier) -> None:
     """Raise RecipeError, before training, for a model whose head no temperature can be folded into."""
     logits_layer(model.score)
 
 
 def calibrate_head(
-    model: "GPT2LastTokenClassifier", logits: np.ndarray, labels: np.ndarray, text_index: np.ndarray | None = None
+    model: GPT2LastTokenClassifier, logits: np.ndarray, labels: np.ndarray, text_index: np.ndarray | None = None
 ) -> float:
     """Fit a temperature to the model's answers (see fit_temperature), divide its head by it, and return it.
 
@@ -53,7 +49,7 @@ def calibrate_head(
         logger.warning("Temperature %.4g: %s", temperature, remark)
     fold_temperature(model.score, temperature)
     if (threshold := getattr(model.config, "decision_threshold", None)) is not None:
-        set_threshold(model.config, after_temperature(threshold, temperature))
+        set_threshold(model.config, float(expit(logit(threshold) / temperature)))
     return temperature
 
 
@@ -128,8 +124,3 @@ def tune_threshold(probabilities: np.ndarray, labels: np.ndarray) -> float:
     best = candidates[np.isclose(macro_f1, macro_f1.max(), rtol=0, atol=1e-12)]
     chosen = best[np.abs(best - 0.5).argmin()]
     return float(np.clip(chosen, np.nextafter(0, 1), np.nextafter(1, 0)))  # the middle of two close ones is rounded
-
-
-def after_temperature(threshold: float, temperature: float) -> float:
-    """Return the threshold that predicts the same labels once the logits are divided by the temperature."""
-    return float(expit(logit(threshold) / temperature))

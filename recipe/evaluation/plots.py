@@ -1,6 +1,7 @@
 """Plots (optional): what evaluate_model.py draws in one picture, and a run's pictures, a .png file each."""
 
 import functools
+import importlib.util
 import logging
 import warnings
 from collections.abc import Sequence
@@ -12,9 +13,9 @@ import pandas as pd
 from scipy.special import softmax
 
 from recipe.atomic import write_files
-from recipe.errors import RecipeError, shorten
+from recipe.errors import as_recipe_error, shorten
 from recipe.evaluation.intervals import calibration_error, reliability, wilson_interval
-from recipe.evaluation.report import TITLES, Measurement
+from recipe.evaluation.report import PICTURES, TITLES, Measurement
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PLOT_FORMATS = (".png", ".svg", ".pdf")
-NAMES = ("training", "confusion_matrix", "reliability", "precision_recall", "length")  # of a run's pictures
 NAME = 22  # characters of a label's name
 COUNTED = 30  # labels: the cells of a larger matrix are too small for their counts
 BESIDE = 8  # inches: a larger matrix has the other panels under it
@@ -34,20 +34,16 @@ BLUE, GREY = "#2b6cb0", "#8a8f98"
 
 def require_matplotlib() -> None:
     """Raise RecipeError if matplotlib, an extra, is not installed."""
-    try:
+    with as_recipe_error(ImportError, "plot_file needs matplotlib", "pip install 'gpt2-classifier-recipe[plots]'"):
         import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise RecipeError("plot_file needs matplotlib: pip install 'gpt2-classifier-recipe[plots]'") from error
 
 
 def can_draw() -> bool:
     """Return whether matplotlib is installed; log a warning if not."""
-    try:
-        require_matplotlib()
-    except RecipeError:
+    installed = importlib.util.find_spec("matplotlib") is not None
+    if not installed:
         logger.warning("no pictures: they need matplotlib: pip install 'gpt2-classifier-recipe[plots]'")
-        return False
-    return True
+    return installed
 
 
 def new_figure(width: float, height: float) -> "Figure":
@@ -72,6 +68,11 @@ def save_plot(path: Path, measured: Measurement, title: str) -> None:
     draw_confusion(matrix.subplots(), measured, side)
     draw_reliability(reliability_axes, measured)
     draw_accuracies(accuracy_axes, measured)
+    write_figure(figure, path)
+
+
+def write_figure(figure: "Figure", path: Path) -> None:
+    """Write a figure into a .png, .svg or .pdf file, completely or not at all."""
     write_files(path.parent, lambda folder: save_figure(figure, folder / path.name))
 
 
@@ -160,7 +161,7 @@ def save_run_figures(
     Without matplotlib, an extra, log how to get it and draw nothing.
     """
     folder = Path(run_dir) / "figures"
-    for name in NAMES:
+    for name in PICTURES:
         (folder / f"{name}.png").unlink(missing_ok=True)
     if not draw or not can_draw():
         return
@@ -169,7 +170,7 @@ def save_run_figures(
 
 
 def draw_run(measured: Measurement, log_history: Sequence[dict[str, Any]]) -> dict[str, "Figure"]:
-    """Return the pictures by name: those of NAMES that the run has something for."""
+    """Return the pictures by name: those of PICTURES that the run has something for."""
     side = matrix_side(measured) - (1.5 if len(measured.label_names) < 6 else 0)
     drawn = {
         "confusion_matrix": (side, side, functools.partial(draw_confusion, side=side)),
@@ -189,10 +190,8 @@ def draw_run(measured: Measurement, log_history: Sequence[dict[str, Any]]) -> di
 
 
 def draw_training(log_history: Sequence[dict[str, Any]]) -> "Figure":
-    """Draw losses, and accuracy and macro F1 on validation, by step, with epochs on top."""
-    from matplotlib.ticker import MaxNLocator
-
-    log = pd.DataFrame(log_history).set_index("step")
+    """Draw losses, and accuracy and macro F1 on validation, by epoch."""
+    log = pd.DataFrame(log_history).set_index("epoch")
     panels = {
         ("Loss", "cross entropy"): {"loss": ("training", GREY), "eval_loss": ("validation", BLUE)},
         ("Validation", "share"): {"eval_accuracy": ("accuracy", BLUE), "eval_macro_f1": ("macro F1", GREY)},
@@ -204,15 +203,9 @@ def draw_training(log_history: Sequence[dict[str, Any]]) -> "Figure":
         for name, (label, color) in lines.items():
             if name in log:
                 axes.plot(log[name].dropna(), "o-", markersize=3, linewidth=1, color=color, label=label)
-        axes.set(xlabel="step", ylabel=unit, title=title)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set(xlabel="epoch", ylabel=unit, title=title)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8, frameon=False)
-        last = log[log["epoch"] > 0].iloc[-1]
-        steps = float(last.name / last["epoch"])  # of an epoch
-        epochs = axes.secondary_xaxis("top", functions=(lambda x, n=steps: x / n, lambda x, n=steps: x * n))
-        epochs.set_xlabel("epoch")
-        epochs.xaxis.set_major_locator(MaxNLocator(integer=last["epoch"] >= 2))
     return figure
 
 

@@ -4,12 +4,13 @@ import csv
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from accelerate import PartialState
+from datasets import Dataset
 from scipy.special import softmax
 from sklearn.metrics import classification_report, confusion_matrix
 
@@ -22,10 +23,14 @@ from recipe.evaluation.metrics import classification_metrics, label_metrics
 from recipe.inference.text_classifier import TextClassifier, decide, is_unsure, text_logits
 from recipe.shipped import as_typed
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
 TITLES = {"majority": "majority class", "tfidf": "TF-IDF + logistic regression"}  # baselines, by rising strength
+PICTURES = {  # of a run's folder `figures`, which plots.py draws, and their titles in the model card
+    "confusion_matrix": "Confusion matrix",
+    "reliability": "Reliability",
+    "precision_recall": "Precision and recall",
+    "length": "Accuracy by length",
+    "training": "Training",
+}
 EXAMPLES = 6  # texts shown after the test
 WIDE = 12  # labels: a matrix of more does not fit on a screen
 ABSTAIN_BELOW = (0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)  # levels of the table that it is chosen from
@@ -68,7 +73,7 @@ class Measurement:
     def uncalibrated_logits(self) -> np.ndarray:
         return text_logits(self.logits.astype(np.float64) * (self.temperature or 1), self.text_index)
 
-    def add_baselines(self, train: "Dataset", texts: list[str], class_weight: str = "none") -> None:
+    def add_baselines(self, train: Dataset, texts: list[str], class_weight: str = "none") -> None:
         """Fit the baselines to the training texts (`text`, `label` as ids), and measure them on the same N texts."""
         from recipe.evaluation.baselines import baseline_predictions
 
@@ -88,7 +93,7 @@ class Measurement:
         chosen = {name: value for name, value in settings.items() if value is not None}
         return {f"{prefix}_{name}": value for name, value in flat.items()} | chosen
 
-    def answers(self, texts: "Dataset") -> pd.DataFrame:
+    def answers(self, texts: Dataset) -> pd.DataFrame:
         """Return the answers to the N texts: the mistakes, the most confident first, then the rest, the least confident first.
 
         Columns, escaped as CSV may hold them: `source`, `row` and `text`, as far as `texts` has them; `label`,
@@ -103,7 +108,7 @@ class Measurement:
         frame = frame.iloc[np.lexsort((np.where(right, probability, -probability), right))]
         return frame.map(escape)
 
-    def save_answers(self, path: Path, texts: "Dataset") -> None:
+    def save_answers(self, path: Path, texts: Dataset) -> None:
         """Write `answers` into a CSV file, completely or not at all."""
         with open_text(path) as file:  # all texts quoted: a lone carriage return would end its row for most readers
             self.answers(texts).to_csv(file, index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
@@ -115,7 +120,7 @@ class Measurement:
 
 
 def measure(
-    classifier: TextClassifier, split: "Dataset", progress: bool = False, **settings: float | str | None
+    classifier: TextClassifier, split: Dataset, progress: bool = False, **settings: float | str | None
 ) -> Measurement:
     """Classify the split's `text` and compare with its `label` (ids); every process of a run calls this.
 
@@ -129,8 +134,8 @@ def measure(
 
 def evaluate_saved(
     model_dir: str | Path,
-    test: "Dataset",
-    train: "Dataset | None" = None,
+    test: Dataset,
+    train: Dataset | None = None,
     device: str | torch.device | None = None,
     class_weight: str = "none",
     temperature: float | None = None,
@@ -245,19 +250,13 @@ def print_confusion(measured: Measurement) -> None:
 
 def print_coverage(measured: Measurement) -> None:
     """Print how many texts get an answer, and how many of these are right, by what --abstain_below may be."""
-    table = coverage_table(measured).map("{:.3f}".format)
-    print("\nBy --abstain_below: share of texts that get a label, and accuracy on these")
-    print(table.rename(index="{:g}".format).to_string())
-
-
-def coverage_table(measured: Measurement) -> pd.DataFrame:
-    """Return the shares `answered` and `accuracy` by the lowest top probability that is answered, where any text is."""
     right, rows = measured.predictions == measured.labels, {}
     for level in ABSTAIN_BELOW:
         answered = ~is_unsure(measured.probabilities, level)
         if answered.any():
-            rows[level] = {"answered": answered.mean(), "accuracy": right[answered].mean()}
-    return pd.DataFrame.from_dict(rows, orient="index")
+            rows[f"{level:g}"] = {"answered": answered.mean(), "accuracy": right[answered].mean()}
+    print("\nBy --abstain_below: share of texts that get a label, and accuracy on these")
+    print(pd.DataFrame.from_dict(rows, orient="index").map("{:.3f}".format).to_string())
 
 
 def most_frequent_mistakes(measured: Measurement, count: int) -> list[tuple[str, str, int]]:
@@ -267,7 +266,7 @@ def most_frequent_mistakes(measured: Measurement, count: int) -> list[tuple[str,
     return [(names[true], names[predicted], texts) for (true, predicted), texts in mistakes]
 
 
-def print_examples(test: "Dataset", measured: Measurement) -> None:
+def print_examples(test: Dataset, measured: Measurement) -> None:
     """Print a few texts, as many of each label as fit, with mistakes marked."""
     names = [*map(shorten, measured.label_names)]
     print("\nPredictions on some of its texts:")

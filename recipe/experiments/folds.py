@@ -1,7 +1,6 @@
 """Cross-validation: folds of all training rows, each classified by a model that was trained on the other folds."""
 
 import logging
-import warnings
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -15,31 +14,22 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from tqdm.auto import tqdm
 from transformers import EvalPrediction
 
-from recipe.arguments import DataArguments
-from recipe.atomic import write_files
 from recipe.config import Arguments
 from recipe.data.dataset import load_rows
 from recipe.data.group_and_time_splits import join_groups
 from recipe.data.rows import check_label_coverage, source_of
 from recipe.data.splits import draw
-from recipe.data.texts import shown_name
 from recipe.data.trained_on import count_trained_on
 from recipe.errors import RecipeError, as_recipe_error
 from recipe.evaluation.baselines import baseline_predictions
 from recipe.evaluation.metrics import compute_metrics, label_metrics
-from recipe.evaluation.plots import BLUE, GREY, save_figure
-from recipe.evaluation.report import TITLES as BASELINES
+from recipe.evaluation.plots import BLUE, GREY, IN_POINTS, new_figure, write_figure
 from recipe.experiments.runs import Results, Runner, settings_of
 from recipe.model.loading import head_labels, load_config
 
 logger = logging.getLogger(__name__)
 
-SHARES = ("accuracy", "macro_f1")  # figures that lie between 0 and 1
-
-
-def titles_of(model_name_or_path: str) -> dict[str, str]:
-    """Return how each classifier is called, the strongest first."""
-    return {"gpt2": shown_name(model_name_or_path), **dict(reversed(BASELINES.items()))}
+SCORES = {"accuracy": "accuracy", "macro_f1": "macro F1", "loss": "loss"}
 
 
 def load_training_rows(arguments: Arguments) -> tuple[pd.DataFrame, list[str]]:
@@ -52,7 +42,10 @@ def load_training_rows(arguments: Arguments) -> tuple[pd.DataFrame, list[str]]:
         RecipeError: whatever is wrong with the data, or texts that the model was trained on before.
     """
     model_args, data_args, _ = arguments
-    check_options(data_args)
+    if data_args.undersample == "train":
+        raise RecipeError("undersample is train: each text is trained on and classified here, so take all, or none")
+    if data_args.split_method == "time":
+        logger.warning("split_method time: folds are drawn at random, so a fold is not later than what it is judged by")
     name = model_args.model_name_or_path
     labels = head_labels(load_config(name, model_args.model_revision))
     rows, names, _, store = load_rows(data_args, labels, make_splits=False)
@@ -61,20 +54,8 @@ def load_training_rows(arguments: Arguments) -> tuple[pd.DataFrame, list[str]]:
     check_label_coverage(rows.value_counts(["split", "label"]).unstack().reindex(columns=names).fillna(0).astype(int))
     if count := count_trained_on(rows["text"], name):
         known = f"{name} was trained on {count} of the {len(rows)} texts"
-        raise RecipeError(
-            f"{known}, so no fold of them would be new to it: give the model that its training began with"
-        )
+        raise RecipeError(f"{known}, so no fold would be new to it: give the model that its training began with")
     return rows, names
-
-
-def check_options(data_args: DataArguments) -> None:
-    """Refuse `undersample train`, and warn of `split_method time`, which folds do without."""
-    if data_args.undersample == "train":
-        raise RecipeError(
-            "undersample is train: each text is both trained on and classified here, so take all, or none"
-        )
-    if data_args.split_method == "time":
-        logger.warning("split_method time: folds are drawn at random, so a fold is not later than what it is judged by")
 
 
 def make_folds(rows: pd.DataFrame, folds: int, seed: int) -> np.ndarray:
@@ -92,18 +73,12 @@ def make_folds(rows: pd.DataFrame, folds: int, seed: int) -> np.ndarray:
     splitter = (StratifiedGroupKFold if grouped else StratifiedKFold)(folds, shuffle=True, random_state=seed)
     fold_of = np.empty(len(rows), dtype=int)
     fix = "give rows of more groups, or lower --folds"
-    with (
-        warnings.catch_warnings(),
-        as_recipe_error(ValueError, f"{source_of(rows)}: {folds} folds cannot be made", fix),
-    ):
-        warnings.simplefilter("ignore", UserWarning)  # of rare labels, which are refused above
-        for fold, (_, test) in enumerate(splitter.split(rows, rows["label"], groups)):
+    with as_recipe_error(ValueError, f"{source_of(rows)}: {folds} folds cannot be made", fix):
+        for fold, (_, test) in enumerate(splitter.split(rows, rows["label"], groups if grouped else None)):
             fold_of[test] = fold
-    for fold in range(folds):
-        absent = set(counts.index) - set(rows["label"][fold_of != fold])
-        if absent or not (fold_of == fold).any():
-            what = f"one holds all rows of the label {min(absent)!r}" if absent else "one would be empty"
-            raise RecipeError(f"{source_of(rows)}: groups are too few or too unlike for {folds} folds ({what}): {fix}")
+        for fold in range(folds):
+            if rows["label"][fold_of != fold].nunique() < len(counts) or not (fold_of == fold).any():
+                raise ValueError("of these groups one fold would be empty, or hold all rows of a label")
     return fold_of
 
 
@@ -134,15 +109,13 @@ def out_of_fold_baselines(
     rows: pd.DataFrame, labels: np.ndarray, fold_of: np.ndarray, class_weight: str
 ) -> dict[str, np.ndarray]:
     """Return the label ids that each baseline gives each row, int [N], fitted to the other folds; those that fit to all."""
-    texts, found = rows["text"].to_numpy(), []
+    texts, predicted = rows["text"].to_numpy(), {}
     for fold in range(fold_of.max() + 1):
         train, test = fold_of != fold, fold_of == fold
-        found.append(baseline_predictions(texts[train].tolist(), labels[train], texts[test].tolist(), class_weight))
-    predicted = {name: np.empty_like(labels) for name in found[0] if all(name in one for one in found)}
-    for name, predictions in predicted.items():
-        for fold, one in enumerate(found):
-            predictions[fold_of == fold] = one[name]
-    return predicted
+        found = baseline_predictions(texts[train].tolist(), labels[train], texts[test].tolist(), class_weight)
+        for name, predictions in found.items():
+            predicted.setdefault(name, np.full_like(labels, -1))[test] = predictions
+    return {name: predictions for name, predictions in predicted.items() if (predictions >= 0).all()}
 
 
 def fold_figures(
@@ -160,19 +133,19 @@ def fold_figures(
         if logits is not None:
             return compute_metrics(EvalPrediction(logits[chosen], labels[chosen]))
         scores = label_metrics(predictions[chosen], labels[chosen])
-        return {name: scores[name] for name in SHARES}
+        return {name: scores[name] for name in ("accuracy", "macro_f1")}
 
     by_fold = [figures(fold_of == fold) for fold in range(fold_of.max() + 1)]
     table = pd.DataFrame(by_fold)
     low, high = corrected_interval(table)
-    low, high = low.clip(lower=0.0), high.where(~high.index.isin(SHARES), high.clip(upper=1.0))
+    most = pd.Series({"accuracy": 1.0, "macro_f1": 1.0, "loss": np.inf}).reindex(high.index)
     texts = np.bincount(fold_of).tolist()
     return {
         "pooled": figures(np.full(len(labels), True)),
         "mean": table.mean().to_dict(),
         "sd": table.std().to_dict(),
-        "low": low.to_dict(),
-        "high": high.to_dict(),
+        "low": low.clip(lower=0.0).to_dict(),
+        "high": high.clip(upper=most).to_dict(),
         "folds": [{"texts": count, **one} for count, one in zip(texts, by_fold, strict=True)],
     }
 
@@ -194,23 +167,19 @@ def draw_folds(path: Path, figures: Mapping[str, dict[str, Any]], titles: Mappin
 
     Args:
         figures: of each classifier, what fold_figures returns.
-        titles: as titles_of returns them.
+        titles: of each classifier.
     """
-    from matplotlib.figure import Figure  # not pyplot, which would look for a screen
-
     names = [name for name in figures if name != "majority"][::-1]  # which is far off, and would squeeze the others
-    figure = Figure(figsize=(10, 1.4 + 0.6 * len(names)), dpi=120, layout="constrained")
-    for axes, (score, name_of_score) in zip(
-        figure.subplots(1, 2, sharey=True), {"accuracy": "accuracy", "macro_f1": "macro F1"}.items(), strict=True
-    ):
+    figure = new_figure(10, 1.4 + 0.6 * len(names))
+    for axes, score in zip(figure.subplots(1, 2, sharey=True), ("accuracy", "macro_f1"), strict=True):
         for height, name in enumerate(names):
             color, found = BLUE if name == "gpt2" else GREY, figures[name]
             folds = [fold[score] for fold in found["folds"]]
             axes.plot(folds, [height - 0.2] * len(folds), "o", color=color, markersize=4, fillstyle="none")
             mean, low, high = (found[what][score] for what in ("mean", "low", "high"))
             axes.errorbar(mean, height, xerr=[[mean - low], [high - mean]], fmt="o", color=color, capsize=3)
-            axes.annotate(f"{mean:.3f}", (mean, height), (0, 5), textcoords="offset points", ha="center", fontsize=8)
+            axes.annotate(f"{mean:.3f}", (mean, height), (0, 5), fontsize=8, **IN_POINTS)
         axes.set_yticks(range(len(names)), labels=[titles[name] for name in names])
-        axes.set(xlabel=f"{name_of_score}: mean of folds, 95 % interval; a ring a fold", ylim=(-0.6, len(names) - 0.3))
+        axes.set(xlabel=f"{SCORES[score]}: mean of folds, 95 % interval; a ring a fold", ylim=(-0.6, len(names) - 0.3))
         axes.grid(axis="x", alpha=0.3)
-    write_files(path.parent, lambda folder: save_figure(figure, folder / path.name))
+    write_figure(figure, path)

@@ -2,7 +2,6 @@
 
 import warnings
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,30 +14,12 @@ from recipe.errors import RecipeError
 PREFIX = "probability_"  # of the columns that predictions have
 
 
-class LabelledPredictions(NamedTuple):
-    """Texts with a given label, and a probability for every label.
-
-    frame: `row` (of the training file, where the predictions tell it), `source` where they do, `text` and `label`.
-    label_names: by column of the probabilities.
-    probabilities: float64 [N, num_labels].
-    """
-
-    frame: pd.DataFrame
-    label_names: list[str]
-    probabilities: np.ndarray
-
-
-def require_cleanlab() -> None:
-    """Raise RecipeError where cleanlab is not installed."""
-    try:
-        import cleanlab.filter  # noqa: F401
-    except ImportError as error:
-        fix = "pip install 'gpt2-classifier-recipe[labels]'"
-        raise RecipeError(f"label errors are found by cleanlab, which cannot be imported ({error}): {fix}") from error
-
-
-def read_predictions(path: Path, label_column: str | None = None) -> LabelledPredictions:
+def read_predictions(path: Path, label_column: str | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read what cross_validate.py wrote, or with `label_column` any predictions with given labels beside them.
+
+    Returns:
+        The texts with `row` (of the training file, where the predictions tell it), `source` where they do, `text` and the given
+        `label`; and their probabilities, float64, a column a label.
 
     Raises:
         RecipeError: no probabilities, or a row whose label or probabilities cannot be used.
@@ -57,36 +38,38 @@ def read_predictions(path: Path, label_column: str | None = None) -> LabelledPre
     rows = check_rows(make_table(str(path), batches, wanted).frame, str(path))
     unknown = ~rows["label"].isin(names)
     refuse_rows(rows, unknown, f"a label without a column {PREFIX}LABEL", f"known are {', '.join(names)}")
-    numbers = rows[[PREFIX + name for name in names]].apply(pd.to_numeric, errors="coerce").astype(np.float64)
-    bad = ~numbers.ge(0).all(axis=1) | ~numbers.sum(axis=1).between(0.999, 1.001)
+    probabilities = rows[[PREFIX + name for name in names]].apply(pd.to_numeric, errors="coerce").astype(np.float64)
+    bad = ~probabilities.ge(0).all(axis=1) | ~probabilities.sum(axis=1).between(0.999, 1.001)
     refuse_rows(rows, bad, "probabilities that are not numbers from 0 up with the sum 1", "write the file again")
-    frame = pd.DataFrame({"row": rows.get("training_row", rows["row"])})
+    texts = pd.DataFrame({"row": rows.get("training_row", rows["row"])})
     if "training_source" in rows:
-        frame["source"] = rows["training_source"]
-    return LabelledPredictions(frame.assign(text=rows["text"], label=rows["label"]), names, numbers.to_numpy())
+        texts["source"] = rows["training_source"]
+    return texts.assign(text=rows["text"], label=rows["label"]), probabilities.set_axis(names, axis=1)
 
 
-def find_label_errors(predictions: LabelledPredictions) -> pd.DataFrame:
-    """Return the rows that are probably mislabelled, the least probable label first.
+def find_label_errors(texts: pd.DataFrame, probabilities: pd.DataFrame) -> pd.DataFrame:
+    """Return the texts that are probably mislabelled, the least probable label first.
 
     Confident learning (Northcutt, Jiang & Chuang 2021), by cleanlab's `find_label_issues` with its defaults: a text counts
     as one of a label where its probability is at least the mean of that label's own texts; the counts of given against
     such labels tell how many of each pair are wrong, and those are the texts furthest from their given label.
 
+    Args:
+        texts, probabilities: as read_predictions returns them.
+
     Returns:
-        The columns of the frame, `probability_of_label` (the given one), `likelier_label` and
+        The columns of the texts, `probability_of_label` (the given one), `likelier_label` and
         `probability_of_likelier_label`.
     """
     from cleanlab.filter import find_label_issues
 
-    frame, names, probabilities = predictions
-    labels = frame["label"].map({name: i for i, name in enumerate(names)}).to_numpy(dtype=np.int64)
+    labels, numbers = probabilities.columns.get_indexer(texts["label"]), probabilities.to_numpy()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of labels that no text has, by their ids
-        found = find_label_issues(labels, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1)
+        found = find_label_issues(labels, numbers, return_indices_ranked_by="self_confidence", n_jobs=1)
     found = np.asarray(found, dtype=np.int64)
-    return frame.iloc[found].assign(
-        probability_of_label=probabilities[found, labels[found]].round(8),
-        likelier_label=[names[i] for i in probabilities[found].argmax(axis=1)],
-        probability_of_likelier_label=probabilities[found].max(axis=1).round(8),
+    return texts.iloc[found].assign(
+        probability_of_label=numbers[found, labels[found]].round(8),
+        likelier_label=probabilities.columns[numbers[found].argmax(axis=1)],
+        probability_of_likelier_label=numbers[found].max(axis=1).round(8),
     )

@@ -1,8 +1,9 @@
 """Options of the experiments' scripts: where the results go, beside every option of train.py."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from recipe.errors import OneLineParser, RecipeError, printable
 
@@ -21,6 +22,17 @@ REFUSED = {
 }
 
 
+def whole_number(least: int) -> Callable[[str], int]:
+    """Return the type, for argparse, of an option that is a whole number from `least` up."""
+
+    def parse(word: str) -> int:
+        if not word.isdecimal() or int(word) < least:
+            raise argparse.ArgumentTypeError(f"{word} is no whole number from {least} up")
+        return int(word)
+
+    return parse
+
+
 def add_output_options(
     parser: OneLineParser, required: bool = False, output: str = "A .json file for the figures."
 ) -> None:
@@ -35,7 +47,7 @@ def add_output_options(
 def parse_options(
     parser: OneLineParser, formats: tuple[str, ...] = (".json",)
 ) -> "tuple[argparse.Namespace, Arguments]":
-    """Parse the command line: the parser's options, whose output files are checked, and those of a run.
+    """Parse the command line: the parser's options, whose output files are checked before any work, and those of a run.
 
     Args:
         formats: endings of --output_file.
@@ -46,46 +58,28 @@ def parse_options(
     args, rest = parser.parse_known_args()
     # Imported here, since --help and wrong options need none of it.
     from recipe.config import parse_arguments
+    from recipe.evaluation.plots import PLOT_FORMATS, require_matplotlib
+    from recipe.inference.prediction_files import check_output_file
 
-    run = parse_arguments([*UNUSED, *rest], names_of(parser))
+    run = parse_arguments([*UNUSED, *rest], [*vars(args)])
     given = {name: value for arguments in run for name, value in vars(arguments).items()}
     for name, reason in REFUSED.items():
         if given[name]:
             raise RecipeError(f"{name} is for train.py: {reason}, so leave it out, here and in the --config file")
-    check_outputs(args, formats, **kept_files(run))
+    if "figures_file" in args and not args.figures_file:
+        args.figures_file = args.output_file.with_suffix(".json")
+    inputs = [file for name in ("train_file", "validation_file", "test_file") for file in given[name] or []]
+    outputs = {"output_file": formats, "figures_file": (".json",), "plot_file": PLOT_FORMATS}
+    for name, endings in outputs.items():
+        if path := getattr(args, name, None):
+            overwrite = args.overwrite_output_file
+            check_output_file(path, overwrite, endings, name, inputs, model_dir=given["model_name_or_path"])
+    if args.plot_file:
+        require_matplotlib()
     return args, run
-
-
-def names_of(parser: OneLineParser) -> list[str]:
-    """Return a parser's own options."""
-    return [action.dest for action in parser._actions]
 
 
 def print_saved(*paths: Path | None) -> None:
     """Say where the results are, as far as there are files."""
     if written := [str(path) for path in paths if path]:
         print(f"\nSaved to {printable(', '.join(written))}")
-
-
-def kept_files(run: "Arguments") -> dict[str, Any]:
-    """Return what no output may overwrite, as check_output_file takes it: the run's inputs, and its base model's folder."""
-    model_args, data_args, _ = run
-    splits = ("train_file", "validation_file", "test_file")
-    inputs = [file for name in splits for file in getattr(data_args, name) or []]
-    return {"inputs": inputs, "model_dir": model_args.model_name_or_path}
-
-
-def check_outputs(args: argparse.Namespace, formats: tuple[str, ...] = (".json",), **kept: Any) -> None:
-    """Raise RecipeError, before any work, for output files that cannot be written, or a picture without matplotlib.
-
-    `kept` is as in check_output_file.
-    """
-    from recipe.inference.prediction_files import check_output_file
-
-    if args.output_file:
-        check_output_file(args.output_file, args.overwrite_output_file, formats, **kept)
-    if args.plot_file:
-        from recipe.evaluation.plots import PLOT_FORMATS, require_matplotlib
-
-        check_output_file(args.plot_file, args.overwrite_output_file, PLOT_FORMATS, "plot_file", **kept)
-        require_matplotlib()

@@ -21,15 +21,17 @@ import numpy as np
 import torch
 import transformers
 import xxhash
+from accelerate import PartialState
 from filelock import FileLock, Timeout
 from transformers import PrinterCallback, TrainerCallback
 
 from recipe.atomic import file_hash
 from recipe.config import Arguments, resolved_config
+from recipe.data.dataset import load_splits
 from recipe.data.tokenization import load_tokenizer, tokenize
 from recipe.data.windows import choose_windows, remember_windows
 from recipe.errors import RecipeError, as_recipe_error
-from recipe.model.loading import load_config
+from recipe.model.loading import head_labels, load_config
 from recipe.training.features import cache_features
 from recipe.training.run_folder import check_writable
 from recipe.training.steps import Model, freeze, load_model, make_trainer
@@ -45,24 +47,18 @@ class Results:
     """
 
     def __init__(self, path: Path, *depends_on: Any):
-        """Read what an earlier call has left.
-
-        Args:
-            path: of the file, which need not exist.
-            depends_on: what the results of all cases depend on, as JSON can hold it: options, texts, labels.
-        """
+        """Read what an earlier call has left; `depends_on` is what all cases depend on, as JSON can hold it: options, texts."""
         self.path, self.common = path, hash_of(depends_on)
         self.found: dict[str, Any] = {}
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        self.complete = text.endswith("\n") or not text  # else a kill has cut its last line short
+        if text and not text.endswith("\n"):
+            path.write_text(f"{text}\n", encoding="utf-8")  # a kill has cut the last line short
         for line in text.splitlines():
-            with contextlib.suppress(ValueError, KeyError, TypeError):  # a line that a kill has cut short
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # such a line
                 kept = json.loads(line)
                 self.found[kept["case"]] = kept["result"]
         if self.found:
-            logger.info(
-                "%s: %d results of an earlier call, used where options and texts are the same", path, len(self.found)
-            )
+            logger.info("%s: %d results are kept, used where options and texts are the same", path, len(self.found))
 
     def get(self, case: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return the result of a case, or None."""
@@ -74,23 +70,15 @@ class Results:
         if key not in self.found:
             self.found[key] = measure()
             with self.path.open("a", encoding="utf-8") as file:
-                line = json.dumps({"case": key, **case, "result": self.found[key]})
-                file.write(line + "\n" if self.complete else "\n" + line + "\n")
-                self.complete = True
+                file.write(json.dumps({"case": key, **case, "result": self.found[key]}) + "\n")
         return self.found[key]
-
-    def remove(self) -> None:
-        """Remove the file, once the results are saved elsewhere."""
-        self.path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """Make the folder of a file of results, and let no other process use the file until the block ends.
-
-    Raises:
-        RecipeError: before any work, where the folder cannot be written to, or another process is at work.
-    """
+    """Make the folder of a file of results, and let no other process use the file until the block ends."""
+    if PartialState().num_processes > 1:
+        raise RecipeError("experiments are one process: start this script with python")
     check_writable(path.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(Path(gettempdir()) / f"recipe-{hash_of(str(path.resolve()))}.lock", timeout=0)
@@ -107,6 +95,19 @@ def hash_of(content: Any) -> str:
     return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True, default=str).encode())
 
 
+def load_texts(arguments: Arguments, *names: str) -> dict[str, datasets.Dataset]:
+    """Return the splits of these names, with the label ids of the base model's head where it is a classifier."""
+    model_args, data_args, _ = arguments
+    config = load_config(model_args.model_name_or_path, model_args.model_revision)
+    splits = load_splits(data_args, head_labels(config))
+    return {name: splits[name] for name in names}
+
+
+def rows_of(splits: Mapping[str, datasets.Dataset]) -> dict[str, list]:
+    """Return all texts and labels, which results depend on."""
+    return {name: [split["text"][:], split["label"][:]] for name, split in splits.items()}
+
+
 def settings_of(arguments: Arguments) -> dict[str, Any]:
     """Return what the results of a run depend on, beside its texts: options, versions, a local base model's files by hash."""
     options = {name: value for name, value in resolved_config(*arguments).items() if name != "output_dir"}
@@ -121,21 +122,16 @@ class Runner:
     """Trainings on the same texts, each by the steps of scripts/train.py: tokenized once, the trunk run once a depth."""
 
     def __init__(self, arguments: Arguments, splits: Mapping[str, datasets.Dataset], keep_head: bool = False):
-        """Tokenize the texts.
+        """Tokenize the texts; refuse those that train.py would read in windows.
 
         Args:
             arguments: as parse_arguments returns them.
             splits: with the columns `text` and `label` (ClassLabel); trainings take their rows from these.
             keep_head: start from the head of a base model that is a classifier of these labels, as train.py does; else each
                 training starts with a fresh head.
-
-        Raises:
-            RecipeError: texts that train.py would read in windows, or several processes.
         """
         self.arguments, self.keep_head = arguments, keep_head
-        model_args, data_args, training_args = arguments
-        if training_args.world_size > 1:
-            raise RecipeError("experiments are one process: start this script with python")
+        model_args, data_args, _ = arguments
         name, revision = model_args.model_name_or_path, model_args.model_revision
         config = load_config(name, revision)
         if choose_windows(config, data_args.window):
@@ -169,7 +165,7 @@ class Runner:
     @contextlib.contextmanager
     def trainer(
         self,
-        rows: Mapping[str, tuple[str, np.ndarray | None]],
+        train: np.ndarray | None = None,
         seed: int | None = None,
         options: Mapping[str, Any] | None = None,
         callbacks: Sequence[TrainerCallback] = (),
@@ -178,7 +174,7 @@ class Runner:
         """Make the trainer of one case; its folder is removed afterwards.
 
         Args:
-            rows: for `train`, and perhaps `validation`: the name of a split, and which of its rows (None: all).
+            train: rows of the split `train` (None: all). The split `validation` is the one to evaluate on, if there is one.
             seed: of the head, the order of the texts and dropout; by default the run's.
             options: fields of ModelArguments that replace the run's.
             training: fields of TrainingArguments that replace the run's.
@@ -190,10 +186,7 @@ class Runner:
             setattr(args, name, value)
         model = self.make_model(args.seed, **(options or {}))
         cached = self.cache(model)
-        chosen = {
-            split: cached[name] if numbers is None else cached[name].select(numbers)
-            for split, (name, numbers) in rows.items()
-        }
+        chosen = cached if train is None else {**cached, "train": cached["train"].select(train)}
         with TemporaryDirectory(prefix="recipe-experiment-") as args.output_dir:
             arguments = (self.arguments[0], self.arguments[1], args)
             trainer = make_trainer(model, arguments, chosen, self.tokenizer, callbacks=[*callbacks])
@@ -211,7 +204,7 @@ class Runner:
             test: the split whose texts are classified, and which of its rows (None: all).
         """
         plain = {"save_strategy": "no", "eval_strategy": "no", "load_best_model_at_end": False, "disable_tqdm": True}
-        with self.trainer({"train": ("train", train)}, seed, **plain) as trainer:
+        with self.trainer(train, seed, **plain) as trainer:
             trainer.train()
             name, numbers = test
             rows = self.cache(trainer.model)[name]

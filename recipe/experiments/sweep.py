@@ -18,17 +18,17 @@ from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from recipe.arguments import check_fields
-from recipe.atomic import write_files
 from recipe.config import Arguments, field_of
 from recipe.errors import RecipeError
-from recipe.evaluation.plots import BLUE, save_figure
+from recipe.evaluation.plots import new_figure, write_figure
 from recipe.experiments.runs import Results, Runner
 from recipe.model.freezing import LAST_BLOCKS, trainable_patterns
 from recipe.model.loading import load_config
-from recipe.training.callbacks import EarlyStopping
+from recipe.training.callbacks import callbacks_for
 from recipe.training.trainer import DivergedError
 
 FIRST = 10  # trials of a range that stand at equal ratios; as many as Optuna's TPE draws at random
+OPTIONS = {"learning_rate": "learning_rate", "depth": "trainable", "dropout": "dropout", "seed": "seed"}  # of train.py
 
 # Values of learning_rate, depth (how many last blocks train), dropout, seed: a list, or a range (low, high) of the first.
 Space = Mapping[str, list | tuple[float, float]]
@@ -62,8 +62,6 @@ def check_options(arguments: Arguments, space: Space) -> None:
     load_best_model_at_end, the last.
     """
     model_args, _, args = arguments
-    if args.world_size > 1:
-        raise RecipeError("a sweep is one process: start it without `accelerate launch`")
     check_fields(args, "eval_delay", lambda delay: not delay, "0 in a sweep, which compares after each epoch")
     if args.load_best_model_at_end:
         check_fields(args, "metric_for_best_model", ("loss", "eval_loss").__contains__, "loss in a sweep")
@@ -112,14 +110,10 @@ def train(
     validations = Validations(args.load_best_model_at_end, goes_on)
     options = {"dropout": setting["dropout"]} if "dropout" in setting else {}
     options |= {"trainable": [f"{LAST_BLOCKS}{setting['depth']}"]} if "depth" in setting else {}
-    training = {"learning_rate": setting.get("learning_rate", args.learning_rate), "eval_strategy": "epoch"}
-    training |= {"save_strategy": "no", "load_best_model_at_end": False, "disable_tqdm": True}
-    callbacks: list[TrainerCallback] = [validations]
-    if args.early_stopping_patience:
-        training |= {"metric_for_best_model": "loss", "greater_is_better": False}
-        callbacks.append(EarlyStopping(args.early_stopping_patience))
-    rows = {"train": ("train", None), "validation": ("validation", None)}
-    with runner.trainer(rows, setting.get("seed"), options, callbacks, **training) as trainer:
+    training = {"learning_rate": setting["learning_rate"], "eval_strategy": "epoch", "save_strategy": "no"}
+    training |= {"load_best_model_at_end": False, "metric_for_best_model": "loss", "greater_is_better": False}
+    callbacks = [validations, *callbacks_for(args)]
+    with runner.trainer(None, setting.get("seed"), options, callbacks, disable_tqdm=True, **training) as trainer:
         start = perf_counter()
         try:
             trainer.train()
@@ -152,7 +146,12 @@ def search(
     with tqdm(total=trials, unit=" trials", disable=runner.arguments[2].disable_tqdm) as bar:
         for number in range(trials):
             trial = study.ask()
-            values = suggest(trial, space)
+            values = {
+                name: trial.suggest_float(name, *given, log=True)
+                if isinstance(given, tuple)
+                else trial.suggest_categorical(name, given)
+                for name, given in space.items()
+            }
 
             def goes_on(epoch: int, loss: float, trial: optuna.Trial = trial) -> bool:
                 trial.report(loss, epoch)
@@ -171,66 +170,24 @@ def search(
     table = pd.DataFrame(rows)[["trial", *space, "loss", "accuracy", "epochs", "state", "seconds"]]
     if "complete" not in set(table["state"]):
         raise RecipeError("no trial ran to its end: give lower learning_rates")
-    order = table["state"].map(["complete", "pruned", "diverged"].index)
-    far = -table["epochs"].where(table["state"] != "complete", 0)  # early stopping ends complete ones at any epoch
-    return table.assign(order=order, far=far).sort_values(["order", "far", "loss"]).drop(columns=["order", "far"])
+    return table.sort_values(["state", "loss"])  # by the alphabet, complete ones are first
 
 
-def compare_best(
-    runner: Runner, results: Results, space: Space, table: pd.DataFrame, count: int
-) -> tuple[dict[str, float], dict[str, Any] | None]:
-    """Train the best setting with `count` other seeds, and the runner-up to its end if it was pruned.
+def compare_best(runner: Runner, results: Results, space: Space, table: pd.DataFrame, count: int) -> dict[str, float]:
+    """Train the best setting, the table's first, with `count` other seeds, and return the figures of `spread`.
 
     Seeds of the trials are left out: the best trial was chosen for its loss, so its own says too much.
-
-    Returns:
-        spread's figures (empty if count is 0) and the runner-up as `train` returns it, or None.
-    """
-    best, runner_up = best_and_runner_up(table, [*space])
-    if not count:
-        return {}, None
-
-    def measure(setting: dict[str, Any]) -> dict[str, Any]:
-        found = results.of({**setting, "to_the_end": True}, partial(train, runner, setting))
-        bar.update()
-        return found
-
-    taken = {runner.arguments[2].seed, *space.get("seed", ())}
-    seeds = itertools.islice((seed for seed in itertools.count(min(taken)) if seed not in taken), count)
-    ends = runner_up is None or runner_up["state"] == "complete"
-    with tqdm(total=count + (not ends), unit=" seeds", disable=runner.arguments[2].disable_tqdm) as bar:
-        figures = spread([measure({**setting_of(best, [*space]), "seed": seed}) for seed in seeds])
-        if runner_up is None:
-            return figures, None
-        setting = setting_of(runner_up, [*space])
-        return figures, {
-            **setting,
-            **(setting_of(runner_up, ["loss", "accuracy", "state"]) if ends else measure(setting)),
-        }
-
-
-def suggest(trial: optuna.Trial, space: Space) -> dict[str, Any]:
-    """Return the trial's values."""
-    return {
-        name: trial.suggest_float(name, *values, log=True)
-        if isinstance(values, tuple)
-        else trial.suggest_categorical(name, values)
-        for name, values in space.items()
-    }
-
-
-OPTIONS = {"learning_rate": "learning_rate", "depth": "trainable", "dropout": "dropout", "seed": "seed"}  # of train.py
-
-
-def best_and_runner_up(table: pd.DataFrame, names: Sequence[str]) -> tuple[pd.Series, pd.Series | None]:
-    """Return the rows of the best setting and of the next other one, whatever their seeds; the table's best is first.
-
-    The runner-up may have been pruned: of these, the one that ran farthest.
     """
     best = table.iloc[0]
-    settings = [name for name in names if name != "seed"]
-    others = table[(table[settings] != best[settings]).any(axis=1) & (table["state"] != "diverged")]
-    return best, others.iloc[0] if len(others) else None
+    names = [name for name in space if name != "seed"]
+    taken = {runner.arguments[2].seed, *space.get("seed", ())}
+    seeds = itertools.islice((seed for seed in itertools.count(min(taken)) if seed not in taken), count)
+    runs = []
+    for seed in tqdm([*seeds], unit=" seeds", disable=runner.arguments[2].disable_tqdm):
+        setting = {**setting_of(best, names), "seed": seed}
+        runs.append(results.of({**setting, "to_the_end": True}, partial(train, runner, setting)))
+    others = table[(table["state"] == "complete") & (table[names] != best[names]).any(axis=1)]
+    return spread(runs, others["loss"])
 
 
 def setting_of(row: pd.Series, names: Sequence[str]) -> dict[str, Any]:
@@ -238,51 +195,39 @@ def setting_of(row: pd.Series, names: Sequence[str]) -> dict[str, Any]:
     return {name: row[name].item() if isinstance(row[name], np.generic) else row[name] for name in names}
 
 
-def spread(runs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return mean and standard deviation of runs that differ by their seed alone, and where another run's loss would lie.
+def spread(runs: Sequence[Mapping[str, Any]], others: Sequence[float]) -> dict[str, float]:
+    """Return mean and sd of runs that differ by their seed alone, and how many losses of `others` may differ by no more.
 
     `low` and `high` bound the 95 % prediction interval of one more run, if losses are normal: mean -+ t sd sqrt(1 + 1/n),
-    and not below 0. Runs that diverged are counted, and the figures are of the others.
+    and not below 0; `as_good` of the others are in it or below. Runs that diverged are counted, and left out of the figures.
     """
     ended = [run for run in runs if run["state"] != "diverged"]
     figures: dict[str, float] = {"runs": len(ended), "diverged": len(runs) - len(ended)}
-    losses, accuracies = [run["loss"] for run in ended], [run["accuracy"] for run in ended]
-    if ended:
-        figures |= {"loss": float(np.mean(losses)), "accuracy": float(np.mean(accuracies))}
+    for name in ("loss", "accuracy"):
+        values = [run[name] for run in ended]
+        figures |= {name: float(np.mean(values))} if ended else {}
+        figures |= {f"{name}_sd": float(np.std(values, ddof=1))} if len(ended) > 1 else {}
     if len(ended) > 1:
-        sd = float(np.std(losses, ddof=1))
-        reach = float(t.ppf(0.975, len(losses) - 1)) * sd * (1 + 1 / len(losses)) ** 0.5
-        figures |= {"loss_sd": sd, "accuracy_sd": float(np.std(accuracies, ddof=1))}
+        reach = float(t.ppf(0.975, len(ended) - 1)) * figures["loss_sd"] * (1 + 1 / len(ended)) ** 0.5
         figures |= {"low": max(figures["loss"] - reach, 0.0), "high": figures["loss"] + reach}
+        figures |= {"others": len(others), "as_good": sum(loss <= figures["high"] for loss in others)}
     return figures
 
 
-def describe_spread(figures: Mapping[str, float], runner_up: Mapping[str, Any] | None) -> str:
-    """Return the sentences on the best setting's seeds, and on whether the runner-up is any different."""
-    text = ""
+def describe_spread(figures: Mapping[str, float]) -> str:
+    """Return what the best setting's other seeds gave, and how many other settings may be as good."""
+    text = f"The best setting with {figures['runs']} other seeds"
     if figures["diverged"]:
-        count = figures["diverged"] + figures["runs"]
-        text = f"Of {count} other seeds, {figures['diverged']} diverged with the best setting: take a lower rate.\n"
-    if "loss" not in figures:
-        return text.strip()
-    if "low" not in figures:
-        text += f"One more seed of the best setting: validation loss {figures['loss']:.4f}"
-        return text + "; two or more have a spread."
-    text += (
-        f"The best setting with {figures['runs']} other seeds: validation loss {figures['loss']:.4f}"
-        f" (sd {figures['loss_sd']:.4f}), accuracy {figures['accuracy']:.4f} (sd {figures['accuracy_sd']:.4f}).\n"
-    )
-    if runner_up is None:
-        return text + "There is no other setting to compare it with."
-    if runner_up["state"] == "diverged":
-        return text + f"The runner-up diverged: {runner_up['reason']}."
-    loss = runner_up["loss"]
-    inside = figures["low"] <= loss <= figures["high"]
-    verdict = "it may differ by its seed alone" if inside else "a better one" if loss < figures["low"] else "worse"
-    return text + (
-        f"The runner-up's {loss:.4f} lies {'within' if inside else 'outside'} {figures['low']:.4f} to"
-        f" {figures['high']:.4f}, where 95 % of single runs of the best setting would: {verdict}."
-    )
+        text += f" (and {figures['diverged']} more, which diverged: take a lower rate)"
+    if "loss" in figures:
+        text += f": validation loss {figures['loss']:.4f}"
+    if "high" in figures:
+        text += (
+            f" (sd {figures['loss_sd']:.4f}), accuracy {figures['accuracy']:.4f} (sd {figures['accuracy_sd']:.4f}). A single run"
+            f" would have a loss of {figures['low']:.4f} to {figures['high']:.4f} (95 %): {figures['as_good']} of"
+            f" {figures['others']} complete trials of other settings have no larger one, so may differ by their seed alone"
+        )
+    return f"{text}."
 
 
 def train_command(overrides: Sequence[str], setting: Mapping[str, Any], output_dir: Path) -> str:
@@ -299,42 +244,26 @@ def train_command(overrides: Sequence[str], setting: Mapping[str, Any], output_d
 
 
 def draw_sweep(path: Path, table: pd.DataFrame, figures: Mapping[str, float]) -> None:
-    """Draw validation loss by learning rate, a line a depth, and the best setting's mean over its seeds, if it has one.
+    """Draw validation loss by learning rate, a line a depth, and the best setting's mean over its other seeds, if it has one.
 
-    Trials that were pruned are hollow, with the epochs that their loss comes from. Crosses at the top have diverged.
+    Trials that were pruned are hollow, and crosses at the top have diverged.
     """
-    import matplotlib
-    from matplotlib.figure import Figure  # not pyplot, which would look for a screen
-
-    figure = Figure(figsize=(7, 4.5), dpi=120, layout="constrained")
+    figure = new_figure(7, 4.5)
     axes = figure.subplots()
-    depths = sorted(table["depth"].unique()) if "depth" in table else [None]
-    colors = [BLUE] if len(depths) == 1 else matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(depths)))
-    for depth, color in zip(depths, colors, strict=True):
-        rows = table if depth is None else table[table["depth"] == depth]
-        run = rows[rows["state"] != "diverged"].sort_values("learning_rate")
-        axes.plot(run.groupby("learning_rate")["loss"].min(), color=color, linewidth=0.8, alpha=0.6)
-        name = "complete" if depth is None else f"{depth} blocks train" if depth != 1 else "1 block trains"
-        for state, fill in (("complete", color), ("pruned", "none")):
-            chosen = run[run["state"] == state]
-            label = name if state == "complete" else "pruned after so many epochs" if depth == depths[-1] else None
-            axes.scatter(chosen["learning_rate"], chosen["loss"], facecolors=fill, edgecolors=color, label=label)
-        for _, row in run[run["state"] == "pruned"].iterrows():
-            place = row["learning_rate"], row["loss"]
-            axes.annotate(f"{row['epochs']:g}", place, (5, 3), textcoords="offset points", fontsize=7, color=color)
-        lost = rows.loc[rows["state"] == "diverged", "learning_rate"]
-        axes.plot(lost, [0.97] * len(lost), "x", color=color, transform=axes.get_xaxis_transform())
+    by_depth = table.groupby("depth") if "depth" in table else [(None, table)]
+    for number, (depth, rows) in enumerate(by_depth):
+        color, name = f"C{number}", "complete" if depth is None else f"complete, depth {depth}"
+        axes.plot(rows.groupby("learning_rate")["loss"].min(), color=color, linewidth=0.8, alpha=0.6)
+        complete, pruned = (rows[rows["state"] == state] for state in ("complete", "pruned"))
+        axes.scatter(complete["learning_rate"], complete["loss"], color=color, label=name)
+        axes.scatter(pruned["learning_rate"], pruned["loss"], facecolors="none", edgecolors=color)
+        diverged = rows.loc[rows["state"] == "diverged", "learning_rate"]
+        axes.plot(diverged, [0.97] * len(diverged), "x", color=color, transform=axes.get_xaxis_transform())
+    axes.scatter([], [], facecolors="none", edgecolors="black", label="pruned, when it was")
     if "loss" in figures:
         error, place = figures.get("loss_sd", 0), table["learning_rate"].iloc[0]
         axes.errorbar(place, figures["loss"], error, fmt="_", color="black", capsize=4, label="best, other seeds (sd)")
-    axes.set(xscale="log", xlabel="learning rate", ylabel="validation loss")
-    ratio = table["loss"].max() / table["loss"].min()
-    if ratio > 2:  # of a narrower range, a logarithmic axis has hardly a label
-        axes.set_yscale("log")
-        subs = (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9) if ratio < 10 else (1, 2, 5) if ratio < 1000 else (1,)
-        axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=subs, numticks=20))
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter("")
-    axes.grid(alpha=0.2)
+    axes.set(xscale="log", yscale="log", xlabel="learning rate", ylabel="validation loss")
+    axes.grid(alpha=0.2, which="both")
     axes.legend(fontsize=8, frameon=False)
-    write_files(path.parent, lambda folder: save_figure(figure, folder / path.name))
+    write_figure(figure, path)

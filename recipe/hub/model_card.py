@@ -11,13 +11,12 @@ from typing import Any
 import pandas as pd
 import xxhash
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from sklearn.metrics import precision_recall_fscore_support
 
 import recipe
 from recipe.atomic import write_text
 from recipe.data.texts import read_run_config
 from recipe.errors import RecipeError, as_recipe_error, printable, shorten
-from recipe.evaluation.report import Measurement, comparison_table, conclusions, most_frequent_mistakes
+from recipe.evaluation.report import PICTURES, WIDE, Measurement, comparison_table, conclusions, most_frequent_mistakes
 from recipe.shipped import PACKAGE
 
 logger = logging.getLogger(__name__)
@@ -29,14 +28,6 @@ END = "<!-- The end of the run's part. -->"
 BLOCK = re.compile(re.escape(BEGIN).replace(r"\{hash\}", "([0-9a-f]*)") + f"\n(.*)\n{re.escape(END)}", re.DOTALL)
 OURS = ("metrics", "model-index")  # of the front matter: an earlier run's are not kept
 FIGURES = {"accuracy": ("accuracy", "Accuracy"), "f1": ("macro_f1", "Macro F1"), "loss": ("loss", "Loss")}
-PICTURES = {  # of evaluation/plots.py, and their titles
-    "confusion_matrix": "Confusion matrix",
-    "reliability": "Reliability",
-    "precision_recall": "Precision and recall",
-    "length": "Accuracy by length",
-    "training": "Training",
-}
-WIDE = 12  # labels: of more, the confusion matrix is a picture alone
 MISTAKES = 5  # that the limits name
 HYPERPARAMETERS = (
     "learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "processes",
@@ -56,23 +47,18 @@ REMOVED = {
 }
 
 
-def write_model_card(run_dir: str | Path, measured: Measurement | None = None, **metadata: Any) -> Path:
+def write_model_card(run_dir: str | Path, measured: Measurement | None = None) -> Path:
     """Write README.md into a run's folder, and return its path.
 
     Of a card that is there already, only the run's part and the run's fields of the front matter are replaced. Where
     somebody has edited the run's part, the card stays as it is, and README.new.md is written beside it.
 
     Args:
-        measured: the test. Without it, a card that shows the figures of test_results.json only gets the metadata, since
-            that file does not hold all that the card says.
-        metadata: fields of the front matter, such as `license`, `language` and `tags`.
+        measured: the test; without it, the card has no figures.
     """
     folder = Path(run_dir)
     path, new_path = folder / CARD_FILE, folder / NEW_CARD_FILE
-    if measured is None and shows_results(path, folder / "test_results.json"):
-        write_text(path, str(with_fields(read_card(path), metadata)))
-        return path
-    card = make_card(folder, measured, metadata)
+    card = make_card(folder, measured)
     try:
         old = read_card(path) if path.exists() else card
         if is_edited(old):
@@ -93,16 +79,6 @@ def read_card(path: Path) -> ModelCard:
     """Read a card, with or without front matter and a byte-order mark."""
     with as_recipe_error(Exception, f"{path}: cannot be read", "correct the lines between its `---`, or remove it"):
         return ModelCard(path.read_text(encoding="utf-8-sig"))
-
-
-def shows_results(path: Path, results: Path) -> bool:
-    """Return whether a card was made from the test whose figures a results file holds."""
-    try:
-        shown = {result.metric_type: result.metric_value for result in read_card(path).data.eval_results or ()}
-        figures = json.loads(results.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return all(shown.get(kind) == round(figures.get(f"test_{name}") or 0, 6) for kind, (name, _) in FIGURES.items())
 
 
 def is_edited(card: ModelCard) -> bool:
@@ -153,7 +129,7 @@ def published_card(path: Path, repo_id: str, revision: str | None, metadata: dic
 # ---- A new card: the sentences are in the template, which takes names, numbers and tables from here ----
 
 
-def make_card(folder: Path, measured: Measurement | None, metadata: dict[str, Any]) -> ModelCard:
+def make_card(folder: Path, measured: Measurement | None) -> ModelCard:
     """Return the card of a folder that has none."""
     run = read_run(folder)
     config, options, tokenizer, summary = (run[x] for x in ("config", "options", "tokenizer_config", "data_summary"))
@@ -171,7 +147,7 @@ def make_card(folder: Path, measured: Measurement | None, metadata: dict[str, An
         metrics=["accuracy", "f1"] if measured else None,
         model_name=name,
         eval_results=eval_results(measured, dataset if is_its_test else None) if measured else None,
-        **{**metadata, "tags": ["gpt2", "text-classification", *(metadata.get("tags") or ())]},
+        tags=["gpt2", "text-classification"],
     )
     pictures = {
         name: f"![{title}](figures/{name}.png)"
@@ -246,10 +222,10 @@ def eval_results(measured: Measurement, dataset: str | None) -> list[EvalResult]
 def describe_results(measured: Measurement) -> dict[str, Any]:
     """Return what the section on results shows, and the limits that the test has found."""
     labels = [as_markdown(name) for name in measured.label_names]
-    scores = precision_recall_fscore_support(
-        measured.labels, measured.predictions, labels=range(len(labels)), zero_division=0
-    )
-    columns = dict(zip(("precision", "recall", "F1"), scores, strict=False))
+    columns = {
+        title: [measured.scores[f"{title.lower()}_{name}"] for name in measured.label_names]
+        for title in ("precision", "recall", "F1")
+    }
     columns["test texts"] = measured.confusion.sum(axis=1)
     matrix = pd.DataFrame(measured.confusion, pd.Index(labels, name="true \\ predicted"), labels)
     mistakes = most_frequent_mistakes(measured, MISTAKES)

@@ -12,7 +12,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from recipe.errors import RecipeError, as_recipe_error, first_line
-from recipe.hub.model_card import CARD_FILE, NEW_CARD_FILE, PICTURES, published_card, write_model_card
+from recipe.evaluation.report import PICTURES
+from recipe.hub.model_card import CARD_FILE, NEW_CARD_FILE, published_card, write_model_card
 
 # What others need, and nothing of the user's own. Checkpoints, splits and hashes of the training texts stay here, and so does
 # run_config.yaml with its paths.
@@ -55,25 +56,18 @@ def files_to_publish(run_dir: str | Path) -> list[Path]:
     """Return the files of a finished run that others need.
 
     Raises:
-        RecipeError: no saved model, a run that has not finished, a new card beside an edited one, or a symbolic link.
+        RecipeError: no saved model, a run that has not finished, or a new card beside an edited one.
     """
     folder = Path(run_dir)
     if not (folder / "config.json").is_file() or not any(folder.glob("model*.safetensors")):
         raise RecipeError(f"{folder}: holds no saved model (config.json, model.safetensors): give a run's output_dir")
     state = folder / "run_state.json"
-    if state.is_file():
-        with as_recipe_error(Exception, f"{state}: cannot be read", "train again to restore it"):
-            finished = json.loads(state.read_text(encoding="utf-8"))["finished"]
-        if not finished:
-            raise RecipeError(f"{folder}: this run has not finished: run its command again first")
+    if state.is_file() and not json.loads(state.read_text(encoding="utf-8"))["finished"]:
+        raise RecipeError(f"{folder}: this run has not finished: run its command again first")
     if (folder / NEW_CARD_FILE).exists():
         problem = f"{folder}: {CARD_FILE} is of an earlier run, and {NEW_CARD_FILE} of this one"
         raise RecipeError(f"{problem}: put what you want of both into {CARD_FILE}, and remove {NEW_CARD_FILE}")
-    found = sorted({path for pattern in PUBLISHED for path in folder.glob(pattern) if path.is_file()})
-    for path in found:
-        if path.is_symlink():
-            raise RecipeError(f"{path}: is a symbolic link, which is not followed: put the file in its place")
-    return found
+    return sorted({path for pattern in PUBLISHED for path in folder.glob(pattern) if path.is_file()})
 
 
 def check_login(token: str | None = None) -> str:

@@ -9,12 +9,102 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForSequenceClassification, GPT2Config, GPT2Model
 from transformers.modeling_outputs import SequenceClassifierOutput
-from transformers.models.gpt2.modeling_gpt2 import GPT2PreTrainedModel
+from transformers.models.gpt2 import modeling_gpt2
+from transformers.pytorch_utils import Conv1D
 
-from recipe.errors import RecipeError
+from recipe.errors import RecipeError, first_line
 from recipe.model import loading
-from recipe.model.input_checks import check_labels, check_token_ids
-from recipe.model.tail import GPT2Block, align_left, count_tokens, pool
+
+# ---- The token that the head reads: found from the attention mask, pooled, and a block that computes it alone ----
+
+
+def count_tokens(input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """Return the number of tokens of each text, at least 1: int64 [B]."""
+    if attention_mask is None:
+        return torch.full((len(input_ids),), input_ids.shape[1], device=input_ids.device)
+    return attention_mask.ne(0).sum(dim=1).clamp(min=1)
+
+
+def align_left(input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Move each row's tokens to its front, in order: return input_ids [B, T], padded on the right, and lengths int64 [B].
+
+    The last token is found from the mask, never from the ids: GPT-2 pads with `<|endoftext|>`, which texts may hold.
+    """
+    if attention_mask is not None:
+        order = attention_mask.ne(0).to(torch.int8).argsort(dim=1, descending=True, stable=True)
+        input_ids = input_ids.gather(1, order)
+    return input_ids, count_tokens(input_ids, attention_mask)
+
+
+def pool(hidden: torch.Tensor, lengths: torch.Tensor, ln_f: nn.LayerNorm, pooling: str) -> torch.Tensor:
+    """Return the normed vector that the head reads: [B, T, n_embd], padded on the right -> [B, n_embd]."""
+    if pooling == "mean":
+        normed = ln_f(hidden) * token_mask(hidden, lengths)[:, :, None]
+        return normed.sum(dim=1) / lengths[:, None]
+    index = lengths - 1 if pooling == "last" else torch.zeros_like(lengths)
+    return ln_f(hidden[torch.arange(hidden.shape[0], device=hidden.device), index])
+
+
+def token_mask(hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Return bool [B, T]: True for a token, False for padding on the right."""
+    return torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]
+
+
+class GPT2Block(modeling_gpt2.GPT2Block):
+    """transformers' block, which can also compute its output for each text's last token alone.
+
+    It bears the same name because FSDP's configs wrap blocks by name. The shortcut runs within `forward`, so that their
+    hooks, which put a block's weights together, come before it.
+    """
+
+    def forward(
+        self, hidden_states: torch.Tensor, *args: Any, lengths: torch.Tensor | None = None, **kwargs: Any
+    ) -> torch.Tensor:
+        """Return [B, T, n_embd], or, with `lengths`, int64 [B], each text's last token alone: [B, n_embd]."""
+        if lengths is None:
+            return super().forward(hidden_states, *args, **kwargs)
+        return last_token_block(self, hidden_states, lengths)
+
+    @property
+    def has_shortcut(self) -> bool:
+        """Whether `lengths` may be given: the shortcut reads the attention's weights, so it would pass an adapter over."""
+        return type(self.attn.c_attn) is Conv1D
+
+
+def last_token_block(block: GPT2Block, hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Return what `block(hidden)` gives for each text's last token, and compute nothing else: [B, T, n_embd] -> [B, n_embd].
+
+    With one query q a text, no token needs a key or a value. For the normed tokens x_1 .. x_T, and each head:
+
+        scores_t = q . (W_k x_t + b_k) = (W_k' q) . x_t + constant     (softmax drops the constant)
+        weights  = softmax(scores)
+        output   = sum_t weights_t (W_v x_t + b_v) = W_v (sum_t weights_t x_t) + b_v
+
+    With d for n_embd, a text costs about 12 d^2 + 2 n_head d T multiply-adds in place of 12 d^2 T.
+    """
+    attn, batch, width = block.attn, hidden.shape[0], hidden.shape[-1]
+    heads, size = attn.num_heads, attn.head_dim
+    last = torch.arange(batch, device=hidden.device), lengths - 1
+    # split, not slices: its backward is one concatenation instead of three sums over the whole weight.
+    w_query, w_key, w_value = attn.c_attn.weight.split(width, dim=1)
+    b_query, _, b_value = attn.c_attn.bias.split(width)
+
+    normed = block.ln_1(hidden)
+    query = torch.addmm(b_query, normed[last], w_query).view(batch, heads, size) * attn.scaling
+    query = torch.bmm(query.transpose(0, 1), w_key.view(width, heads, size).permute(1, 2, 0))  # [heads, B, n_embd]
+    # In float32 under autocast too: without its constant a score may be large, and 8 bits would blur the softmax.
+    with torch.autocast(hidden.device.type, enabled=False):
+        scores = torch.bmm(query.transpose(0, 1).float(), normed.float().transpose(1, 2))  # [B, heads, T]
+    scores = scores.masked_fill(~token_mask(hidden, lengths)[:, None, :], -torch.inf)
+    weights = attn.attn_dropout(scores.softmax(dim=-1)).to(query.dtype)
+    mix = torch.bmm(weights, normed.to(weights.dtype))  # [B, heads, n_embd]
+    value = torch.bmm(mix.transpose(0, 1), w_value.view(width, heads, size).transpose(0, 1)).transpose(0, 1)
+    value = value + weights.sum(dim=-1, keepdim=True) * b_value.view(heads, size)  # the sum is 1 but for dropout
+    residual = hidden[last] + attn.resid_dropout(attn.c_proj(value.reshape(batch, width)))
+    return residual + block.mlp(block.ln_2(residual))
+
+
+# ---- The model ----
 
 
 class GPT2ClassifierConfig(GPT2Config):
@@ -40,7 +130,7 @@ class GPT2ClassifierConfig(GPT2Config):
         return {name: value for name, value in super().to_dict().items() if name not in ours or value is not None}
 
 
-class GPT2LastTokenClassifier(GPT2PreTrainedModel):
+class GPT2LastTokenClassifier(modeling_gpt2.GPT2PreTrainedModel):
     """`GPT2Model` and a linear head, `score`, on one token.
 
     `forward` is two methods, so that they can be called apart: `trunk` (embeddings and the leading frozen blocks, never
@@ -119,14 +209,15 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
                     **kwargs,
                 )
         except (OSError, SafetensorError) as error:
-            raise RecipeError(f"{name}: no weights that load: {loading.describe_weights(name, error)}") from error
+            fix = "give a folder with a complete model.safetensors (in a git checkout, `git lfs pull`)"
+            raise RecipeError(f"{name}: no safetensors weights that load ({first_line(error)}): {fix}") from error
         loading.check_loaded_weights(name, base_config, model, info, ignore_mismatched_sizes)
         if other_labels and not info["mismatched_keys"]:  # right size, wrong labels
             model.reset_head()
         replaced = other_labels or bool(info["mismatched_keys"])
         model.head_is_fresh = replaced or any(key != "score.bias" for key in info["missing_keys"])
-        if "pad_token_id" not in kwargs:
-            model.config.pad_token_id = loading.pad_token_id(name, model.config)
+        if model.config.pad_token_id is None:  # by which a stock model tells a text's end from padding
+            model.config.pad_token_id = model.config.eos_token_id
         labels = f"{model.num_labels} labels ({', '.join(model.config.id2label.values())})"
         model.head_description = (
             f"fresh head for {labels}" if model.head_is_fresh else f"{name}'s head is kept, with its {labels}"
@@ -197,8 +288,7 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
             `logits`, [B, num_labels] in the model's dtype, and with labels the mean cross entropy, in nats.
 
         Raises:
-            RecipeError (a ValueError): inputs that are not supported, ids out of range (on a GPU its kernels stop there), texts
-                longer than n_positions, or nn.DataParallel.
+            RecipeError (a ValueError): inputs that are not supported, texts longer than n_positions, or nn.DataParallel.
         """
         if input_ids is None or inputs_embeds is not None or output_attentions or output_hidden_states:
             unsupported = "inputs_embeds, output_attentions and output_hidden_states"
@@ -206,19 +296,16 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
         if getattr(self, "_is_replica", False):  # its replicas have no parameters: nothing would tell what is frozen
             fix = "start with `accelerate launch`, or let one GPU be seen (CUDA_VISIBLE_DEVICES=0)"
             raise RecipeError(f"GPT2LastTokenClassifier does not train under nn.DataParallel: {fix}")
-        if labels is not None:
-            check_labels(labels, len(input_ids), self.config)
         depth = self.split_depth
         if trunk_output is None:
-            check_token_ids(input_ids, self.config)
             input_ids, lengths = align_left(input_ids, attention_mask)
             hidden = self.trunk(input_ids, depth)
         else:
-            check_depth(trunk_depth, depth)
-            keeps_one_token = depth == self.config.n_layer and self.pooling != "mean"
-            if trunk_output.shape[1] == 1 < input_ids.shape[1] and not keeps_one_token:
-                was = "the trunk was cached for a head alone, one token a text, but now blocks train"
-                raise RecipeError(f"{was}: call cache_features after freeze_except")
+            # Values of a graph that is being compiled are not known.
+            if trunk_depth is not None and not torch.compiler.is_compiling() and (trunk_depth != depth).any():
+                was = f"{trunk_depth[trunk_depth != depth][0]} frozen blocks, but now {depth} are frozen"
+                fix = "call cache_features after freeze_except, and leave requires_grad as it is"
+                raise RecipeError(f"the trunk was cached with {was}: {fix}")
             hidden = trunk_output.to(self.dtype)
             lengths = count_tokens(input_ids, attention_mask).clamp(max=hidden.shape[1])  # 1 where one token is kept
         logits = self.tail(hidden, lengths, depth)
@@ -265,17 +352,6 @@ class GPT2LastTokenClassifier(GPT2PreTrainedModel):
         for block in self.transformer.h[self.split_depth :]:
             hidden = block(hidden)
         return self.score(self.transformer.ln_f(hidden))
-
-
-def check_depth(cached: torch.Tensor | None, depth: int) -> None:
-    """Raise RecipeError for rows that were cached with another number of frozen blocks (int64 [B]; None: not known)."""
-    if cached is None or torch.compiler.is_compiling():
-        return
-    if (other := cached[cached != depth]).numel():
-        raise RecipeError(
-            f"the trunk was cached with {other[0]} frozen blocks, but now {depth} are frozen: call cache_features after"
-            " freeze_except, and leave requires_grad as it is"
-        )
 
 
 def is_trained(module: nn.Module) -> bool:

@@ -57,13 +57,12 @@ def to_stock(model: GPT2LastTokenClassifier) -> GPT2ForSequenceClassification:
 
 def warn_unless_stock(model: GPT2LastTokenClassifier) -> None:
     """Log a warning, before training, where the saved model will be of our own class."""
-    reason = f"pooling is {model.pooling!r}"
-    if model.pooling == "first":
-        reason += ", which sees the first token alone: a control, not a classifier"
-    elif model.pooling == "last":
-        if model.num_labels <= model.config.n_embd:
-            return
+    if model.pooling != "last":
+        reason = f"pooling is {model.pooling!r}"
+    elif model.num_labels > model.config.n_embd:
         reason = f"there are {model.num_labels} labels, more than n_embd ({model.config.n_embd})"
+    else:
+        return
     logger.warning("%s: the saved model will be %s, our own class: %s", reason, type(model).__name__, HOW_TO_LOAD)
 
 

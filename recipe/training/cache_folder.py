@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import re
 import shutil
 import time
 from collections.abc import Collection, Iterator
@@ -14,7 +13,8 @@ from recipe.atomic import TEMPORARY_PREFIX
 
 DEFAULT_FOLDER = Path(HF_HOME) / "gpt2_trunk_features"
 ABOUT_FILE = "about.json"
-NAME = re.compile("[0-9a-f]{32}")  # of a trunk's folder, and of a file in it
+TRUNK = "[0-9a-f]" * 32  # the pattern of a trunk's folder
+ROWS = f"{TRUNK}.arrow"  # and of a file in it
 KEEP_UNFINISHED = 24 * 60 * 60  # seconds; writing a file takes less
 
 
@@ -28,25 +28,19 @@ def limit_of(folder: Path, when: str, max_gb: float | None) -> float:
 
 def list_caches(folder: Path = DEFAULT_FOLDER) -> Iterator[tuple[Path, dict, int]]:
     """Yield each trunk's folder, its description, and its size in bytes."""
-    for about in sorted(folder.glob(f"*/{ABOUT_FILE}")):
-        if not NAME.fullmatch(about.parent.name):  # a folder of the user's
-            continue
-        try:
-            fields = dict(json.loads(about.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError, RecursionError):
-            fields = {}
-        yield about.parent, fields, sum(size_and_age(path)[0] for path in our_files(about.parent))
+    for about in sorted(folder.glob(f"{TRUNK}/{ABOUT_FILE}")):
+        size = sum(size_and_age(path)[0] for path in about.parent.rglob("*"))
+        yield about.parent, json.loads(about.read_text(encoding="utf-8")), size
+
+
+def files_of(folder: Path) -> list[Path]:
+    """Return the files of all trunks' rows, unfinished ones too."""
+    return [*folder.glob(f"{TRUNK}/{ROWS}"), *folder.glob(f"{TRUNK}/{TEMPORARY_PREFIX}*/*")]
 
 
 def bytes_held(folder: Path) -> int:
     """Return the bytes that all trunks together hold."""
-    return sum(size for *_, size in list_caches(folder))
-
-
-def our_files(folder: Path) -> list[Path]:
-    """Return the files of a trunk's folder that we have written, unfinished ones too."""
-    rows = [path for path in folder.glob("*.arrow") if NAME.fullmatch(path.stem)]
-    return [path for path in (*rows, folder / ABOUT_FILE, *folder.glob(f"{TEMPORARY_PREFIX}*/*")) if path.is_file()]
+    return sum(size_and_age(path)[0] for path in files_of(folder))
 
 
 def size_and_age(path: Path) -> tuple[int, float]:
@@ -63,34 +57,23 @@ def evict_least_recent(folder: Path, limit: float, used: Collection[Path] = ()) 
     A run that reads a removed file goes on: what it has mapped stays.
     """
     held = bytes_held(folder)
-    files = [path for cache, *_ in list_caches(folder) for path in our_files(cache) if path.name != ABOUT_FILE]
-    for path in sorted(files, key=lambda path: -size_and_age(path)[1]):
+    for path in sorted(files_of(folder), key=lambda path: -size_and_age(path)[1]):
         size, age = size_and_age(path)
-        if path.parent.name.startswith(TEMPORARY_PREFIX):  # unfinished: a run that was killed, or one that is writing
-            goes = age > KEEP_UNFINISHED
-        else:
-            goes = held > limit and path not in used
-        if goes:
+        unfinished = path.parent.name.startswith(TEMPORARY_PREFIX)  # of a run that was killed, or one that is writing
+        if age > KEEP_UNFINISHED if unfinished else held > limit and path not in used:
             held -= size
-            remove(path)
+            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # its folder goes too, if nothing but a description is left there
+                if [left.name for left in path.parent.iterdir()] == [ABOUT_FILE]:
+                    (path.parent / ABOUT_FILE).unlink()
+                path.parent.rmdir()
 
 
 def clear_caches(folder: Path = DEFAULT_FOLDER, unused_days: float = 0) -> int:
     """Remove the trunks' folders that were not used for so many days; return the bytes that this frees."""
     freed = 0
-    for path, _, size in list(list_caches(folder)):
-        files = our_files(path)
-        if min(size_and_age(file)[1] for file in files) >= unused_days * 86_400:
-            for file in files:
-                remove(file)
+    for trunk, _, size in list(list_caches(folder)):
+        if min(size_and_age(path)[1] for path in trunk.rglob("*")) >= unused_days * 86_400:
+            shutil.rmtree(trunk)
             freed += size
     return freed
-
-
-def remove(path: Path) -> None:
-    """Remove a file, and its folder if nothing but a description is left there."""
-    path.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        if [left.name for left in path.parent.iterdir()] == [ABOUT_FILE]:
-            (path.parent / ABOUT_FILE).unlink()
-        path.parent.rmdir()

@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,7 +17,6 @@ from recipe.distributed import any_process
 
 logger = logging.getLogger(__name__)
 
-SAME_SIGNAL = 5  # seconds within which two signals are one
 PR_SET_PDEATHSIG = 1  # of Linux' prctl.h
 EXIT_CODE = 128 + signal.SIGTERM  # the shell's exit code after SIGTERM
 
@@ -35,13 +33,12 @@ class LogEveryEpoch(TrainerCallback):
 class StopOnSigterm(TrainerCallback):
     """After SIGTERM the current step is finished and saved, and the program exits with code 143.
 
-    A second SIGTERM ends it at once, unless it comes with the first: often a complete process group is signalled, and then
-    the launcher passes on what its child has got already. After the last step little remains, and the run is finished.
+    More of them change nothing: often a complete process group is signalled, and then the launcher passes on what its
+    child has got already. After the last step little remains, and the run is finished.
     """
 
     def __init__(self) -> None:
         self.requested = self.stopping = self.stepping = False
-        self.requested_at = 0.0
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -65,12 +62,9 @@ class StopOnSigterm(TrainerCallback):
     def on_signal(self, signum: int, frame: object) -> None:
         if not self.stepping:  # while the trunk runs there is nothing to save: its rows are on disk
             sys.exit(EXIT_CODE)
-        if self.requested:
-            if time.monotonic() - self.requested_at > SAME_SIGNAL:
-                sys.exit(EXIT_CODE)
-            return
-        self.requested, self.requested_at = True, time.monotonic()
-        os.write(2, b"\nSIGTERM: stopping after this step\n")  # a logger's lock may be held right now
+        if not self.requested:
+            os.write(2, b"\nSIGTERM: stopping after this step\n")  # a logger's lock may be held right now
+        self.requested = True
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any) -> None:
         self.stopping = any_process(self.requested)

@@ -3,23 +3,22 @@
 import json
 import logging
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from recipe.atomic import file_hash, write_json
-from recipe.errors import RecipeError, as_recipe_error
+from recipe.errors import RecipeError
 
 logger = logging.getLogger(__name__)
 
 MARKER, WEIGHTS_FILE = "complete.json", "model.safetensors"
 LAST = ("true", "last")  # as a name of a checkpoint: the folder's last complete one
-CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+CHECKPOINT = re.compile(r"checkpoint-\d+")
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -29,15 +28,20 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def step_of(checkpoint: Path) -> int:
-    return int(CHECKPOINT.fullmatch(checkpoint.name)[1])
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def last_complete_checkpoint(folder: Path) -> str | None:
     """Return the newest complete checkpoint, or None; log those that are passed over."""
     for checkpoint in reversed(list_checkpoints(folder)):
-        reason = why_incomplete(checkpoint) or why_best_incomplete(checkpoint)
+        reason = why_incomplete(checkpoint)
         if reason is None:
-            return str(checkpoint)
+            state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+            best = state["best_model_checkpoint"]  # which load_best_model_at_end would return to
+            best = folder / Path(best).name if best else checkpoint
+            if (reason := why_incomplete(best)) is None:
+                return str(checkpoint)
+            reason = f"{best}, the best so far, is incomplete: {reason}"
         logger.warning("%s is incomplete (%s): passed over", checkpoint, reason)
     return None
 
@@ -61,42 +65,15 @@ def mark_complete(checkpoint: Path) -> None:
 
 def why_incomplete(checkpoint: Path) -> str | None:
     """Return why a checkpoint is incomplete, or None if it is complete."""
-    try:
-        hashes = dict(json.loads((checkpoint / MARKER).read_text(encoding="utf-8")))
-    except FileNotFoundError:
+    if not (checkpoint / MARKER).is_file():
         return f"no {MARKER}"
-    except (ValueError, TypeError, RecursionError, OSError):
-        hashes = {}
-    if "trainer_state.json" not in hashes:
-        return f"{MARKER} cannot be read"
-    for name, expected in hashes.items():
+    for name, expected in json.loads((checkpoint / MARKER).read_text(encoding="utf-8")).items():
         path = checkpoint / name
         if not path.is_file():
             return f"{name} is missing"
         if file_hash(path) != expected:
             return f"{name} is damaged"
     return None
-
-
-def why_best_incomplete(checkpoint: Path) -> str | None:
-    """Return why the checkpoint that load_best_model_at_end would return to is incomplete, or None."""
-    recorded = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["best_model_checkpoint"]
-    if not recorded:
-        return None
-    beside = checkpoint.parent / Path(recorded).name
-    best = beside if beside.is_dir() else Path(recorded)  # of a run that resumed from another folder's checkpoint
-    reason = why_incomplete(best)
-    return reason and f"{best}, the best so far, is incomplete: {reason}"
-
-
-def rename_later_checkpoints(folder: Path, checkpoint: Path) -> None:
-    """Rename checkpoints after the one that training resumes from: their steps are repeated."""
-    for path in list_checkpoints(folder):
-        if checkpoint.resolve().parent == folder.resolve() and step_of(path) > step_of(checkpoint):
-            aside = folder / f"replaced-{path.name}"
-            shutil.rmtree(aside, ignore_errors=True)
-            path.rename(aside)
-            logger.warning("%s is newer than %s, which training resumes from: renamed to %s", path, checkpoint, aside)
 
 
 def trained_names(model: nn.Module) -> list[str]:
@@ -114,13 +91,9 @@ def load_trained(model: nn.Module, checkpoint: Path, base: dict[str, str]) -> No
     """Load a checkpoint's weights, the trained ones or all, into the model.
 
     Raises:
-        RecipeError: no weights that load, those of another filter, or trained on top of another model or tokenizer.
+        RecipeError: weights of another filter, or trained on top of another model or tokenizer.
     """
-    problem = f"{checkpoint}: no {WEIGHTS_FILE} that loads"
-    with (
-        as_recipe_error((OSError, ValueError, SafetensorError), problem, "resume from another one"),
-        safe_open(checkpoint / WEIGHTS_FILE, "pt") as file,
-    ):
+    with safe_open(checkpoint / WEIGHTS_FILE, "pt") as file:
         noted = file.metadata() or {}
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
     here, there = set(trained_names(model)), set(state)

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, TypeVar
 import datasets
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
+import pyarrow.compute as pc
 import torch
 import xxhash
 from accelerate import PartialState
@@ -38,8 +38,7 @@ from recipe.data.tokenization import PaddingCollator
 from recipe.distributed import in_every_process, on_main_process
 from recipe.errors import RecipeError, as_recipe_error, first_line
 from recipe.model.classifier import GPT2LastTokenClassifier
-from recipe.model.input_checks import check_rows_for_model
-from recipe.training.cache_folder import ABOUT_FILE, DEFAULT_FOLDER, NAME, bytes_held, evict_least_recent, limit_of
+from recipe.training.cache_folder import ABOUT_FILE, DEFAULT_FOLDER, ROWS, bytes_held, evict_least_recent, limit_of
 from recipe.training.trunk import (
     classifier_of,
     dtype_of,
@@ -57,6 +56,7 @@ warnings.filterwarnings("ignore", message="The given buffer is not writable")  #
 Data = TypeVar("Data", datasets.Dataset, datasets.DatasetDict)
 COLUMN, DEPTH_COLUMN = "trunk_output", "trunk_depth"
 BOOKKEEPING = ("length", "uncut_length", "text_index")  # columns of `tokenize` that no model takes
+CHECKED_AT_ONCE = 10_000  # rows
 SHARD_TOKENS = 250_000  # tokens a file (0.8 GB at GPT-2 small's width): what a killed run loses at most
 KEY = np.dtype("S16")
 SCHEMA = pa.schema({"key": pa.binary(16), "hidden": pa.large_binary()})
@@ -93,10 +93,8 @@ def cache_features(
     Raises:
         RecipeError: `on`, or `bfloat16`, where the trunk cannot be cached; no space or permission; a text without tokens.
     """
-    choices = {"when": ("auto", "on", "off"), "dtype": ("float32", "bfloat16", "auto")}
-    for name, value in (("when", when), ("dtype", dtype)):
-        if value not in choices[name]:
-            raise RecipeError(f"{name} is {value!r}: take one of {', '.join(choices[name])}")
+    if when not in ("auto", "on", "off"):
+        raise RecipeError(f"when is {when!r}: take one of auto, on, off")
     splits = dataset if isinstance(dataset, Mapping) else {"train": dataset}
     classifier, device = classifier_of(model), args.device if args is not None else PartialState().device
     reason = why_not_cached(classifier, splits, when, args)
@@ -176,13 +174,40 @@ class Rows:
         return [found[number] for number in numbers.tolist()]
 
 
+def check_rows_for_model(rows: datasets.Dataset, config: GPT2Config, split: str = "train") -> None:
+    """Raise RecipeError for the first row, counted from 0, whose `labels` or `input_ids` do not fit the model.
+
+    In a batch torch would stop at a wrong id, and name no row. A column that the split does not have is passed over.
+    """
+    columns = {
+        "labels": ("label id", config.num_labels, "load it with the data's labels (num_labels, id2label)"),
+        "input_ids": ("token id", config.vocab_size, "tokenize with the model's own tokenizer"),
+    }
+    for column in [name for name in columns if name in rows.column_names]:
+        kind, size, fix = columns[column]
+        batches = rows.select_columns(column).with_format("arrow").iter(batch_size=CHECKED_AT_ONCE)
+        for start, table in zip(range(0, len(rows), CHECKED_AT_ONCE), batches, strict=False):
+            ids, row_of = table[column].combine_chunks(), range(len(table))
+            if column == "input_ids":
+                is_empty = pc.less_equal(pc.fill_null(pc.list_value_length(ids), 0), 0)
+                if (row := pc.index(is_empty, True).as_py()) >= 0:
+                    raise RecipeError(f"{split}, row {start + row}: has no token: give an empty text one <|endoftext|>")
+                ids, row_of = pc.list_flatten(ids), pc.list_parent_indices(ids).to_numpy()
+            if not pa.types.is_integer(ids.type):
+                raise RecipeError(f"{split}: {column} has values of the type {ids.type}: give a {kind}, an integer")
+            fits = pc.and_(pc.greater_equal(ids, 0), pc.less(ids, size))
+            if (place := pc.index(pc.fill_null(fits, False), False).as_py()) >= 0:
+                has = f"has the {kind} {ids[place]}, and the model's are 0 to {size - 1}"
+                raise RecipeError(f"{split}, row {start + row_of[place]}: {has}: {fix}")
+
+
 def token_sequences(table: pa.Table) -> list[np.ndarray]:
     """Return the token ids of each row of a table, int32 [T], without its padding."""
-    counts = pa.compute.list_value_length(table["input_ids"]).to_numpy()
-    ids = pa.compute.list_flatten(table["input_ids"]).to_numpy().astype(np.int32)
+    counts = pc.list_value_length(table["input_ids"]).to_numpy()
+    ids = pc.list_flatten(table["input_ids"]).to_numpy().astype(np.int32)
     ends = np.cumsum(counts)
     if "attention_mask" in table.column_names:
-        is_token = pa.compute.list_flatten(table["attention_mask"]).to_numpy().astype(bool)
+        is_token = pc.list_flatten(table["attention_mask"]).to_numpy().astype(bool)
         ids, ends = ids[is_token], np.concatenate([[0], np.cumsum(is_token)])[ends]
     return np.split(ids, ends[:-1])
 
@@ -199,21 +224,20 @@ class FeatureStore:
     def read(self) -> None:
         """Look up what the folder holds; remove a file that is truncated, or has other rows than its name says."""
         self.files: dict[Path, np.ndarray] = {}
-        for path in sorted(self.folder.glob("*.arrow")):
-            if NAME.fullmatch(path.stem):  # else a file of the user's
-                try:
-                    keys = read_keys(path)
-                    if xxhash.xxh3_128_hexdigest(keys) != path.stem:
-                        raise ValueError("it holds other rows than were written")
-                    self.files[path] = keys
-                except FileNotFoundError:  # another run has just removed it
-                    continue
-                except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-                    if getattr(error, "errno", None):  # the system's: the file may be sound
-                        raise
-                    logger.warning("%s is damaged (%s): removed, its rows are computed again", path, first_line(error))
-                    path.unlink(missing_ok=True)
-                    open_hidden.cache_clear()
+        for path in sorted(self.folder.glob(ROWS)):
+            try:
+                keys = read_keys(path)
+                if xxhash.xxh3_128_hexdigest(keys) != path.stem:
+                    raise ValueError("it holds other rows than were written")
+                self.files[path] = keys
+            except FileNotFoundError:  # another run has just removed it
+                continue
+            except (OSError, ValueError) as error:  # Arrow's are of these kinds
+                if getattr(error, "errno", None):  # the system's: the file may be sound
+                    raise
+                logger.warning("%s is damaged (%s): removed, its rows are computed again", path, first_line(error))
+                path.unlink(missing_ok=True)
+                open_hidden.cache_clear()
 
     def places(self, keys: np.ndarray) -> np.ndarray:
         """Return the place of each key among the rows of all `files`, int64 [N]; -1 for one that no file holds."""
@@ -424,7 +448,5 @@ def check_trunk(model: GPT2LastTokenClassifier, dataset: Any) -> None:
     feature = (getattr(dataset, "features", None) or {}).get(COLUMN)
     sharded = any(isinstance(parameter, DTensor) for parameter in model.parameters())  # which were checked before
     if isinstance(feature, TrunkOutput) and not sharded and feature.trunk_key != trunk_key(model):
-        was = "other weights than its trunk has now"
-        if feature.depth != model.split_depth:
-            was = f"{feature.depth} frozen blocks, but now {model.split_depth} are frozen"
+        was = "other weights, or other frozen blocks, than it has now"
         raise RecipeError(f"the trunk was cached with {was}: call cache_features again, after all changes of the model")

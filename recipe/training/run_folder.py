@@ -19,16 +19,15 @@ from filelock import FileLock, Timeout
 
 from recipe.arguments import RecipeTrainingArguments
 from recipe.atomic import TEMPORARY_PREFIX, write_json, write_text
-from recipe.data.dataset import SPLITS_FOLDER, load_saved_splits, same_texts, save_splits
+from recipe.data.dataset import load_saved_splits, same_texts, save_splits
 from recipe.data.texts import RUN_CONFIG_FILE
 from recipe.distributed import check_world_size, on_main_process
-from recipe.errors import RecipeError, as_recipe_error
+from recipe.errors import RecipeError
 from recipe.training.checkpoints import (
-    LAST,
     complete_checkpoint,
     last_complete_checkpoint,
     list_checkpoints,
-    rename_later_checkpoints,
+    step_of,
     why_incomplete,
 )
 
@@ -36,8 +35,6 @@ logger = logging.getLogger(__name__)
 
 STATE_FILE, LOCK_FILE = "run_state.json", ".run.lock"
 UNFINISHED = "unfinished"  # folder of the current run's splits, until its model is saved and they go beside it
-FOLDERS = (SPLITS_FOLDER, UNFINISHED, "figures")
-OUR_SUFFIXES = (".json", ".yaml", ".npy", ".safetensors", ".md", ".csv")  # of files that a run writes
 INPUTS = ("model_name_or_path", "dataset_name", "train_file", "validation_file", "test_file")
 SHOWN_DIFFERENCES = 5
 
@@ -58,9 +55,7 @@ class RunFolder:
         self.path, self.args, self.config = Path(training_args.output_dir), training_args, config
         self.lock: FileLock | None = None
         self.checkpoint: str | None = on_main_process(self._find_checkpoint)
-        named = training_args.resume_from_checkpoint
-        of_this_folder = self.checkpoint is not None and lies_in(self.path, self.checkpoint)
-        self.resumes_by_itself = of_this_folder and not (named and lies_in(self.path, named))
+        self.resumes_by_itself = self.checkpoint is not None and not training_args.resume_from_checkpoint
         if self.resumes_by_itself:  # early stopping continues its count
             training_args.restore_callback_states_from_checkpoint = True
 
@@ -77,8 +72,7 @@ class RunFolder:
 
     def save(self, splits: datasets.DatasetDict) -> None:
         """Write what belongs to the saved model: its splits and run_config.yaml."""
-
-        def write() -> None:
+        if PartialState().is_main_process:
             columns = getattr(splits, "summary", {}).get("columns", {})  # as they were found
             config = {**with_absolute_paths(self.config), **columns}
             config = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
@@ -86,44 +80,37 @@ class RunFolder:
             save_splits(splits, self.path)
             shutil.rmtree(self.path / UNFINISHED, ignore_errors=True)
 
-        on_main_process(write)
-
     def finish(self) -> None:
         """Mark the run as finished: called after everything else."""
-
-        def mark() -> None:
+        if PartialState().is_main_process:
             self._write_state(True)
             (self.path / LOCK_FILE).unlink(missing_ok=True)
             self.lock.release()
-
-        on_main_process(mark)
 
     def _find_checkpoint(self) -> str | None:
         folder, named, overwrite = self.path, self.args.resume_from_checkpoint, self.args.overwrite_output_dir
         check_writable(folder)
         if (folder / STATE_FILE).is_file():  # a folder that holds something else is not written to before it is taken
             self.lock = lock(folder)
-        state = None if overwrite else read_state(folder)
-        different = differences(state, self.config, self.args.world_size) if state else ""
-        resumes = state is not None and not state["finished"] and not different
-        free = overwrite or is_empty(folder)
-        if named and (not resumes or lies_in(folder, named)):
+        if named:
             checkpoint = complete_checkpoint(folder, named)
-            if free or lies_in(folder, named):
-                return checkpoint
-        if free:
+            if Path(checkpoint).resolve().parent != folder.resolve():
+                raise RecipeError(f"resume_from_checkpoint is {named}, not in output_dir {folder}: give its own folder")
+            return checkpoint
+        if overwrite or is_empty(folder):
             return None
-        if not resumes:
-            holds = ""
-            if state is not None:
-                kind = "a finished run" if state["finished"] else "an unfinished run"
-                holds = f": it holds {kind} of {f'another config ({different})' if different else 'this config'}"
-            fix = "give another one, or pass --overwrite_output_dir to start from scratch"
-            raise RecipeError(f"output_dir {folder} is not empty{holds}: {fix}")
+        fix = "give another one, or pass --overwrite_output_dir to start from scratch"
+        if (state := read_state(folder)) is None:
+            raise RecipeError(f"output_dir {folder} is not empty: {fix}")
+        different = differences(state, self.config, self.args.world_size)
+        if state["finished"] or different:
+            kind = "a finished run" if state["finished"] else "an unfinished run"
+            holds = f"it holds {kind} of {f'another config ({different})' if different else 'this config'}"
+            raise RecipeError(f"output_dir {folder} is not empty: {holds}: {fix}")
         if self.args.save_only_model:
             logger.info("%s: its checkpoints hold no optimizer (save_only_model): training starts over", folder)
             return None
-        checkpoint = last_complete_checkpoint(folder) or named
+        checkpoint = last_complete_checkpoint(folder)
         logger.info("%s: an unfinished run, which resumes from %s", folder, checkpoint or "its start")
         return checkpoint
 
@@ -135,24 +122,20 @@ class RunFolder:
                 f"output_dir {self.path} holds an unfinished run on other data: the files have changed since; pass"
                 " --overwrite_output_dir to start from scratch"
             )
-        ours = (self.path / STATE_FILE).is_file()
-        with as_recipe_error(OSError, f"output_dir {self.path} cannot be written to", "give another folder"):
-            self.path.mkdir(parents=True, exist_ok=True)
-            if self.lock is None:
-                self.lock = lock(self.path)
-                if not self.args.overwrite_output_dir and read_state(self.path) is not None:
-                    raise RecipeError(f"output_dir {self.path}: another run has begun there: give another folder")
-            check_folder_contents(self.path)
-            for path in self.path.glob(f"{TEMPORARY_PREFIX}*"):
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.lock = self.lock or lock(self.path)
+        for path in self.path.glob(f"{TEMPORARY_PREFIX}*"):
+            shutil.rmtree(path)
+        last = -1 if self.checkpoint is None else step_of(Path(self.checkpoint))
+        for path in list_checkpoints(self.path):
+            if self.checkpoint is None or why_incomplete(path):
                 shutil.rmtree(path)
-            for path in list_checkpoints(self.path):
-                stale = self.checkpoint is None and (ours or (path / "trainer_state.json").is_file())
-                if stale or (ours and why_incomplete(path)):
-                    shutil.rmtree(path)
-            if self.checkpoint is not None:
-                rename_later_checkpoints(self.path, Path(self.checkpoint))
-            self._write_state(False)  # first, so that a kill leaves a folder that is known
-            save_splits(splits, unfinished)
+            elif step_of(path) > last:  # its steps are taken again
+                logger.warning("%s is newer than %s, which training resumes from: renamed", path, self.checkpoint)
+                shutil.rmtree(aside := self.path / f"replaced-{path.name}", ignore_errors=True)
+                path.rename(aside)
+        self._write_state(False)  # first, so that a kill leaves a folder that is known
+        save_splits(splits, unfinished)
 
     def _write_state(self, finished: bool) -> None:
         processes = self.args.world_size
@@ -161,14 +144,9 @@ class RunFolder:
 
 def check_writable(folder: Path) -> None:
     """Raise RecipeError for a path that cannot become a folder to write to."""
-    problem = f"output_dir {str(folder)[:200]!r} cannot be used"
-    with as_recipe_error((OSError, ValueError), problem, "give another folder"):
-        os.path.realpath(str(folder).encode())  # raises for what is no path
-        existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
-        if not existing.is_dir():
-            raise ValueError(f"{existing} is no folder")
-        if not os.access(existing, os.W_OK | os.X_OK):
-            raise ValueError(f"{existing} cannot be written to")
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise RecipeError(f"output_dir {folder}: {existing} is no folder that can be written to: give another one")
 
 
 def lock(folder: Path) -> FileLock:
@@ -181,20 +159,6 @@ def lock(folder: Path) -> FileLock:
     return held
 
 
-def check_folder_contents(folder: Path) -> None:
-    """Raise RecipeError for symbolic links in the folder, which would be written through, and folders in place of files."""
-    for path in folder.iterdir():
-        wrong = path.is_file() if path.name in FOLDERS else path.suffix in OUR_SUFFIXES and path.is_dir()
-        if path.is_symlink() or wrong:
-            what = "a symbolic link" if path.is_symlink() else "a folder" if path.is_dir() else "a file"
-            raise RecipeError(f"output_dir {folder}: {path.name} is {what}: remove it, or give another folder")
-
-
-def lies_in(folder: Path, checkpoint: str) -> bool:
-    """Return whether --resume_from_checkpoint names a checkpoint of the folder itself."""
-    return checkpoint.lower() in LAST or Path(checkpoint).resolve().parent == folder.resolve()
-
-
 def is_empty(folder: Path) -> bool:
     """Return whether the folder holds nothing but a killed run's temporary files, and its lock."""
     ours = (LOCK_FILE, TEMPORARY_PREFIX)
@@ -204,19 +168,7 @@ def is_empty(folder: Path) -> bool:
 def read_state(folder: Path) -> dict[str, Any] | None:
     """Return the content of run_state.json, or None."""
     path = folder / STATE_FILE
-    if not path.is_file():
-        return None
-    with as_recipe_error(Exception, f"{path} cannot be read", "pass --overwrite_output_dir to start from scratch"):
-        state = json.loads(path.read_text(encoding="utf-8"))
-        config = {**state["config"]}
-        Path(config["output_dir"]).resolve()  # raises for what is no path
-        return {"finished": bool(state["finished"]), "processes": int(state["processes"]), "config": config}
-
-
-def refuse_finished(folder: Path) -> None:
-    """Raise RecipeError for the folder of a finished run, whose figures and splits belong to the model that it holds."""
-    if (state := read_state(folder)) and state["finished"]:
-        raise RecipeError(f"output_dir {folder} holds a finished run of train.py: give another one")
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def with_absolute_paths(config: dict[str, Any]) -> dict[str, Any]:

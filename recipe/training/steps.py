@@ -1,9 +1,12 @@
 """Steps 4, 5 and 7 of a run: scripts/train.py takes them once, experiments and benchmark once per training."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Union
 
+import numpy as np
+import torch
 from datasets import Dataset, DatasetDict
+from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase, set_seed
 
 from recipe.arguments import DataArguments, ModelArguments, RecipeTrainingArguments
@@ -12,7 +15,6 @@ from recipe.evaluation.metrics import compute_metrics
 from recipe.model.adapters import add_adapters
 from recipe.model.classifier import GPT2LastTokenClassifier
 from recipe.model.freezing import FreezeReport, freeze_except, trainable_patterns
-from recipe.training.class_weights import balanced_loss
 from recipe.training.trainer import RecipeTrainer
 
 if TYPE_CHECKING:
@@ -67,3 +69,26 @@ def make_trainer(
         "compute_loss_func": balanced_loss(train["labels"], model.config.num_labels) if balanced else None,
     }
     return RecipeTrainer(model, training_args, **{**options, **more})
+
+
+def balanced_loss(labels: Sequence[int], num_labels: int) -> Callable[..., torch.Tensor]:
+    """Return a loss for imbalanced labels, weighted by scikit-learn's `balanced`: rows / (labels * rows of the label).
+
+    Weighted texts are summed and divided by their number, not by their weights: so parts of a batch, accumulated or in
+    several processes, average to the complete batch's loss.
+
+    Args:
+        labels: of the training rows; a label that is absent gets weight 1.
+    """
+    from sklearn.utils.class_weight import compute_class_weight
+
+    present = np.unique(labels)
+    weights = torch.ones(num_labels)
+    weights[present] = torch.tensor(compute_class_weight("balanced", classes=present, y=labels), dtype=torch.float32)
+
+    def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> torch.Tensor:
+        logits = outputs["logits"]
+        each = F.cross_entropy(logits, labels, weight=weights.to(logits), reduction="none")
+        return each.sum() / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+
+    return loss

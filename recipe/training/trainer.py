@@ -27,11 +27,10 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import TrainOutput, has_length, rotate_checkpoints
 
-from recipe.distributed import any_process, check_sharding, on_main_process
+from recipe.distributed import any_process, check_sharding
 from recipe.errors import RecipeError, as_recipe_error
 from recipe.model.classifier import GPT2LastTokenClassifier
 from recipe.model.export import save_classifier, save_tokenizer
-from recipe.model.input_checks import check_rows_for_model
 from recipe.training.callbacks import StopOnSigterm
 from recipe.training.checkpoints import (
     MARKER,
@@ -41,8 +40,8 @@ from recipe.training.checkpoints import (
     save_trained,
     trained_names,
 )
-from recipe.training.features import FeatureCollator, check_trunk
-from recipe.training.run_folder import refuse_finished
+from recipe.training.features import FeatureCollator, check_rows_for_model, check_trunk
+from recipe.training.run_folder import read_state
 from recipe.training.trunk import classifier_of, hash_parameters
 
 if TYPE_CHECKING:
@@ -57,9 +56,6 @@ class SeededLengthGroupedSampler(LengthGroupedSampler):
     def __init__(self, batch_size: int, lengths: list[int], seed: int):
         super().__init__(batch_size, lengths=lengths)
         self.seed, self.epoch = seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
         self.generator = torch.Generator()
@@ -91,7 +87,7 @@ class RecipeTrainer(Trainer):
         **keywords: Any,
     ):
         """Take what Trainer takes; raise RecipeError (a ValueError) for what would go wrong later, or in silence."""
-        self.saving_checkpoint, self.train_sampler, self.evaluated = False, None, None
+        self.saving_checkpoint, self.train_sampler = False, None
         if args is not None and args.n_gpu > 1:  # DataParallel's replicas have no parameters to tell what is frozen
             logger.warning("one of %d GPUs is used: to use all, start with `accelerate launch`", args.n_gpu)
             args._n_gpu = 1
@@ -106,10 +102,11 @@ class RecipeTrainer(Trainer):
         self.add_callback(self.stop_on_sigterm)
 
     def _check_arguments(self) -> None:
-        args, rows, size = self.args, self.train_dataset, self.args.train_batch_size
-        classifier = self.classifier  # raises for another model
-        if args.dataloader_drop_last and has_length(rows) and len(rows) < size:
-            raise RecipeError(f"dataloader_drop_last drops all {len(rows)} training texts: take batches under {size}")
+        args, rows, classifier = self.args, self.train_dataset, self.classifier  # which raises for another model
+        if args.dataloader_drop_last and has_length(rows) and len(rows) < args.train_batch_size:
+            raise RecipeError(f"dataloader_drop_last drops all {len(rows)} training texts: take smaller batches")
+        if args.dataloader_persistent_workers:  # Trainer's loader of the first dataset that is evaluated stays
+            raise RecipeError("dataloader_persistent_workers would evaluate all datasets on the first: leave it out")
         if args.train_sampling_strategy == "batch_rebalance":  # batches of different sizes
             raise RecipeError("batch_rebalance makes batches whose texts would not count alike: take group_by_length")
         if args.neftune_noise_alpha and classifier.embeddings_frozen:
@@ -139,19 +136,15 @@ class RecipeTrainer(Trainer):
         return super().get_train_dataloader()
 
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
-        """Drop no row, whatever `dataloader_drop_last` says of training."""
-        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        dataset = self.eval_dataset[dataset] if isinstance(dataset, str) else dataset
-        if dataset is not self.evaluated and hasattr(self, "_eval_dataloaders"):
-            self._eval_dataloaders.clear()  # with persistent workers Trainer would go on with the last one's loader
-        self.evaluated = dataset
-        if not self.is_in_train:
-            check_trunk(self.classifier, dataset)
+        """Refuse such rows here too, and drop no row, whatever `dataloader_drop_last` says of training."""
+        if not self.is_in_train:  # else they were looked at before it
+            dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+            check_trunk(self.classifier, self.eval_dataset[dataset] if isinstance(dataset, str) else dataset)
         with self._every_row():
             return super().get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
-        """Drop no row, as in an evaluation."""
+        """Refuse such rows here too, and drop no row."""
         check_trunk(self.classifier, test_dataset)
         with self._every_row():
             return super().get_test_dataloader(test_dataset)
@@ -180,7 +173,7 @@ class RecipeTrainer(Trainer):
 
     def _run_epoch(self, *, epoch: int, **keywords: Any) -> None:
         if isinstance(self.train_sampler, SeededLengthGroupedSampler):
-            self.train_sampler.set_epoch(epoch)  # with several processes, accelerate's wrappers hide it from Trainer
+            self.train_sampler.epoch = epoch  # with several processes, accelerate's wrappers hide it from Trainer
         if self.state.global_step < self.state.max_steps and not self.control.should_training_stop:
             super()._run_epoch(epoch=epoch, **keywords)
 
@@ -192,9 +185,11 @@ class RecipeTrainer(Trainer):
         Raises:
             RecipeError: a loss or weights that are not finite, a folder of a finished run, no complete checkpoint to resume.
         """
-        refuse_finished(Path(self.args.output_dir))
+        folder = Path(self.args.output_dir)
+        if (state := read_state(folder)) and state["finished"]:  # whose figures and splits belong to the model it holds
+            raise RecipeError(f"output_dir {folder} holds a finished run of train.py: give another one")
         if resume_from_checkpoint:
-            resume_from_checkpoint = complete_checkpoint(Path(self.args.output_dir), resume_from_checkpoint)
+            resume_from_checkpoint = complete_checkpoint(folder, resume_from_checkpoint)
         with self.stop_on_sigterm.installed():
             output = super().train(resume_from_checkpoint, *args, **keywords)
         self.check_weights()
@@ -307,47 +302,24 @@ class RecipeTrainer(Trainer):
     # ---- The Hub: one upload of the finished model, when it is asked for ----
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Check the login and the repository's name before training; `push_to_hub` makes the repository."""
-        from recipe.hub.publish import check_login, check_repo_id
-
-        check_repo_id(self.args.hub_model_id)
-        on_main_process(check_login, token or self.args.hub_token)
+        """Make no repository yet, as Trainer would before it trains: `push_to_hub` does."""
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Push nothing yet: a checkpoint is no model."""
 
-    def create_model_card(self, **fields: Any) -> None:
-        """Write README.md into `output_dir`, or renew the run's part of it.
-
-        Of Trainer's keywords, language, license and tags are taken: the run knows the others, or a user writes them.
-        """
-        from recipe.hub.model_card import write_model_card  # which loads the report and scikit-learn
-
-        taken = {name: fields[name] for name in ("language", "license", "tags") if fields.get(name)}
-        if isinstance(tag := taken.get("tags"), str):
-            taken["tags"] = [tag]
-        if self.is_world_process_zero():
-            write_model_card(Path(self.args.output_dir), **taken)
-
-    def push_to_hub(
-        self,
-        commit_message: str = "Upload the classifier",
-        blocking: bool = True,
-        token: str | None = None,
-        revision: str | None = None,
-        private: bool | None = None,
-        **keywords: Any,
-    ) -> "Published | None":
+    def push_to_hub(self, commit_message: str = "Upload the classifier", **metadata: Any) -> "Published | None":
         """Save the model and upload it, its card, pictures and figures, in one commit; return where it went (see hub/publish.py).
 
-        Private unless `hub_private_repo` is false. `blocking` is always true; other keywords are create_model_card's.
+        Where it goes is said by the fields `hub_...`; it is private unless `hub_private_repo` is false.
+
+        Args:
+            metadata: fields of the card's front matter, such as `license`, `language` and `tags`.
         """
-        from recipe.hub.publish import publish
+        from recipe.hub.publish import publish  # which loads the report and scikit-learn
 
         self.save_model()
-        self.create_model_card(**keywords)
         if not self.is_world_process_zero():
             return None
-        args, private = self.args, self.args.hub_private_repo if private is None else private
-        token, revision = token or args.hub_token, revision or args.hub_revision
-        return publish(args.output_dir, args.hub_model_id, token, private, revision, commit_message)
+        args = self.args
+        where = (args.output_dir, args.hub_model_id, args.hub_token, args.hub_private_repo, args.hub_revision)
+        return publish(*where, commit_message, **metadata)

@@ -15,8 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from recipe.data.tokenization import batch_tokens, batches_by_length
 from recipe.errors import RecipeError
-from recipe.model.classifier import GPT2LastTokenClassifier
-from recipe.model.tail import GPT2Block
+from recipe.model.classifier import GPT2Block, GPT2LastTokenClassifier
 
 FORMAT = 3  # of the cached rows; a change makes old ones unknown
 SETTINGS = (
@@ -27,7 +26,6 @@ SETTINGS = (
     "scale_attn_by_inverse_layer_idx",
 )
 KNOWN_CODE = ("torch.nn.modules.", "transformers.")  # whose modules depend on their parameters and the config alone
-WRITTEN_AT_ONCE = 1 << 24  # bytes of hidden states that are handed over together
 
 
 def classifier_of(model: nn.Module) -> GPT2LastTokenClassifier:
@@ -94,7 +92,7 @@ def run_trunk(
 
     The model is one of `in_dtype`; the texts come as token ids, int32 [T], the longest first.
     """
-    parts, sizes, held, keeps_one_token = [], [], 0, model.keeps_one_token
+    keeps_one_token = model.keeps_one_token
     for batch in batches_by_length([len(ids) for ids in sequences], batch_tokens(device)):
         ids = [torch.from_numpy(sequences[i].astype(np.int64)) for i in batch]
         lengths = torch.tensor([len(text) for text in ids])
@@ -103,14 +101,7 @@ def run_trunk(
         kept = places < lengths[:, None]
         if keeps_one_token:
             kept &= places == (0 if model.pooling == "first" else lengths[:, None] - 1)
-        parts.append(states[kept].cpu())
-        sizes += kept.sum(dim=1).tolist()
-        held += parts[-1].nbytes
-        if held >= WRITTEN_AT_ONCE:
-            yield torch.cat(parts), sizes
-            parts, sizes, held = [], [], 0
-    if parts:
-        yield torch.cat(parts), sizes
+        yield states[kept].cpu(), kept.sum(dim=1).tolist()
 
 
 def in_dtype(model: GPT2LastTokenClassifier, dtype: torch.dtype) -> GPT2LastTokenClassifier:

@@ -85,6 +85,6 @@ def print_sweep(results: dict[str, Any]) -> None:
     )
     print(
         f"The same by sweep.py, which stops the weak ones early: {search:.1f} s, the epochs of"
-        f" {sweep['halving_runs']:.1f} runs: {search / first:.2f} single runs;\n  with {sweep['seeds']} other seeds of the best"
-        f" and the runner-up to its end, its default: {complete:.1f} s: {complete / first:.2f} single runs"
+        f" {sweep['halving_runs']:.1f} runs: {search / first:.2f} single runs;\n  with {sweep['seeds']} other seeds of the best,"
+        f" its default: {complete:.1f} s: {complete / first:.2f} single runs"
     )

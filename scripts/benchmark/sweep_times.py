@@ -31,7 +31,7 @@ def measure_sweep(job: dict[str, Any]) -> dict[str, float]:
 
 
 def measure_halving(job: dict[str, Any], folder: str) -> dict[str, float]:
-    """Measure sweep.py on a cache of its own: the search, and then the best setting's other seeds and the runner-up.
+    """Measure sweep.py on a cache of its own: the search, and then the best setting's other seeds.
 
     `halving_runs` is how many complete runs' epochs the trials of the search had.
     """

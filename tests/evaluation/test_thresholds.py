@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+from conftest import tiny_model
+from scipy.special import softmax
 from sklearn.metrics import f1_score
 
 from recipe.errors import RecipeError, parse_probability
-from recipe.evaluation.calibration import after_temperature, tune_threshold
+from recipe.evaluation.calibration import calibrate_head, tune_threshold
 from recipe.inference.text_classifier import check_two_labels, decide, is_unsure
 
 
@@ -77,9 +79,11 @@ def test_a_threshold_decides_between_two_labels():
 
 @pytest.mark.parametrize("threshold", [0.08, 0.5, 0.93])
 def test_a_threshold_moves_along_with_a_temperature(threshold):
-    logits = np.random.default_rng(0).normal(size=(1000, 2)) * 3
-    probabilities = [1 / (1 + np.exp(-np.diff(x, axis=1))) for x in (logits, logits / 2.7)]
-    pairs = [np.hstack([1 - p, p]) for p in probabilities]
-    moved = after_temperature(threshold, 2.7)
-    np.testing.assert_array_equal(decide(pairs[0], threshold), decide(pairs[1], moved))
+    rng, model = np.random.default_rng(0), tiny_model(num_labels=2, decision_threshold=threshold)
+    logits = rng.normal(size=(1000, 2)) * 3
+    temperature = calibrate_head(model, logits, rng.integers(0, 2, 1000))
+    assert temperature > 2
+    moved = model.config.decision_threshold
+    before, after = softmax(logits, axis=1), softmax(logits / temperature, axis=1)
+    np.testing.assert_array_equal(decide(before, threshold), decide(after, moved))
     assert (moved == threshold) == (threshold == 0.5)

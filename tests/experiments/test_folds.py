@@ -83,7 +83,7 @@ def test_groups_are_joined_by_their_texts():
     [
         ({}, 16, "a.csv: label 'technology' has 15 rows, too few for 16 folds"),
         ({"group": "one"}, 2, "2 folds cannot be made .* number of groups: 1"),
-        ({"group": lambda rows: rows["label"]}, 2, "one holds all rows of the label"),
+        ({"group": lambda rows: rows["label"]}, 2, "one fold would be empty, or hold all rows of a label"),
     ],
 )
 def test_folds_that_cannot_be_made(rows, change, folds, message):

@@ -7,14 +7,14 @@ import pandas as pd
 import pytest
 
 from recipe.errors import RecipeError
-from recipe.experiments.label_errors import LabelledPredictions, find_label_errors, read_predictions
+from recipe.experiments.label_errors import find_label_errors, read_predictions
 
 NAMES = ["a", "b", "c"]
 
 
 def predictions_of(labels, probabilities):
     frame = pd.DataFrame({"row": range(2, len(labels) + 2), "text": "t", "label": [NAMES[i] for i in labels]})
-    return LabelledPredictions(frame, NAMES[: probabilities.shape[1]], probabilities)
+    return frame, pd.DataFrame(probabilities, columns=NAMES[: probabilities.shape[1]])
 
 
 def test_known_flips_are_found():
@@ -26,7 +26,7 @@ def test_known_flips_are_found():
         probabilities[np.arange(600), (true + place) % 3] = share
     labels, flipped = true.copy(), rng.choice(600, 30, replace=False)
     labels[flipped] = (true[flipped] + rng.integers(1, 3, 30)) % 3
-    found = find_label_errors(predictions_of(labels, probabilities))
+    found = find_label_errors(*predictions_of(labels, probabilities))
     positions = found["row"].to_numpy() - 2
     assert set(positions) <= set(flipped)
     assert len(found) >= 20
@@ -46,13 +46,13 @@ def test_count_is_that_of_the_joint_made_by_hand():
     probability_of_a = np.array([*of_a, *[0.2] * 10])
     assert np.isclose(np.mean(of_a), 0.7)
     probabilities = np.stack([probability_of_a, 1 - probability_of_a], axis=1)
-    found = find_label_errors(predictions_of([0] * 11 + [1] * 10, probabilities))
+    found = find_label_errors(*predictions_of([0] * 11 + [1] * 10, probabilities))
     assert found["row"].tolist() == [9 + 2]
     assert found[["label", "likelier_label"]].to_numpy().tolist() == [["a", "b"]]
 
 
 def test_right_labels_give_nothing():
-    found = find_label_errors(predictions_of([0, 0, 1, 1], np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.3, 0.7]])))
+    found = find_label_errors(*predictions_of([0, 0, 1, 1], np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.3, 0.7]])))
     assert found.empty
 
 
@@ -60,7 +60,7 @@ def test_labels_without_texts_do_no_harm():
     probabilities = np.array([[0.85, 0.1, 0.05], [0.1, 0.85, 0.05]] * 50)
     labels = [0, 1] * 50
     labels[7] = 0
-    assert find_label_errors(predictions_of(labels, probabilities))["row"].tolist() == [7 + 2]
+    assert find_label_errors(*predictions_of(labels, probabilities))["row"].tolist() == [7 + 2]
 
 
 def write(path, rows):
@@ -70,16 +70,15 @@ def write(path, rows):
 
 def test_predictions_are_read(tmp_path):
     row = {"text": "t", "label": "1", "probability_1": 0.25, "probability_x y": 0.75, "predicted_label": "x y"}
-    found = read_predictions(write(tmp_path / "a.jsonl", [row, {**row, "label": 1}]))
-    assert found.label_names == ["1", "x y"]
-    assert found.probabilities.tolist() == [[0.25, 0.75]] * 2
-    assert found.frame.to_dict("list") == {"row": [1, 2], "text": ["t", "t"], "label": ["1", "1"]}
+    found, probabilities = read_predictions(write(tmp_path / "a.jsonl", [row, {**row, "label": 1}]))
+    assert probabilities.to_dict("list") == {"1": [0.25, 0.25], "x y": [0.75, 0.75]}
+    assert found.to_dict("list") == {"row": [1, 2], "text": ["t", "t"], "label": ["1", "1"]}
     more = {"row": 17, "source": "train.csv", "input_label": "x y"}
-    found = read_predictions(write(tmp_path / "b.jsonl", [row | more | {"fold": 1}]), "input_label")
-    assert found.frame.to_dict("records") == [{"row": 17, "source": "train.csv", "text": "t", "label": "x y"}]
+    found, _ = read_predictions(write(tmp_path / "b.jsonl", [row | more | {"fold": 1}]), "input_label")
+    assert found.to_dict("records") == [{"row": 17, "source": "train.csv", "text": "t", "label": "x y"}]
     del row["predicted_label"]  # as predict.py writes a file with columns of these names
-    found = read_predictions(write(tmp_path / "c.jsonl", [row | more]), "input_label")
-    assert found.frame.to_dict("records") == [{"row": 1, "text": "t", "label": "x y"}]
+    found, _ = read_predictions(write(tmp_path / "c.jsonl", [row | more]), "input_label")
+    assert found.to_dict("records") == [{"row": 1, "text": "t", "label": "x y"}]
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,14 @@
 """What the scripts of experiments share: options that they refuse, and files that they keep."""
 
 import json
-import runpy
 import shutil
 
 import pytest
 from conftest import ROOT, assert_one_line, fields_of, tiny_folder
 
 from recipe.config import parse_arguments
-from recipe.data.trained_on import save_trained_on
 from recipe.experiments.options import REFUSED
+from recipe.experiments.runs import load_texts
 
 SCRIPTS = ["cross_validate", "learning_curve", "probe"]
 
@@ -48,16 +47,6 @@ def test_refused_options_and_files_that_are_kept(script, tmp_path, texts_file, m
 
 
 def test_label_ids_are_those_of_the_models_head(tmp_path, texts_file, model):
-    load = runpy.run_path(str(ROOT / "scripts" / "probe.py"))["load"]
-    splits = load(parse_arguments(fields_of(model, texts_file, tmp_path)))
-    assert splits.label_names == ["technology", "sport", "medicine"]
-
-
-def test_probe_warns_of_texts_that_the_model_was_trained_on(tmp_path, texts_file, model, caplog):
-    load = runpy.run_path(str(ROOT / "scripts" / "probe.py"))["load"]
-    arguments = parse_arguments(fields_of(model, texts_file, tmp_path))
-    texts = load(arguments)["train"]["text"][:7]
-    assert "trained on" not in caplog.text
-    save_trained_on(model, texts, tiny_folder())
-    load(arguments)
-    assert f"7 of the 96 texts were trained on, by {model}" in caplog.text
+    splits = load_texts(parse_arguments(fields_of(model, texts_file, tmp_path)), "train", "validation")
+    assert [*splits] == ["train", "validation"]
+    assert splits["train"].features["label"].names == ["technology", "sport", "medicine"]

@@ -2,20 +2,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_model
-from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 from transformers import GPT2Config, GPT2Model
 
 from recipe.errors import RecipeError
-from recipe.experiments.probing import (
-    advise,
-    check_memory,
-    draw_probes,
-    probe_depths,
-    probe_table,
-    score,
-    states_by_depth,
-)
+from recipe.evaluation.metrics import label_metrics
+from recipe.experiments import probing as module
+from recipe.experiments.probing import advise, check_memory, draw_probes, probe_depths, probe_table, states_by_depth
 
 LENGTHS = [1, 2, 64, 17, 17, 5, 40, 3] * 9  # more than one batch
 
@@ -59,7 +52,7 @@ def test_probe_is_scikit_learn_on_standardized_features(class_weight):
 
 
 def scores_of(*right, texts=100):
-    return [score(np.arange(texts) < count, np.ones(texts, dtype=bool)) for count in right]
+    return [label_metrics((np.arange(texts) < count).astype(int), np.ones(texts, dtype=int)) for count in right]
 
 
 @pytest.mark.parametrize(
@@ -82,43 +75,41 @@ def scores_of(*right, texts=100):
 def test_advice_is_the_one_standard_error_rule(right, best, depth, blocks, begin, words):
     scores = scores_of(*right)
     advice = advise(scores, 100)
-    assert (advice.best, advice.depth, advice.blocks, advice.begin) == (best, depth, blocks, begin)
-    assert f"--trainable last_blocks:{blocks} may help" in advice.sentence
-    assert words in advice.sentence
+    assert (advice["best_depth"], advice["shallowest_depth"]) == (best, depth)
+    assert (advice["at_most"], advice["begin_with"]) == (f"last_blocks:{blocks}", f"last_blocks:{begin}")
+    assert f"--trainable last_blocks:{blocks} may help" in advice["advice"]
+    assert words in advice["advice"]
 
 
 def test_standard_error_is_the_binomial_one_where_texts_are_many():
     advice = advise(scores_of(5000, 9000, texts=10_000), 10_000)
-    assert advice.standard_error == pytest.approx((0.9 * 0.1 / 10_000) ** 0.5, rel=1e-3)
-
-
-def test_scores_have_wilson_intervals():
-    (figures,) = scores_of(7, texts=10)
-    assert figures["accuracy"] == 0.7
-    assert (figures["accuracy_low"], figures["accuracy_high"]) == binomtest(7, 10).proportion_ci(method="wilson")
+    assert advice["standard_error"] == pytest.approx((0.9 * 0.1 / 10_000) ** 0.5, rel=1e-3)
 
 
 def test_more_texts_than_fit_are_refused():
     small = GPT2Config()  # GPT-2 small: 13 depths of 768 numbers of 4 bytes
     check_memory(small, 50_000)
-    with pytest.raises(RecipeError, match=r"2\.4 GB, and 2 GB are allowed, 50,080 texts: pass --max_train_samples"):
+    with pytest.raises(RecipeError, match=r"60,000 texts take more than 2 GB .* --max_train_samples .* at most 50,080"):
         check_memory(small, 60_000)
 
 
-def test_table_and_picture_hold_every_depth():
+def test_table_and_picture_hold_every_depth(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     scores = scores_of(50, 80, 86, 90, 88)
     (tfidf,) = scores_of(85)
-    lines = probe_table(scores, {"TF-IDF": tfidf}).splitlines()
+    lines = probe_table(scores, {"tfidf": tfidf}).splitlines()
     assert [line.split("  ")[0] for line in lines[1:]] == [
         "embeddings",
         *(f"block {i} (h.{i - 1})" for i in (1, 2, 3, 4)),
-        "TF-IDF",
+        "TF-IDF + logistic regression",
     ]
-    assert lines[4].split() == ["block", "3", "(h.2)", "0.900", "0.826", "-", "0.945"]
+    assert lines[4].split() == ["block", "3", "(h.2)", "0.900", "0.826", "0.945"]
+    figures = []
+    monkeypatch.setattr(module, "write_figure", lambda figure, path: figures.append(figure))
     for beside in (tfidf, None):
-        (axes,) = draw_probes(scores, beside, advise(scores, 100)).axes
+        draw_probes(tmp_path / "x.png", scores, beside, advise(scores, 100))
+        (axes,) = figures[-1].axes
         line = next(line for line in axes.lines if len(line.get_ydata()) == 5)
-        np.testing.assert_allclose(line.get_ydata(), [0.5, 0.8, 0.86, 0.9, 0.88])
+        np.testing.assert_allclose(line.get_ydata().astype(float), [0.5, 0.8, 0.86, 0.9, 0.88])
         titles = [text.get_text() for text in axes.get_legend().get_texts()]
         assert ("TF-IDF + logistic regression" in titles) == (beside is not None)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from saved_models import LABELS, three_label_run, to_dataset
 from recipe import GPT2LastTokenClassifier, load_splits
 from recipe.config import parse_arguments
 from recipe.errors import RecipeError
-from recipe.experiments.runs import Results, Runner, settings_of, unfinished
+from recipe.experiments.runs import Results, Runner, alone, settings_of, unfinished
 
 
 def arguments_for(model, *fields):
@@ -132,8 +133,18 @@ def test_a_second_run_measures_what_is_missing(tmp_path):
     assert measured(path, {"seed": 1}) == (found, [])
     assert measured(path, {"seed": 2})[1] == ["a", "b"]
     assert measured(path, {"seed": 1}, ["text"])[1] == ["a", "b"]
-    Results(path).remove()
-    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_used_by_one_process_alone(tmp_path, monkeypatch):
+    with (
+        alone(tmp_path / "x"),
+        pytest.raises(RecipeError, match="x is in use by another process"),
+        alone(tmp_path / "x"),
+    ):
+        pass
+    monkeypatch.setattr("recipe.experiments.runs.PartialState", lambda: SimpleNamespace(num_processes=2))
+    with pytest.raises(RecipeError, match="experiments are one process"), alone(tmp_path / "x"):
+        pass
 
 
 @pytest.mark.parametrize("left", [lambda text: text[:-7], lambda text: text + "\n[]\n{}\nnull", lambda text: ""])

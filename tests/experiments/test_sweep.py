@@ -14,7 +14,6 @@ from recipe.errors import RecipeError
 from recipe.experiments import sweep as module
 from recipe.experiments.runs import Results, Runner
 from recipe.experiments.sweep import (
-    best_and_runner_up,
     check_options,
     compare_best,
     describe_spread,
@@ -138,18 +137,14 @@ def test_trials_of_all_depths_share_one_cache_and_weak_ones_stop(data, tmp_path)
     assert table["epochs"].sum() < 4 * len(table)
     assert table.iloc[0]["loss"] == table.loc[table["state"] == "complete", "loss"].min()
     assert set(table.loc[table["learning_rate"] == 5.0, ["state", "epochs"]].itertuples(index=False)) == {("pruned", 1)}
-    best, runner_up = best_and_runner_up(table, space)
-    assert (best["learning_rate"], best["depth"]) != (runner_up["learning_rate"], runner_up["depth"])
 
 
 def test_a_rate_that_diverges_ends_its_trial_alone_and_a_seed_is_a_result(data, tmp_path):
     space = {"learning_rate": [1e-2, 1e38]}
     table, runner, results = searched(data, tmp_path, space, "--max_grad_norm", "0", "--num_train_epochs", "1")
     assert table["state"].tolist() == ["complete", "diverged"]
-    assert best_and_runner_up(table, ["learning_rate"])[1] is None
-    figures, runner_up = compare_best(runner, results, space, table.iloc[::-1], 1)  # as if it had not at the first seed
+    figures = compare_best(runner, results, space, table.iloc[::-1], 1)  # as if it had not at the first seed
     assert figures == {"runs": 0, "diverged": 1}
-    assert math.isfinite(runner_up["loss"])
 
 
 def test_where_all_diverge_it_says_so(data, tmp_path):
@@ -229,14 +224,24 @@ TABLE = pd.DataFrame(
         "state": ["complete", "complete", "pruned", "pruned", "diverged"],
     }
 )
-NAMES = ["learning_rate", "depth", "seed"]
 
 
-def test_the_runner_up_is_another_setting_not_another_seed():
-    best, runner_up = best_and_runner_up(TABLE, NAMES)
-    assert (best.name, runner_up.name) == (0, 2)
-    assert best_and_runner_up(TABLE[:2], NAMES)[1] is None
-    assert best_and_runner_up(TABLE.iloc[[0, 4]], NAMES)[1] is None
+def test_the_best_is_trained_with_other_seeds_and_compared_with_other_settings(tmp_path, monkeypatch):
+    """Its other trial, of seed 2, is no other setting; nor is one that was pruned."""
+    losses, trained = iter([0.3, 0.4, 0.35]), []
+
+    def train(runner, setting):
+        trained.append(setting)
+        return {"loss": next(losses), "accuracy": 0.9, "state": "complete"}
+
+    monkeypatch.setattr(module, "train", train)
+    rest = pd.DataFrame({"learning_rate": [3e-3, 3e-2], "depth": [1, 2], "seed": 1, "loss": [0.36, 2.0]})
+    table = pd.concat([TABLE, rest.assign(epochs=3, state="complete")], ignore_index=True)
+    space = {"learning_rate": table["learning_rate"].unique().tolist(), "depth": [1, 2], "seed": [1, 2]}
+    figures = compare_best(FakeRunner(tmp_path), Results(tmp_path / "x"), space, table, 3)
+    assert trained == [{"learning_rate": 1e-3, "depth": 1, "seed": seed} for seed in (3, 4, 5)]
+    assert figures["loss"] == pytest.approx(0.35)
+    assert (figures["others"], figures["as_good"]) == (2, 1)
 
 
 def as_runs(losses, accuracies=None):
@@ -247,42 +252,34 @@ def as_runs(losses, accuracies=None):
 def test_the_interval_holds_one_more_run_in_95_of_100():
     rng = np.random.default_rng(0)
     draws = rng.normal(10, 2, size=(3000, 4))
-    bounds = [spread(as_runs(losses[:3])) for losses in draws]
+    bounds = [spread(as_runs(losses[:3]), []) for losses in draws]
     inside = [found["low"] <= losses[3] <= found["high"] for found, losses in zip(bounds, draws, strict=True)]
     assert np.mean(inside) == pytest.approx(0.95, abs=0.02)
-    found = spread(as_runs([1.0, 2.0, 4.0], [0.5, 0.5, 0.8]))
+    found = spread(as_runs([1.0, 2.0, 4.0], [0.5, 0.5, 0.8]), [])
     assert found["loss"] == pytest.approx(7 / 3)
     assert found["loss_sd"] == pytest.approx(np.std([1, 2, 4], ddof=1))
     assert found["accuracy_sd"] == pytest.approx(np.std([0.5, 0.5, 0.8], ddof=1))
 
 
-@pytest.mark.parametrize(
-    ("losses", "runner_up", "sentence"),
-    [
-        ([0.10, 0.11, 0.12], 0.12, "lies within 0.0603 to 0.1597"),
-        ([0.10, 0.11, 0.12], 0.2, "single runs of the best setting would: worse."),
-        ([0.10, 0.11, 0.12], 0.01, "single runs of the best setting would: a better one."),
-        ([0.10, 0.11, 0.12], None, "no other setting"),
-        ([0.1], 0.2, "two or more have a spread"),
-    ],
-)
-def test_noise_and_a_difference_are_kept_apart(losses, runner_up, sentence):
-    other = None if runner_up is None else {"loss": runner_up, "state": "complete"}
-    assert sentence in describe_spread(spread(as_runs(losses)), other)
+def test_other_settings_within_the_interval_or_below_may_be_as_good():
+    """Of 0.10, 0.11 and 0.12, the interval is 0.11 -+ 4.303 * 0.01 * sqrt(4 / 3)."""
+    figures = spread(as_runs([0.10, 0.11, 0.12]), [0.01, 0.12, 0.159, 0.161, 0.2])
+    assert (figures["low"], figures["high"]) == (pytest.approx(0.0603, abs=1e-4), pytest.approx(0.1597, abs=1e-4))
+    assert (figures["others"], figures["as_good"]) == (5, 3)
+    text = describe_spread(figures)
+    assert "with 3 other seeds: validation loss 0.1100 (sd 0.0100)" in text
+    assert "a loss of 0.0603 to 0.1597 (95 %): 3 of 5 complete trials" in text
 
 
 def test_seeds_that_diverged_are_counted_beside_the_others():
     lost = {"loss": None, "state": "diverged", "reason": "the loss is nan at step 3"}
-    figures = spread([*as_runs([0.1, 0.2]), lost])
-    assert figures == {**spread(as_runs([0.1, 0.2])), "diverged": 1}
-    text = describe_spread(figures, lost)
-    assert text.startswith("Of 3 other seeds, 1 diverged with the best setting: take a lower rate.\n")
-    assert "with 2 other seeds: validation loss 0.1500" in text
-    assert text.endswith("The runner-up diverged: the loss is nan at step 3.")
-    assert (
-        describe_spread(spread([lost]), None)
-        == "Of 1 other seeds, 1 diverged with the best setting: take a lower rate."
-    )
+    figures = spread([*as_runs([0.1, 0.2]), lost], [])
+    assert figures == {**spread(as_runs([0.1, 0.2]), []), "diverged": 1}
+    text = describe_spread(figures)
+    assert "with 2 other seeds (and 1 more, which diverged: take a lower rate): validation loss 0.1500" in text
+    none = "The best setting with 0 other seeds (and 1 more, which diverged: take a lower rate)."
+    assert describe_spread(spread([lost], [])) == none
+    assert describe_spread(spread(as_runs([0.1]), [])).endswith("with 1 other seeds: validation loss 0.1000.")
 
 
 def test_the_command_replaces_what_was_swept():
@@ -317,20 +314,20 @@ def test_the_command_replaces_what_was_swept():
 @pytest.mark.parametrize("figures", [{}, {"runs": 0, "diverged": 2}])
 def test_a_picture_without_other_seeds_has_no_mean(tmp_path, monkeypatch, figures):
     drawn = []
-    monkeypatch.setattr("recipe.experiments.sweep.save_figure", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(module, "write_figure", lambda figure, path: drawn.append(figure))
     draw_sweep(tmp_path / "sweep.png", TABLE, figures)
     assert not drawn[0].axes[0].containers
 
 
 def test_pruned_trials_are_hollow(tmp_path, monkeypatch):
     figures = []
-    monkeypatch.setattr("recipe.experiments.sweep.save_figure", lambda figure, path: figures.append(figure))
-    draw_sweep(tmp_path / "sweep.png", TABLE, spread(as_runs([0.2, 0.3], [0.9, 0.9])))
+    monkeypatch.setattr(module, "write_figure", lambda figure, path: figures.append(figure))
+    draw_sweep(tmp_path / "sweep.png", TABLE, spread(as_runs([0.2, 0.3], [0.9, 0.9]), []))
     (axes,) = figures[0].axes
-    dots = [dot for dot in axes.collections if dot.get_label() != "_nolegend_" and hasattr(dot, "get_sizes")]
+    dots = [dot for dot in axes.collections if hasattr(dot, "get_sizes")]
     hollow = sum(len(dot.get_offsets()) for dot in dots if len(dot.get_facecolors()) == 0)
     filled = sum(len(dot.get_offsets()) for dot in dots if len(dot.get_facecolors()))
     assert (filled, hollow) == (2, 2)
-    assert sorted(text.get_text() for text in axes.texts) == ["1", "2"]
     assert sum(len(line.get_xdata()) for line in axes.lines if line.get_marker() == "x") == 1
-    assert [text.get_text() for text in axes.get_legend().get_texts()][:2] == ["1 block trains", "2 blocks train"]
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["complete, depth 1", "complete, depth 2", "pruned, when it was", "best, other seeds (sd)"]

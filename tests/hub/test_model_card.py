@@ -152,34 +152,6 @@ def test_a_new_card_that_somebody_merges_is_refused_until_it_is(folder):
     assert not (folder / "README.new.md").exists()
 
 
-def without_front_matter(card):
-    return card.read_text().split("\n---\n", 1)[1]
-
-
-@pytest.mark.parametrize(("old", "new"), [("", ""), ("## Limits", "## Limits of ours")])  # edited, too
-def test_without_the_test_at_hand_the_card_keeps_its_results(folder, finished, old, new):
-    """As trainer.push_to_hub() writes it, after a run of train.py."""
-    card = folder / "README.md"
-    card.write_text(card.read_text().replace(old, new))
-    (folder / "test_results.json").write_bytes((finished / "test_results.json").read_bytes())
-    text, data = without_front_matter(card), ModelCard.load(card).data.to_dict()
-    assert write_model_card(folder, language="en", tags=["news", "gpt2"]) == card
-    assert without_front_matter(card) == text
-    assert "of which none is a training text, measured on the saved model:" in text
-    added = {"language": "en", "tags": ["gpt2", "text-classification", "news"]}
-    assert ModelCard.load(card).data.to_dict() == {**data, **added}
-    assert len(data["model-index"][0]["results"][0]["metrics"]) == 3
-    assert not (folder / "README.new.md").exists()
-
-
-def test_results_of_another_test_are_not_kept(folder, finished):
-    figures = read(finished / "test_results.json")
-    (folder / "test_results.json").write_text(json.dumps({**figures, "test_loss": figures["test_loss"] + 1e-3}))
-    write_model_card(folder)
-    assert "The figures are in `test_results.json`." in (folder / "README.md").read_text()
-    assert "model-index" not in ModelCard.load(folder / "README.md").data.to_dict()
-
-
 def test_hand_written_fields_stay_where_the_run_knows_nothing_of_them(folder):
     (folder / "README.md").write_text(
         "\ufeff---\nbase_model: me/mine\ndatasets: [me/texts]\nlicense: mit\n---\n# Mine\n"

@@ -216,7 +216,7 @@ def test_pickle_and_incomplete_weights_are_refused(tmp_path):
     pickled = tmp_path / "pickled"
     model.config.save_pretrained(pickled)
     torch.save(model.state_dict(), pickled / "pytorch_model.bin")
-    with pytest.raises(RecipeError, match="they are pickled, which is not safe to load"):
+    with pytest.raises(RecipeError, match="no safetensors weights that load"):
         GPT2LastTokenClassifier.from_pretrained(pickled)
     partial = tmp_path / "partial"
     state = {name: tensor for name, tensor in model.state_dict().items() if "h.2." not in name}

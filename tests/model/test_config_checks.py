@@ -30,16 +30,13 @@ def folder(saved, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"n_layer": 2}, "n_layer 2, but the weights have 4 blocks"),
         ({"n_layer": 5}, "the checkpoint lacks 12 GPT-2 weights"),
         ({"n_embd": 64}, r"is \[\d+, 32\] in the checkpoint but \[\d+, 64\] by its config.json"),
         ({"n_positions": 7}, r"wpe.weight is \[64, 32\] in the checkpoint but \[7, 32\] by its config.json"),
-        ({"quantization_config": {"bits": 8}}, "its weights are quantized"),
-        ({"id2label": {"0": "a", "2": "c", "1": "a"}}, "id2label holds a name twice"),
-        ({"id2label": {"0": "a", "5": "c", "1": "b"}}, "id2label names the ids 0, 5, 1, not 0 to 2"),
-        ({"id2label": {"zero": "a"}}, "config.json cannot be used"),
-        ({"id2label": ["a", "b"]}, "config.json cannot be used"),
-        ({"problem_type": "multi_label_classification"}, "trained for problem_type 'multi_label_classification'"),
+        ({"n_layer": 2}, "n_layer 2, but the weights have 4 blocks"),
+        ({"id2label": {"0": "a", "2": "c", "1": "a"}}, "id2label does not name each of its 3 labels once"),
+        ({"id2label": {"0": "a", "5": "c", "1": "b"}}, "id2label does not name each of its 3 labels once"),
+        ({"problem_type": "multi_label_classification"}, "problem_type is 'multi_label_classification', but a text"),
         ({"model_type": "bert"}, "is of type 'bert'"),
     ],
 )
@@ -50,30 +47,11 @@ def test_odd_configs_are_refused(folder, fields, message):
         GPT2LastTokenClassifier.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("content", ["[1, 2]", "null", "{}", "{", "\x00"])
-def test_a_config_of_another_shape_is_refused(folder, content):
-    (folder / "config.json").write_text(content)
-    with pytest.raises(RecipeError, match=r"no readable config\.json"):
-        GPT2LastTokenClassifier.from_pretrained(folder)
-
-
-def spoil(folder, change):
-    state = load_file(folder / "model.safetensors")
-    change(state)
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def test_weights_that_are_not_finite_are_refused(folder):
-    spoil(folder, lambda state: state["transformer.h.1.ln_1.weight"].fill_(float("nan")))
-    with pytest.raises(RecipeError, match=r"h\.1\.ln_1\.weight holds values that are not finite"):
-        GPT2LastTokenClassifier.from_pretrained(folder)
-
-
 @pytest.mark.parametrize("content", [b"version https://git-lfs.github.com/spec/v1", b""])
 def test_weights_that_do_not_load_are_refused(folder, content):
     """Such as the pointer that a git checkout has in place of a large file."""
     (folder / "model.safetensors").write_bytes(content)
-    with pytest.raises(RecipeError, match=r"no weights that load: .*git lfs pull"):
+    with pytest.raises(RecipeError, match=r"no safetensors weights that load .*git lfs pull"):
         GPT2LastTokenClassifier.from_pretrained(folder)
 
 
@@ -89,7 +67,7 @@ def test_a_folder_of_our_own_class_loads_as_that_class_or_not_at_all(tmp_path):
 
 
 def test_masks_that_older_versions_saved_are_no_weights(folder):
-    spoil(
-        folder, lambda state: state.update({"transformer.h.0.attn.bias": torch.ones(1, 1, 64, 64, dtype=torch.uint8)})
-    )
+    mask = {"transformer.h.0.attn.bias": torch.ones(1, 1, 64, 64, dtype=torch.uint8)}
+    weights = load_file(folder / "model.safetensors")
+    save_file(weights | mask, folder / "model.safetensors", metadata={"format": "pt"})
     assert GPT2LastTokenClassifier.from_pretrained(folder).num_labels == 3

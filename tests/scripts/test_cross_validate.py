@@ -97,6 +97,6 @@ def test_outputs_that_exist_are_refused_before_any_work(validated, run_here):
     result = run_here([*SCRIPT, "--output_file", validated / "out.jsonl", *fields])
     assert_one_line(result, "figures_file")
     result = run_here([*SCRIPT, "--output_file", validated / "new.csv", "--folds", "1", *fields])
-    assert_one_line(result, "folds is 1: take a whole number from 2 up to 100")
+    assert_one_line(result, "argument --folds: 1 is no whole number from 2 up")
     result = run_here([*SCRIPT, "--output_file", validated / "new.csv", "--fold", "3", *fields])
     assert_one_line(result, "unknown field 'fold'")

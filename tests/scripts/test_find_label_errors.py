@@ -44,7 +44,7 @@ def test_flips_are_found_and_nothing_acts(tmp_path):
 def test_jsonl_without_errors(tmp_path, run_here):
     predictions = write_predictions(tmp_path / "out.jsonl", [])
     result = run_here([*SCRIPT, "--predictions", predictions, "--output_file", tmp_path / "suspects.csv"])
-    assert result.stdout.splitlines()[0] == "None of 100 texts is probably mislabelled"
+    assert result.stdout.splitlines()[0] == "0 of 100 texts are probably mislabelled"
     assert pd.read_csv(tmp_path / "suspects.csv").empty
 
 

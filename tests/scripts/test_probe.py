@@ -2,9 +2,13 @@
 
 import json
 import re
+import shutil
 
+import pandas as pd
 import pytest
 from conftest import NANO, assert_one_line, assert_refused, fields_of, make_texts, run, tiny_folder
+
+from recipe.data.trained_on import save_trained_on
 
 PROBE = ["python", "scripts/probe.py"]
 
@@ -57,3 +61,12 @@ def test_an_existing_file_is_overwritten_where_asked(tmp_path, run_here, fields)
     result = run_here([*PROBE, *fields, "--output_file", output, "--overwrite_output_file", "--disable_tqdm", "true"])
     assert (result.returncode, result.stderr) == (0, "")
     assert len(json.loads(output.read_text())["depths"]) == 5
+
+
+def test_texts_that_the_model_was_trained_on_are_warned_of(tmp_path, run_here, texts_file):
+    """A tenth of the file's 120 texts are validation, a fifth the test, which is not read."""
+    model = shutil.copytree(tiny_folder(), tmp_path / "model")
+    save_trained_on(model, pd.read_csv(texts_file)["text"], tiny_folder())
+    result = run_here([*PROBE, *fields_of(model, texts_file, tmp_path)[:4]])
+    assert result.returncode == 0
+    assert f"96 of the 96 texts were trained on, by {model}" in result.stderr

@@ -110,15 +110,15 @@ def test_what_was_found_is_kept_when_the_other_seeds_are_interrupted(tmp_path, r
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--learning_rate", "0"], "learning_rate is 0, so learning_rates is 0:0: give numbers between 0 and 10"),
-        (["--learning_rate", "1.5"], "learning_rate is 1.5, so learning_rates is 0.15:15: give numbers"),
+        (["--learning_rate", "0"], "learning_rates is 0:0, around learning_rate: give numbers between 0 and 10"),
+        (["--learning_rate", "1.5"], "learning_rates is 0.15:15, around learning_rate: give numbers"),
         (["--learning_rates", "1e-2:1e-3"], "learning_rates is 1e-2:1e-3: give numbers"),
         (["--learning_rates", "x"], "learning_rates is x"),
         (["--learning_rates", "0", "1e-3"], "learning_rates is 0 1e-3"),
         (["--dropouts", "1"], "dropout is 1.0: take a share"),
-        (["--trial_seeds", "-1"], "trial_seeds is -1"),
-        (["--seeds", "-1"], "seeds is -1: take a whole number from 0 up"),
-        (["--halving", "1"], "halving is 1"),
+        (["--trial_seeds", "-1"], "argument --trial_seeds: -1 is no whole number"),
+        (["--seeds", "-1"], "argument --seeds: -1 is no whole number from 0 up"),
+        (["--halving", "1"], "argument --halving: 1 is no whole number from 2 up"),
         (["--learning_rat", "1"], "unknown field 'learning_rat'"),
     ],
 )

@@ -4,7 +4,7 @@ import torch
 from sklearn.utils.class_weight import compute_sample_weight
 from torch.nn import functional as F
 
-from recipe.training.class_weights import balanced_loss
+from recipe.training.steps import balanced_loss
 
 LABELS = [0, 0, 0, 0, 1, 1, 3]  # label 2 never occurs
 

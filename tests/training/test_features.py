@@ -19,8 +19,7 @@ from transformers import GPT2Config, TrainingArguments
 
 from recipe import FeatureCollator, cache_features, freeze_except, last_blocks, load_tokenizer
 from recipe.errors import RecipeError
-from recipe.model.classifier import GPT2LastTokenClassifier
-from recipe.model.tail import GPT2Block
+from recipe.model.classifier import GPT2Block, GPT2LastTokenClassifier
 from recipe.training.cache_folder import clear_caches, list_caches
 from recipe.training.features import open_hidden, passes_over_data
 from recipe.training.trunk import dtype_of, folder_name, has_native_bfloat16, in_dtype, trunk_key
@@ -194,8 +193,7 @@ def test_a_file_that_the_system_does_not_give_is_left(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("damage", [cut_short, cut_at_a_batch, lambda content: b"", lambda content: b"another file"])
 def test_damaged_file_is_reported_and_computed_again(tmp_path, caplog, monkeypatch, damage):
-    monkeypatch.setattr("recipe.training.trunk.WRITTEN_AT_ONCE", 1)  # a record batch each
-    monkeypatch.setattr("recipe.training.trunk.batch_tokens", lambda device: 1)
+    monkeypatch.setattr("recipe.training.trunk.batch_tokens", lambda device: 1)  # a record batch each
     model = frozen_model()
     cache(model, SEQUENCES, tmp_path)
     (path,) = tmp_path.rglob("*.arrow")
@@ -300,7 +298,6 @@ def test_auto_wants_a_frozen_trunk_several_passes_and_room(tmp_path, caplog):
             r"feature_cache is on.* but it takes .* GB on disk, of at most 1e-06 GB \(--feature_cache_max_gb\)",
         ),
         ({"when": "maybe"}, "when is 'maybe': take one of auto, on, off"),
-        ({"dtype": "float64"}, "dtype is 'float64': take one of"),
     ],
 )
 def test_what_cannot_be_is_refused_before_the_first_batch(tmp_path, computed, options, message):
@@ -413,15 +410,6 @@ def test_rows_whose_file_is_gone_are_refused_with_the_way_on(tmp_path):
         RecipeError, match=r"trunk_output lies in a file that cannot be read.*call cache_features again"
     ):
         Dataset.load_from_disk(tmp_path / "saved")[0]
-
-
-def test_the_model_refuses_one_token_a_text_where_blocks_train(tmp_path):
-    """Rows that a loop of one's own has made may lack their depth."""
-    rows = cache(frozen_model(["score.*"]), SEQUENCES, tmp_path)
-    batch = FeatureCollator(collate)([rows[0], rows[2]])
-    del batch["trunk_depth"]
-    with pytest.raises(RecipeError, match="cached for a head alone, one token a text, but now blocks train"):
-        frozen_model()(**batch)
 
 
 def test_caches_are_listed_and_cleared(tmp_path):

@@ -24,7 +24,7 @@ from conftest import (
 )
 
 from recipe.errors import RecipeError
-from recipe.training.run_folder import RunFolder, with_absolute_paths
+from recipe.training.run_folder import with_absolute_paths
 
 pytestmark = pytest.mark.launch
 FORK = multiprocessing.get_context("fork")  # a child that has imported everything already
@@ -148,35 +148,15 @@ def test_resuming_from_the_last_complete_checkpoint(three_labels, tmp_path, capl
     assert same_weights(tmp_path / "straight", tmp_path / "x")
 
 
-def test_resuming_from_a_named_checkpoint_sets_newer_ones_aside(three_labels, tmp_path):
+def test_resuming_from_a_named_checkpoint_takes_its_steps_again(three_labels, tmp_path):
     fields = ["--num_train_epochs", "3", "--save_total_limit", "5"]
     straight = run_training(three_labels, tmp_path / "x", *fields)
     named = ["--resume_from_checkpoint", str(tmp_path / "x" / "checkpoint-6")]
     assert run_training(three_labels, tmp_path / "x", *fields, *named) == straight
     names = {path.name for path in (tmp_path / "x").glob("*checkpoint-*")}
-    kept, aside = ({f"checkpoint-{step}" for step in steps} for steps in ((6, 12, 18), (12, 18)))
-    assert names == kept | {f"replaced-{name}" for name in aside}
-
-
-def test_resuming_from_another_folders_checkpoint(three_labels, tmp_path, caplog):
-    """Its best checkpoint lies there too; and once started, the same command resumes from its own."""
-    fields = ["--num_train_epochs", "3", "--save_total_limit", "3", "--learning_rate", "0.02"]
-    fields += ["--lr_scheduler_type", "constant"]
-    run_training(three_labels, tmp_path / "a", *fields)
-    command = [*fields, "--resume_from_checkpoint", str(tmp_path / "a" / "checkpoint-12")]
-    straight = run_training(three_labels, tmp_path / "b", *command)
-    with pytest.raises(RecipeError, match="is not empty"):
-        run_training(three_labels, tmp_path / "b", *command)
-    texts = tmp_path / "texts.csv"
-    texts.write_bytes(three_labels.read_bytes())
-    run_unfinished(texts, tmp_path / "c", *command)
-    texts.write_text(three_labels.read_text().replace("the", "a", 1))
-    with pytest.raises(RecipeError, match="holds an unfinished run on other data"):
-        run_training(texts, tmp_path / "c", *command)
-    texts.write_bytes(three_labels.read_bytes())
-    caplog.set_level("INFO")
-    assert run_training(texts, tmp_path / "c", *command) == straight
-    assert f"resumes from {tmp_path / 'c' / 'checkpoint-18'}" in caplog.text
+    assert names == {*(f"checkpoint-{i}" for i in (6, 12, 18)), *(f"replaced-checkpoint-{i}" for i in (12, 18))}
+    with pytest.raises(RecipeError, match=r"not in output_dir .*: give its own folder"):
+        run_training(three_labels, tmp_path / "y", *fields, *named)
 
 
 @pytest.mark.parametrize(("cache", "sampling"), [("on", "random"), ("off", "group_by_length")])
@@ -205,24 +185,9 @@ def test_two_runs_in_one_folder_are_refused(three_labels, tmp_path):
     run_training(three_labels, tmp_path / "x", "--overwrite_output_dir")
 
 
-def test_a_run_that_begins_while_another_looks_at_its_empty_folder_is_kept(three_labels, tmp_path, monkeypatch):
-    """Both have found the folder empty; the other begins and ends before this one starts to write."""
-    start_run = RunFolder.start
-
-    def other_first(self, splits):
-        monkeypatch.setattr(RunFolder, "start", start_run)
-        run_training(three_labels, tmp_path / "x")
-        start_run(self, splits)
-
-    monkeypatch.setattr(RunFolder, "start", other_first)
-    with pytest.raises(RecipeError, match="another run has begun there"):
-        run_training(three_labels, tmp_path / "x", "--seed", "3")
-    assert json.loads((tmp_path / "x" / "run_state.json").read_text())["finished"]
-
-
 def test_impossible_output_dir_is_refused_first(three_labels, tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(RecipeError, match="file is no folder"):
+    with pytest.raises(RecipeError, match="file is no folder that can be written to"):
         run_training(three_labels, tmp_path / "file" / "x")
 
 
