@@ -2,6 +2,7 @@
 
 import logging
 import re
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,7 @@ HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only")
 MODEL_TYPE = "gpt2_last_token_classifier"  # of GPT2LastTokenClassifier's own folders
 POOLINGS = ("last", "first", "mean")
 PROBLEM_TYPES = (None, "single_label_classification")
+PYTORCH_ENDINGS = (".bin", ".pt", ".pth", ".safetensors")  # of files of weights
 
 
 def load_config(name: str, revision: str = "main", **hub_arguments: Any) -> GPT2Config:
@@ -34,6 +36,8 @@ def load_config(name: str, revision: str = "main", **hub_arguments: Any) -> GPT2
         parent_exists = folder.parent != Path(".") and folder.parent.is_dir()
         looks_local = name.startswith((".", "~", "/")) or name.count("/") > 1 or parent_exists
         is_folder = folder.is_dir()
+        if not (folder / "config.json").is_file() and (command := conversion(folder)):
+            raise RecipeError(f"model {name!r} holds weights of another form: convert them: {command}")
     if not is_folder and looks_local:
         raise RecipeError(f"model folder {name!r} does not exist: give one that save_pretrained wrote, or a hub id")
     try:
@@ -52,6 +56,17 @@ def load_config(name: str, revision: str = "main", **hub_arguments: Any) -> GPT2
     except Exception as error:  # whatever the fields hold: transformers checks some of them, each in its own way
         problem = f"config.json cannot be used: {' '.join(str(error).split())[:200]}"
         raise RecipeError(f"model {name!r}: {problem}: restore it, or take another model") from error
+
+
+def conversion(path: Path) -> str | None:
+    """Return the command that converts weights, for a file or folder that holds other than save_pretrained's."""
+    files = list(path.iterdir()) if path.is_dir() else [path] if path.is_file() else []
+    endings = {file.suffix for file in files}
+    if not endings & {".index", *PYTORCH_ENDINGS} or (path.is_dir() and ".safetensors" in endings):
+        return None
+    converted = path.with_name(f"{path.resolve().name.partition('.')[0]}-converted")
+    command = f"python scripts/convert_weights.py --source {shlex.quote(str(path))}"
+    return f"{command} --output_dir {shlex.quote(str(converted))}"
 
 
 def check_fields(fields: dict[str, Any]) -> None:
@@ -112,8 +127,8 @@ def describe_weights(name: str, error: Exception) -> str:
     endings = {path.suffix for path in folder.iterdir()} if folder.is_dir() else set()
     if ".safetensors" in endings:
         return f"{first_line(error)}: restore its safetensors files (those of a git checkout by `git lfs pull`)"
-    if endings & {".bin", ".pt"}:
-        return "they are pickled, which is not safe to load: save them again as model.safetensors"
+    if folder.is_dir() and (command := conversion(folder)):
+        return f"they are pickled, which is not safe to load: convert them: {command}"
     return first_line(error)
 
 
