@@ -1,6 +1,6 @@
 """Conversion (optional): GPT-2 weights as people have them, for a folder that `save_pretrained` would have written.
 
-Read are OpenAI's TensorFlow checkpoints, and PyTorch files with the names of transformers, of nanoGPT, or of GPTModel in
+It reads OpenAI's TensorFlow checkpoints, and PyTorch files with the names of transformers, of nanoGPT, or of GPTModel in
 "Build a Large Language Model (From Scratch)". Every tensor is placed by its name and shape: none is left over or missing.
 """
 
@@ -21,7 +21,7 @@ from recipe.atomic import write_files
 from recipe.errors import RecipeError, as_recipe_error
 from recipe.model.classifier import GPT2LastTokenClassifier
 from recipe.model.export import save_classifier
-from recipe.model.loading import PYTORCH_ENDINGS, load_config
+from recipe.model.loading import PYTORCH_ENDINGS, load_config, pytorch_files
 from recipe.model.tf_checkpoint import read_tensors
 
 GPT2_TOKENIZER = "openai-community/gpt2"
@@ -30,10 +30,14 @@ GPT2_HEADS = {768: 12, 1024: 16, 1280: 20, 1600: 25}  # by n_embd: 124M to 1558M
 CONTAINERS = ("model_state_dict", "model", "state_dict")  # where a file holds the weights beside other things
 MASKS = r"h\.\d+\.attn\.(masked_)?bias|trf_blocks\.\d+\.att\.mask"  # causal masks: no weights
 
-# Names as patterns, and GPT2Model's in their place.
-PREFIXES = {
-    r"(?:_orig_mod\.|module\.|transformer\.)+(.+)": r"\1"
-}  # of torch.compile, of several GPUs, of a head's class
+STATED_SIZES = {
+    "n_vocab": "vocab_size",
+    "n_ctx": "n_positions",
+    "block_size": "n_positions",
+}  # OpenAI's, nanoGPT's names
+
+# Names as patterns, and GPT2Model's in their place. The first are prefixes of torch.compile, several GPUs, a class with a head.
+PREFIXES = {r"(?:_orig_mod\.|module\.|transformer\.)+(.+)": r"\1"}
 OPENAI_NAMES = {
     r"model/(wte|wpe)": r"\1.weight",
     r"model/ln_f/g": "ln_f.weight",
@@ -66,10 +70,10 @@ class Source:
     path: Path
     kind: str
     tensors: dict[str, torch.Tensor]
-    n_head: int | None = None
+    stated: dict[str, Any] = field(default_factory=dict)  # fields of the config that its own files name
     config: GPT2Config | None = None
     activation: str = "gelu_new"
-    zeros: str = "score.bias"  # a pattern: parameters that are zero where no tensor has such a name
+    zeros: str = ""  # a pattern: parameters that are zero if no tensor has such a name
     notes: list[str] = field(default_factory=list)
 
 
@@ -98,7 +102,7 @@ def read_source(path: Path) -> Source:
 
 def choose_file(folder: Path) -> Path:
     """Return the file of PyTorch weights in a folder."""
-    files = [file for file in sorted(folder.iterdir()) if file.suffix in PYTORCH_ENDINGS]
+    files = pytorch_files(folder)
     if (folder / "pytorch_model.bin") in files:
         return folder / "pytorch_model.bin"
     if len(files) != 1:
@@ -116,13 +120,13 @@ def read_openai(folder: Path, indexes: list[Path]) -> Source:
         raise RecipeError(f"{folder}: {len(indexes)} checkpoints, and no file `checkpoint` that names one of them")
     hparams = folder / "hparams.json"
     with as_recipe_error((OSError, ValueError, TypeError), f"{hparams} cannot be read", "download it again"):
-        n_head = dict(json.loads(hparams.read_text())).get("n_head") if hparams.is_file() else None
+        stated = stated_sizes(dict(json.loads(hparams.read_text())) if hparams.is_file() else None)
     arrays = read_tensors(prefix)
     tensors = rename({name: torch.from_numpy(array) for name, array in arrays.items()}, OPENAI_NAMES)
     for name, tensor in tensors.items():
         if re.fullmatch(LINEAR, name) and tensor.dim() == 3:
             tensors[name] = tensor.squeeze(0)  # [1, in, out]: a convolution over one token
-    return Source(folder, "OpenAI's TensorFlow checkpoint, checksums verified", tensors, n_head)
+    return Source(folder, "OpenAI's TensorFlow checkpoint, checksums verified", tensors, stated)
 
 
 def read_pytorch(path: Path) -> Source:
@@ -144,7 +148,7 @@ def read_pytorch(path: Path) -> Source:
     config_file = path.with_name("config.json")
     config = load_config(str(path.parent)) if path.name == "pytorch_model.bin" and config_file.is_file() else None
     kind = "a PyTorch state dict with transformers' names"
-    return Source(path, kind, tensors, config and config.n_head, config)
+    return Source(path, kind, tensors, config=config)
 
 
 def load_safely(path: Path) -> dict[str, Any]:
@@ -165,10 +169,9 @@ def read_nanogpt(path: Path, tensors: dict[str, torch.Tensor], arguments: object
 
     Its vocabulary stays as it is, 50,304 by default: the rows after GPT-2's 50,257 are never looked up.
     """
-    n_head = arguments.get("n_head") if isinstance(arguments, dict) else None
-    zeros = r".*\.bias"
     notes = ["activation: the exact GELU, as in nanoGPT since June 2023; GPT-2's own is gelu_new"]
-    return Source(path, "a nanoGPT checkpoint", transpose(tensors), n_head, activation="gelu", zeros=zeros, notes=notes)
+    more = {"activation": "gelu", "zeros": r".*\.bias", "notes": notes}
+    return Source(path, "a nanoGPT checkpoint", transpose(tensors), stated_sizes(arguments), **more)
 
 
 def read_book(path: Path, tensors: dict[str, torch.Tensor]) -> Source:
@@ -180,12 +183,10 @@ def read_book(path: Path, tensors: dict[str, torch.Tensor]) -> Source:
                 tensors[f"h.{found[1]}.attn.c_attn.{found[2]}"] = torch.cat([tensors.pop(part) for part in names])
     tensors = transpose(rename(tensors, BOOK_NAMES))
     notes, head = [], tensors.get("score.weight")
-    if head is not None and len(head) == len(tensors["wte.weight"]):
+    if head is not None and head.shape == tensors["wte.weight"].shape:
         tensors["lm_head.weight"] = tensors.pop("score.weight")
     elif head is not None:
-        notes = [
-            "the book pads texts and reads the last position; this classifier reads a text's last token: measure it"
-        ]
+        notes = ["the book pads texts and reads the last position, this classifier the text's last token: measure it"]
     kind = "a state dict of GPTModel, Build a Large Language Model (From Scratch)"
     return Source(path, kind, tensors, zeros=r"h\.\d+\.attn\.c_attn\.bias", notes=notes)
 
@@ -194,11 +195,20 @@ def rename(tensors: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
     """Return the tensors under other names, by patterns; those that no pattern matches keep theirs."""
     renamed = {}
     for name, tensor in tensors.items():
-        found = next((match.expand(new) for old, new in names.items() if (match := re.fullmatch(old, str(name)))), name)
+        matches = (match.expand(new) for old, new in names.items() if (match := re.fullmatch(old, str(name))))
+        found = next(matches, str(name))
         if found in renamed:
             raise RecipeError(f"{name} stands for {found}, which is there already: save the model's state_dict()")
         renamed[found] = tensor
     return renamed
+
+
+def stated_sizes(fields: object) -> dict[str, Any]:
+    """Return the sizes that a source's own files name, under GPT2Config's names."""
+    named = fields.items() if isinstance(fields, dict) else ()
+    sizes = {STATED_SIZES.get(name, name): value for name, value in named}
+    wanted = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
+    return {name: sizes[name] for name in wanted if sizes.get(name) is not None}
 
 
 def transpose(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -215,28 +225,25 @@ def make_config(source: Source, n_head: int | None = None, label_names: Sequence
     Raises:
         RecipeError: no sizes of a GPT-2, an unknown number of heads, or label names that the head has not.
     """
-    tensors = source.tensors
-    tokens, positions = (list(tensors[name].shape) if name in tensors else [] for name in ("wte.weight", "wpe.weight"))
+    shapes = {name: list(tensor.shape) for name, tensor in source.tensors.items()}
+    tokens, positions = shapes.get("wte.weight", []), shapes.get("wpe.weight", [])
     if len(tokens) != 2 or len(positions) != 2:
         raise RecipeError(f"{source.path}: its embeddings are {tokens} and {positions}: not those of a GPT-2")
     config = source.config
     if config is None:
-        blocks = {found[1] for name in tensors if (found := re.match(r"h\.(\d+)\.", name))}
-        inner = tensors["h.0.mlp.c_fc.weight"].shape[-1] if "h.0.mlp.c_fc.weight" in tensors else None
-        config = GPT2Config(
-            vocab_size=tokens[0],
-            n_positions=positions[0],
-            n_embd=tokens[1],
-            n_layer=len(blocks),
-            n_head=choose_heads(source, tokens[1], n_head),
-            n_inner=inner if inner != 4 * tokens[1] else None,
-            activation_function=source.activation,
-            bos_token_id=None,  # the tokenizer's
-            eos_token_id=None,
-        )
+        blocks = {found[1] for name in shapes if (found := re.match(r"h\.(\d+)\.", name))}
+        sizes = {"vocab_size": tokens[0], "n_positions": positions[0], "n_embd": tokens[1], "n_layer": len(blocks)}
+        sizes["n_head"] = choose_heads(source, tokens[1], n_head)
+        for name, size in source.stated.items():
+            if size != sizes[name]:
+                raise RecipeError(f"{source.path}: its own files say {name} {size}, but here it is {sizes[name]}")
+        inner = shapes.get("h.0.mlp.c_fc.weight", [])[1:]  # usually 4 n_embd, which None stands for
+        sizes["n_inner"] = inner[0] if inner and inner[0] != 4 * tokens[1] else None
+        special = dict.fromkeys(("bos_token_id", "eos_token_id"))  # the tokenizer's, later
+        config = GPT2Config(**sizes, **special, activation_function=source.activation)
     elif n_head not in (None, config.n_head):
         raise RecipeError(f"{source.path}: config.json says n_head {config.n_head}: leave --n_head out")
-    labels = len(tensors["score.weight"]) if "score.weight" in tensors else 0
+    labels = (shapes.get("score.weight") or [0])[0]
     if label_names is not None and not len(label_names) == len(set(label_names)) == labels:
         head = f"a head of {labels} labels" if labels else "no classifier's head"
         raise RecipeError(f"{source.path} has {head}: give --label_names one name for each, or leave it out")
@@ -248,19 +255,16 @@ def make_config(source: Source, n_head: int | None = None, label_names: Sequence
 
 def choose_heads(source: Source, width: int, given: int | None) -> int:
     """Return the number of attention heads, which the shapes of weights do not tell."""
-    if source.n_head is not None and given not in (None, source.n_head):
-        raise RecipeError(f"{source.path}: its own files say n_head {source.n_head}: leave --n_head out")
-    heads = given or source.n_head or GPT2_HEADS.get(width)
+    stated = source.stated.get("n_head")
+    heads = next((heads for heads in (given, stated, GPT2_HEADS.get(width)) if heads is not None), None)
     if heads is None:
         raise RecipeError(f"{source.path}: n_embd {width} does not tell the number of attention heads: give --n_head")
     if not isinstance(heads, int) or heads < 1 or width % heads:
         raise RecipeError(
             f"{source.path}: n_head {heads} does not divide n_embd {width}: give the model's own --n_head"
         )
-    if given is None and source.n_head is None:
-        source.notes.append(
-            f"n_head is taken to be {heads}, GPT-2's at n_embd {width}: if it is another, give --n_head"
-        )
+    if given is None and stated is None:
+        source.notes.append(f"n_head is taken to be {heads}, GPT-2's at n_embd {width}: if it differs, give --n_head")
     return heads
 
 
@@ -276,26 +280,21 @@ def build_model(source: Source, config: GPT2Config) -> GPT2Model | GPT2LastToken
     places = {name.removeprefix("transformer."): name for name in model.state_dict()}
     shapes = {name: model.state_dict()[place].shape for name, place in places.items()}
     lm_head = tensors.pop("lm_head.weight", None)
-    if lm_head is not None and not torch.equal(lm_head, tensors["wte.weight"]):
+    if lm_head is not None and not torch.equal(lm_head.float(), tensors["wte.weight"].float()):
         source.notes.append("left out: a language model's head of its own, which a classifier has no use for")
-    zeros = [name for name in places if re.fullmatch(source.zeros, name)]
-    if not any(name in tensors for name in zeros):
-        tensors |= {name: torch.zeros(shapes[name]) for name in zeros}
-    for problem, names in (
-        ("is no weight of a GPT-2", tensors.keys() - places),
-        ("is missing", places.keys() - tensors),
-    ):
+    for pattern in (source.zeros, r"score\.bias"):
+        zeros = [name for name in places if re.fullmatch(pattern, name)]
+        if not any(name in tensors for name in zeros):
+            tensors |= {name: torch.zeros(shapes[name]) for name in zeros}
+    others = {"is no weight of a GPT-2": tensors.keys() - places, "is missing": places.keys() - tensors}
+    for problem, names in others.items():
         if names:
             more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-            raise RecipeError(
-                f"{source.path}: {min(names)} {problem}{more}: save the weights of the plain, complete model"
-            )
+            raise RecipeError(f"{source.path}: {min(names)} {problem}{more}: save the plain, complete model's weights")
     for name, tensor in tensors.items():
         if tensor.shape != shapes[name] or not tensor.is_floating_point():
-            found = f"{list(tensor.shape)} of {str(tensor.dtype).removeprefix('torch.')}"
-            raise RecipeError(
-                f"{source.path}: {name} is {found}, but a GPT-2 of its size has {list(shapes[name])} of floats"
-            )
+            found = f"{name} is {list(tensor.shape)} of {str(tensor.dtype).removeprefix('torch.')}"
+            raise RecipeError(f"{source.path}: {found}, but a GPT-2 of its size has {list(shapes[name])} of floats")
     weights = {places[name]: tensor.float().contiguous() for name, tensor in tensors.items()}
     model.load_state_dict(weights, strict=True, assign=True)
     return model.eval()

@@ -60,13 +60,20 @@ def load_config(name: str, revision: str = "main", **hub_arguments: Any) -> GPT2
 
 def conversion(path: Path) -> str | None:
     """Return the command that converts weights, for a file or folder that holds other than save_pretrained's."""
-    files = list(path.iterdir()) if path.is_dir() else [path] if path.is_file() else []
-    endings = {file.suffix for file in files}
-    if not endings & {".index", *PYTORCH_ENDINGS} or (path.is_dir() and ".safetensors" in endings):
-        return None
-    converted = path.with_name(f"{path.resolve().name.partition('.')[0]}-converted")
-    command = f"python scripts/convert_weights.py --source {shlex.quote(str(path))}"
-    return f"{command} --output_dir {shlex.quote(str(converted))}"
+    if path.is_dir():
+        files = [*path.glob("*.index"), *pytorch_files(path)]
+        found = files and not any(file.suffix == ".safetensors" for file in files)
+    else:
+        found = path.is_file() and path.suffix in PYTORCH_ENDINGS
+    source, name = shlex.quote(str(path)), shlex.quote(f"models/{path.resolve().stem}-converted")
+    return f"python scripts/convert_weights.py --source {source} --output_dir {name}" if found else None
+
+
+def pytorch_files(folder: Path) -> list[Path]:
+    """Return the files of PyTorch weights in a folder, without those that Trainer writes beside them."""
+    others = ("training_args", "optimizer", "scheduler", "scaler", "rng_state")
+    files = [file for file in sorted(folder.iterdir()) if file.suffix in PYTORCH_ENDINGS]
+    return [file for file in files if not file.name.startswith(others)]
 
 
 def check_fields(fields: dict[str, Any]) -> None:

@@ -302,6 +302,9 @@ def test_gpt2s_own_widths_tell_the_heads(width, heads):
         (lambda state: state.update({"final_norm.shift": torch.ones(8)}), "ln_f.bias is [8] of float32, but a GPT-2"),
         (lambda state: state.update({"final_norm.shift": torch.ones(16).int()}), "ln_f.bias is [16] of int32"),
         (lambda state: state.update({"step": 5}), "step is no tensor"),
+        (lambda state: state.update({7: torch.ones(2)}), "7 is no weight of a GPT-2"),
+        (lambda state: state.update({"out_head.weight": torch.tensor(1.0)}), "score.weight is [] of float32"),
+        (lambda state: state.update({"trf_blocks.0.ff.layers.0.weight": torch.tensor(1)}), "c_fc.weight is [] of int"),
         (lambda state: state.pop("tok_emb.weight"), "these are not the weights of a GPT-2"),
     ],
 )
@@ -322,8 +325,9 @@ def test_weights_that_do_not_fit_are_refused_by_name(change, message, tmp_path):
     ("content", "options", "message"),
     [
         (Book().state_dict(), [], "n_embd 16 does not tell the number of attention heads: give --n_head"),
+        (Book().state_dict(), ["--n_head", "0"], "n_head 0 does not divide n_embd 16"),
         (Book().state_dict(), ["--n_head", "3"], "n_head 3 does not divide n_embd 16"),
-        (Nano(True).checkpoint(), ["--n_head", "4"], "its own files say n_head 2: leave --n_head out"),
+        (Nano(True).checkpoint(), ["--n_head", "4"], "its own files say n_head 2, but here it is 4"),
         (Book().state_dict(), ["--n_head", "2"], "no tokenizer is known for its vocabulary of 8192: give --tokenizer"),
         (Book().state_dict(), ["--n_head", "2", "--label_names", "a", "b"], "has no classifier's head"),
         (Book(labels=2).state_dict(), ["--n_head", "2", "--label_names", "a"], "has a head of 2 labels: give --label"),
@@ -342,6 +346,23 @@ def test_bad_sources_and_options_end_in_one_line(content, options, message, tmp_
     result = run_here([*SCRIPT, "--source", source, "--output_dir", tmp_path / "out", *options])
     assert_one_line(result, message)
     assert not (tmp_path / "out").exists()
+
+
+class Unsafe:
+    """What runs code when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_nothing_is_run(tmp_path):
+    torch.save({**Book().state_dict(), "more": Unsafe(tmp_path / "ran")}, tmp_path / "weights.pt")
+    with pytest.raises(RecipeError, match="is refused for safety"):
+        read_source(tmp_path / "weights.pt")
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_source_that_is_none_or_needs_nothing_is_refused(tmp_path, run_here):

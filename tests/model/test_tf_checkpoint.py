@@ -2,15 +2,17 @@
 
 import shutil
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
-from test_convert import OPENAI
 
 from recipe.errors import RecipeError
 from recipe.model import tf_checkpoint
 from recipe.model.convert import OPENAI_NAMES, build_model, make_config, read_source, rename
 from recipe.model.tf_checkpoint import crc32c, masked_crc32c
+
+OPENAI = Path(__file__).parent / "data" / "openai_gpt2"
 
 
 def bitwise_crc32c(data):
@@ -100,7 +102,8 @@ def test_the_latest_of_several_checkpoints_is_read(folder):
     (folder / "model.ckpt.data-00000-of-00001").unlink()
     refuses(folder, "model.ckpt.data-00000-of-00001 is missing")
     (folder / "checkpoint").write_text('model_checkpoint_path: "/elsewhere/model-20"\n')
-    assert read_source(folder).n_head == read_source(folder / "model-20.index").n_head == 2
+    for source in (folder, folder / "model-20.index"):
+        assert read_source(source).stated["n_head"] == 2
     (folder / "checkpoint").unlink()
     refuses(folder, "2 checkpoints, and no file `checkpoint`")
 
@@ -110,3 +113,11 @@ def test_variables_of_another_model_are_refused_by_name(folder):
     source.tensors |= rename({"model/h0/attn/c_attn/w/Adam": source.tensors["wte.weight"]}, OPENAI_NAMES)
     with pytest.raises(RecipeError, match="model/h0/attn/c_attn/w/Adam is no weight of a GPT-2"):
         build_model(source, make_config(source))
+
+
+def test_hparams_are_kept_to(folder):
+    """A block that is missing altogether would not be missed by names."""
+    source = read_source(folder)
+    source.tensors = {name: tensor for name, tensor in source.tensors.items() if not name.startswith("h.1.")}
+    with pytest.raises(RecipeError, match="its own files say n_layer 2, but here it is 1"):
+        make_config(source)
