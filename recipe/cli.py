@@ -20,6 +20,7 @@ COMMANDS = {
     "probe": ("probe", "find the depth at which the label can be read"),
     "learning-curve": ("learning_curve", "measure how accuracy grows with the texts"),
     "inspect": ("inspect_model", "print a model, what trains, and the tokens of a text"),
+    "convert-weights": ("convert_weights", "convert weights of OpenAI, PyTorch, nanoGPT or the book"),
     "feature-cache": ("feature_cache", "list and clear the cached features"),
     "fetch-sample": ("fetch_sample", "fetch the SMS sample"),
 }

@@ -24,6 +24,8 @@ OPTIONAL = {
     "data.group_and_time_splits",
     "data.trained_on",
     "model.adapters",
+    "model.convert",
+    "model.tf_checkpoint",
     "inference.onnx_export",
     "training.steps",
     "inference.occlusion",

@@ -209,7 +209,9 @@ class GPT2LastTokenClassifier(modeling_gpt2.GPT2PreTrainedModel):
                     **kwargs,
                 )
         except (OSError, SafetensorError) as error:
-            fix = "give a folder with a complete model.safetensors (in a git checkout, `git lfs pull`)"
+            command = loading.conversion(Path(name).expanduser())
+            lacks = "give a folder with a complete model.safetensors (in a git checkout, `git lfs pull`)"
+            fix = f"weights that are pickled are not loaded: convert them: {command}" if command else lacks
             raise RecipeError(f"{name}: no safetensors weights that load ({first_line(error)}): {fix}") from error
         loading.check_loaded_weights(name, base_config, model, info, ignore_mismatched_sizes)
         if other_labels and not info["mismatched_keys"]:  # right size, wrong labels

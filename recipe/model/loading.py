@@ -2,6 +2,7 @@
 
 import logging
 import re
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from recipe.errors import RecipeError, first_line
 HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only")
 MODEL_TYPE = "gpt2_last_token_classifier"  # of GPT2LastTokenClassifier's own folders
 POOLINGS = ("last", "first", "mean")
+PYTORCH_ENDINGS = (".bin", ".pt", ".pth", ".safetensors")  # of files of weights
 
 
 def load_config(name: str, revision: str = "main", **hub_arguments: Any) -> GPT2Config:
@@ -29,6 +31,8 @@ def load_config(name: str, revision: str = "main", **hub_arguments: Any) -> GPT2
     """
     folder = Path(name).expanduser()
     is_folder, parent_exists = folder.is_dir(), folder.parent != Path(".") and folder.parent.is_dir()
+    if not (folder / "config.json").is_file() and (command := conversion(folder)):
+        raise RecipeError(f"model {name!r} holds weights of another form: convert them: {command}")
     if not is_folder and (name.startswith((".", "~", "/")) or name.count("/") > 1 or parent_exists):
         raise RecipeError(f"model folder {name!r} does not exist: give one that save_pretrained wrote, or a hub id")
     try:
@@ -46,6 +50,24 @@ def load_config(name: str, revision: str = "main", **hub_arguments: Any) -> GPT2
         problem = f"config.json: id2label does not name each of its {len(labels)} labels once, by ids from 0 up"
         raise RecipeError(f"model {name!r}: {problem}: restore it")
     return GPT2Config.from_dict(fields)
+
+
+def conversion(path: Path) -> str | None:
+    """Return the command that converts weights, for a file or folder that holds other than save_pretrained's."""
+    if path.is_dir():
+        files = [*path.glob("*.index"), *pytorch_files(path)]
+        found = files and not any(file.suffix == ".safetensors" for file in files)
+    else:
+        found = path.is_file() and path.suffix in PYTORCH_ENDINGS
+    source, name = shlex.quote(str(path)), shlex.quote(f"models/{path.resolve().stem}-converted")
+    return f"python scripts/convert_weights.py --source {source} --output_dir {name}" if found else None
+
+
+def pytorch_files(folder: Path) -> list[Path]:
+    """Return the files of PyTorch weights in a folder, without those that Trainer writes beside them."""
+    others = ("training_args", "optimizer", "scheduler", "scaler", "rng_state")
+    files = [file for file in sorted(folder.iterdir()) if file.suffix in PYTORCH_ENDINGS]
+    return [file for file in files if not file.name.startswith(others)]
 
 
 def check_classifier_config(config: GPT2Config) -> None:

@@ -15,13 +15,13 @@ from sklearn.model_selection import PredefinedSplit, StratifiedGroupKFold, cross
 from sklearn.pipeline import make_pipeline
 
 from recipe.config import parse_arguments
+from recipe.data.group_and_time_splits import join_groups
 from recipe.data.trained_on import save_trained_on
 from recipe.errors import RecipeError
 from recipe.experiments import folds as module
 from recipe.experiments.folds import (
     corrected_interval,
     fold_figures,
-    joined_groups,
     load_training_rows,
     make_folds,
     out_of_fold_baselines,
@@ -72,10 +72,10 @@ def test_copies_stand_in_one_fold(rows):
 
 def test_groups_are_joined_by_their_texts():
     rows = pd.DataFrame({"text": ["x", "y", "y", "z", "w"], "group": ["a", "a", "b", "b", "c"]})
-    joined = joined_groups(rows)
+    joined = join_groups(rows)
     assert len(set(joined[:4])) == 1
     assert joined[4] != joined[0]
-    assert len(set(joined_groups(rows[["text"]]))) == 4
+    assert len(set(join_groups(rows[["text"]]))) == 4
 
 
 @pytest.mark.parametrize(

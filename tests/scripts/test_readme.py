@@ -56,6 +56,8 @@ def checkout(tmp_path, finished):
     threads[:80].to_csv(tmp_path / "more" / "a.csv.gz", index=False)
     threads[80:160].to_csv(tmp_path / "more" / "b.csv.gz", index=False)
     threads[160:].to_parquet(tmp_path / "even_more.parquet", index=False)
+    (tmp_path / "gpt2").mkdir()
+    (tmp_path / "gpt2" / "124M").symlink_to(ROOT / "tests" / "model" / "data" / "openai_gpt2")
     (tmp_path / "data").mkdir()
     frame[["label", "text"]].to_csv(tmp_path / "data" / "sms_spam.tsv", sep="\t", header=False, index=False)
     for name in ("quickstart", "mine"):

@@ -194,7 +194,7 @@ def test_train_refuses_bad_input_in_one_line(case, tmp_path, run_here):
         (["--model_dir", NANO, "--text", "x"], "has no classification head"),
         (
             ["--model_dir", "{}/pickled", "--text", "x"],
-            "they are pickled, which is not safe to load: save them again as model.safetensors",
+            "they are pickled, which is not safe to load: convert them: python scripts/convert_weights.py --source ",
         ),
         (
             ["--model_dir", NANO, "--text", "x", "--delimiter", ";"],
