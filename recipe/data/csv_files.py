@@ -118,7 +118,7 @@ def find_layout(path: Path, suffix: str, file_format: FileFormat) -> Layout:
     marked = SEP_LINE.match(sample, start)
     start = marked.end() if marked else start
     opening = sample[start:].decode(errors="replace")
-    lines = split_lines(opening)
+    lines = split_lines(opening) or [""]
     delimiter = file_format.delimiter or ""
     if file_format.delimiter is None:
         lines = lines[:-1] if len(sample) == SAMPLE and len(lines) > 1 else lines  # the last may be cut
@@ -131,7 +131,7 @@ def find_layout(path: Path, suffix: str, file_format: FileFormat) -> Layout:
         quoting = "minimal"
         if delimiter == "\t" and not tabs_are_quoted(path, start, file_format):
             quoting = "none"
-    return Layout(delimiter, quoting, start, lines[0] if lines else "")
+    return Layout(delimiter, quoting, start, lines[0])
 
 
 def guess_delimiter(lines: Sequence[str], suffix: str, file_format: FileFormat) -> str:

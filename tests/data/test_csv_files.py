@@ -132,9 +132,14 @@ def test_rows_of_another_length_are_one_line_with_the_row(tmp_path, content):
         ('text\tlabel\n"two\nlines"\tham\nplain\tspam\n', [["two\nlines", "ham"], ["plain", "spam"]]),
         ('text\tlabel\n"a\ttab"\tham\nplain\tspam\n', [["a\ttab", "ham"], ["plain", "spam"]]),
         ('"text"\tlabel\n"one"\tham\n"two"\tspam\n', [["one", "ham"], ["two", "spam"]]),
+        ('text\tlabel\n"one, two"\tham\n"three, four"\tspam\n', [["one, two", "ham"], ["three, four", "spam"]]),
         # As it is written: stray quotes, a quoted text among others, and lines that are rows by themselves.
         ('text\tlabel\n"He said\tham\n"plain" one\tspam\n', [['"He said', "ham"], ['"plain" one', "spam"]]),
         ('text\tlabel\n"Hello"\tham\nplain\tspam\n', [['"Hello"', "ham"], ["plain", "spam"]]),
+        (
+            'text\tlabel\n"a, b"\tham\n"c, d"\tspam\ne, f\tham\n',
+            [['"a, b"', "ham"], ['"c, d"', "spam"], ["e, f", "ham"]],
+        ),
         ('text\tlabel\n"say\tx\nno"\ty\n', [['"say', "x"], ['no"', "y"]]),
         ('text\tlabel\n"He said ""hi"""\tham\n"lone\tspam\n', [['"He said ""hi"""', "ham"], ['"lone', "spam"]]),
     ],
