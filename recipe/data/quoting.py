@@ -99,8 +99,9 @@ def find_quote_problems(
                 written = "".join(records.lines)
                 if '"' not in written or cells == [end]:
                     continue
+                first = records.lines[0]
                 if kind := kind_of_problem(records.lines, layout):
-                    found.setdefault(kind, Problem(records.number, records.lines[0]))
+                    found.setdefault(kind, Problem(records.number, first))
                 for position, cell in enumerate(cells):
                     # The next delimiter cuts its text; a quoted cell with a blank is written otherwise.
                     is_opened = re.match(r' +"', cell) and cell in written
@@ -110,7 +111,7 @@ def find_quote_problems(
         found["large"] = Problem(records.number, records.lines[0])
     else:
         if cells != [end]:
-            found["open"] = Problem(records.number - 1, written.partition("\n")[0])
+            found["open"] = Problem(records.number - 1, first)
     return found
 
 

@@ -115,6 +115,21 @@ def test_quotes_where_no_cell_begins_or_ends(tmp_path, caplog):
             read(tmp_path / "a.csv", content)
 
 
+def test_lines_of_text_are_told_their_option(tmp_path):
+    for name in ("a.txt", "a.csv"):
+        with pytest.raises(RecipeError, match=r"Row #2: .*: give --column_names text if each line is a text"):
+            read(tmp_path / name, "text\none, two\nthree\n", {"text": None})
+        assert read(tmp_path / name, "text\none, two\nthree\n", {"text": None}, column_names=("text",))[0] == [
+            "one, two"
+        ]
+
+
+def test_ends_of_line_of_old_macs(tmp_path):
+    assert read(tmp_path / "a.csv", "label,text\rham,one\rspam,two\r") == [["ham", "one"], ["spam", "two"]]
+    with pytest.raises(RecipeError, match=r'row 3 opens a quote that is never closed \(spam,"two\)'):
+        read(tmp_path / "a.csv", 'label,text\rham,one\rspam,"two\rham,three\r')
+
+
 @pytest.mark.parametrize("content", ["label,text\nham,one\nspam,two, three\n", "label,text\nham,one\nspam\n"])
 def test_rows_of_another_length_are_one_line_with_the_row(tmp_path, content):
     with pytest.raises(RecipeError, match=r"Row #3: Expected 2 columns, got .*--delimiter.*--csv_quoting") as error:
