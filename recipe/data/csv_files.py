@@ -37,7 +37,7 @@ class Layout(NamedTuple):
     delimiter: str
     quoting: str  # minimal, none or backslash
     start: int  # bytes before the first row
-    opening: str  # the first row, or its first line
+    width: int  # cells of the first row
 
 
 def csv_batches(path: Path, suffix: str, wanted: Wanted, file_format: FileFormat) -> Iterator[Batch]:
@@ -49,7 +49,7 @@ def csv_batches(path: Path, suffix: str, wanted: Wanted, file_format: FileFormat
     layout = find_layout(path, suffix, file_format)
     delimiter, quoting = layout.delimiter, layout.quoting
     # A blank line is an empty value in a file of one column, and nothing at all elsewhere.
-    options = {"newlines_in_values": quoting != "none", "ignore_empty_lines": delimiter in layout.opening}
+    options = {"newlines_in_values": quoting != "none", "ignore_empty_lines": layout.width > 1}
     marks = {"quote_char": quoting != "none" and '"', "escape_char": quoting == "backslash" and "\\"}
     parse = pa.csv.ParseOptions(delimiter=delimiter, **marks, **options)
     nulls = {"null_values": [""], "strings_can_be_null": True, "quoted_strings_can_be_null": False}
@@ -65,6 +65,8 @@ def csv_batches(path: Path, suffix: str, wanted: Wanted, file_format: FileFormat
     if quoting == "backslash":
         check_quotes(path, layout, file_format)
     fix = f"is the delimiter {delimiter!r} right (--delimiter), and the quoting (--csv_quoting)?"
+    if layout.width == 1:
+        fix = "give --column_names text if each line is a text, or the --delimiter that stands between the columns"
     done, is_checked, is_warned = 0, quoting != "minimal", quoting == "none"
     for block_size in (BLOCK, file_format.max_row):  # large blocks, which take memory, only where a row needs them
         try:
@@ -118,7 +120,7 @@ def find_layout(path: Path, suffix: str, file_format: FileFormat) -> Layout:
     marked = SEP_LINE.match(sample, start)
     start = marked.end() if marked else start
     opening = sample[start:].decode(errors="replace")
-    lines = split_lines(opening)
+    lines = split_lines(opening) or [""]
     delimiter = file_format.delimiter or ""
     if file_format.delimiter is None:
         lines = lines[:-1] if len(sample) == SAMPLE and len(lines) > 1 else lines  # the last may be cut
@@ -131,7 +133,7 @@ def find_layout(path: Path, suffix: str, file_format: FileFormat) -> Layout:
         quoting = "minimal"
         if delimiter == "\t" and not tabs_are_quoted(path, start, file_format):
             quoting = "none"
-    return Layout(delimiter, quoting, start, lines[0] if lines else "")
+    return Layout(delimiter, quoting, start, len(sample_rows(lines, delimiter, quoting)[0]))
 
 
 def guess_delimiter(lines: Sequence[str], suffix: str, file_format: FileFormat) -> str:

@@ -148,7 +148,7 @@ def shown_cell(cell: Any) -> str | None:
 def parquet_batches(path: Path, opened: OpenFile) -> Iterator[Batch]:
     """Yield the rows of a Parquet file, with the features that `datasets` notes in those that it writes."""
     with opened.file, as_recipe_error(UNPACKING_ERRORS, f"{path}: is not a complete Parquet file", "write it again"):
-        file = pa.parquet.ParquetFile(pa.BufferReader(opened.file.read()) if opened.is_packed else path)
+        file = pa.parquet.ParquetFile(pa.BufferReader(opened.file.read()) if opened.packing else path)
         # Small batches, since a dictionary may hide how long texts are.
         yield from arrow_batches(file.iter_batches(batches.BATCH_ROWS // 8), features_of(file.schema_arrow))
 
@@ -157,7 +157,7 @@ def arrow_file_batches(path: Path, opened: OpenFile) -> Iterator[Batch]:
     """Yield the rows of an Arrow file or stream, which Feather files and the files of saved Datasets are too."""
     with opened.file, as_recipe_error(UNPACKING_ERRORS, f"{path}: is not a complete Arrow file", "write it again"):
         is_stream = not opened.file.peek(8).startswith(b"ARROW1")
-        source = pa.BufferReader(opened.file.read()) if opened.is_packed else pa.memory_map(str(path))
+        source = pa.BufferReader(opened.file.read()) if opened.packing else pa.memory_map(str(path))
         file = pa.ipc.open_stream(source) if is_stream else pa.ipc.open_file(source)
         whole = file if is_stream else map(file.get_batch, range(file.num_record_batches))
         step = batches.BATCH_ROWS

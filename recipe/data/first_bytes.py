@@ -7,6 +7,7 @@ import lzma
 import os
 import zipfile
 import zlib
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -65,7 +66,7 @@ class OpenFile(NamedTuple):
     file: io.BufferedReader
     name: str
     kind: str
-    is_packed: bool = False
+    packing: str | None = None  # what packed it
 
     @property
     def suffix(self) -> str:
@@ -111,7 +112,7 @@ def open_unpacked(path: Path, pages_allowed: bool = False) -> OpenFile:
     if what:
         file.close()
         raise RecipeError(f"{path}: is {what[0]}: {what[1]}")
-    return OpenFile(file, name, kind, bool(packing))
+    return OpenFile(file, name, kind, packing)
 
 
 def packing_of(head: bytes) -> str | None:
@@ -134,9 +135,10 @@ UNPACK = {
 }
 
 
-def unpacking(path: Path, packing: str = "") -> as_recipe_error:
-    """Turn the errors of unpacking into one line."""
-    return as_recipe_error(UNPACKING_ERRORS, f"{path}: is not a complete {packing} file", "copy it again")
+def unpacking(path: Path, packing: str | None) -> AbstractContextManager[None]:
+    """Turn the errors of reading, and of unpacking, into one line."""
+    problem = f"is not a complete {packing} file" if packing else "cannot be read"
+    return as_recipe_error(UNPACKING_ERRORS, f"{path}: {problem}", "copy it again")
 
 
 def open_zip(path: Path, file: io.BufferedReader) -> tuple[io.BufferedReader, str | None]:

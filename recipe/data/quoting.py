@@ -99,8 +99,9 @@ def find_quote_problems(
                 written = "".join(records.lines)
                 if '"' not in written or cells == [end]:
                     continue
+                first = records.lines[0]
                 if kind := kind_of_problem(records.lines, layout):
-                    found.setdefault(kind, Problem(records.number, records.lines[0]))
+                    found.setdefault(kind, Problem(records.number, first))
                 for position, cell in enumerate(cells):
                     # The next delimiter cuts its text; a quoted cell with a blank is written otherwise.
                     is_opened = re.match(r' +"', cell) and cell in written
@@ -110,7 +111,7 @@ def find_quote_problems(
         found["large"] = Problem(records.number, records.lines[0])
     else:
         if cells != [end]:
-            found["open"] = Problem(records.number - 1, written.partition("\n")[0])
+            found["open"] = Problem(records.number - 1, first)
     return found
 
 
@@ -128,27 +129,30 @@ def quotes_are_meant(lines: Iterable[str], max_cell: int) -> bool:
     """Return whether the quotes of a file whose cells tabs separate are no part of its texts.
 
     Every cell that opens with a quote has to close with one and double those in it, every row to have as many cells, and at
-    least one to have a reason for its quotes: a doubled one, a tab or line break that would break the rows otherwise, or that
-    the whole column has them.
+    least one to have a reason for its quotes: a doubled one, a tab or line break that would break the rows otherwise, that
+    the whole column has them, or a comma, if all cells with one are quoted and no others, as Excel does it.
     """
     records = Records(lines, delimiter="\t", strict=True)
-    reason, breaks_rows, width, always = False, False, None, None
+    doubled, breaks_rows, width, always = False, False, None, None
+    with_comma, others = 0, False  # quoted cells with a comma; whether some are quoted without, or not quoted with one
     try:
         with field_limit(max_cell):
             for cells in records:
                 width = width or len(cells)
                 if len(cells) != width:
                     return False
-                if reason:
+                if doubled:
                     continue
-                row = "".join(records.lines)
-                quoted = quoted_cells(row, cells) if '"' in row else [False] * width
-                always = quoted if always is None else [x and y for x, y in zip(always, quoted, strict=True)]
-                reason = any('"' in cell for cell, is_quoted in zip(cells, quoted, strict=True) if is_quoted)
+                written = "".join(records.lines)
+                quoted = quoted_cells(written, cells) if '"' in written else [False] * width
+                always = [x and y for x, y in zip(always or quoted, quoted, strict=True)]
+                doubled = any(is_quoted and '"' in cell for cell, is_quoted in zip(cells, quoted, strict=True))
                 breaks_rows |= any(line.rstrip("\r\n").count("\t") != width - 1 for line in records.lines)
+                with_comma += sum(quoted)
+                others |= ["," in cell for cell in cells] != quoted
     except csv.Error:
         return False
-    return reason or breaks_rows or any(always or [])
+    return doubled or breaks_rows or any(always or []) or (with_comma > 1 and not others)
 
 
 def quoted_cells(row: str, cells: Sequence[str]) -> list[bool]:

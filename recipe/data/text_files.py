@@ -48,7 +48,8 @@ class Utf8Stream(io.RawIOBase):
 
     def __init__(self, path: Path, encoding: str | None = None, pages_allowed: bool = False):
         self.path, self.line = path, 1
-        self.file = open_unpacked(path, pages_allowed).file
+        opened = open_unpacked(path, pages_allowed)
+        self.file, self.packing = opened.file, opened.packing
         head = self.file.peek(BLOCK)
         marked = next((name for mark, name in MARKS.items() if head.startswith(mark)), None)
         self.encoding = marked or codecs.lookup(encoding or "utf-8").name
@@ -64,7 +65,7 @@ class Utf8Stream(io.RawIOBase):
 
     def readinto(self, buffer: memoryview) -> int:
         while not self.ready:
-            with unpacking(self.path):
+            with unpacking(self.path, self.packing):
                 block = self.file.read(len(buffer))
             text = self.decode(block)
             self.line += text.count("\n")

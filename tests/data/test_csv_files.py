@@ -115,6 +115,21 @@ def test_quotes_where_no_cell_begins_or_ends(tmp_path, caplog):
             read(tmp_path / "a.csv", content)
 
 
+def test_lines_of_text_are_told_their_option(tmp_path):
+    for name in ("a.txt", "a.csv"):
+        with pytest.raises(RecipeError, match=r"Row #2: .*: give --column_names text if each line is a text"):
+            read(tmp_path / name, "text\none, two\nthree\n", {"text": None})
+        assert read(tmp_path / name, "text\none, two\nthree\n", {"text": None}, column_names=("text",))[0] == [
+            "one, two"
+        ]
+
+
+def test_ends_of_line_of_old_macs(tmp_path):
+    assert read(tmp_path / "a.csv", "label,text\rham,one\rspam,two\r") == [["ham", "one"], ["spam", "two"]]
+    with pytest.raises(RecipeError, match=r'row 3 opens a quote that is never closed \(spam,"two\)'):
+        read(tmp_path / "a.csv", 'label,text\rham,one\rspam,"two\rham,three\r')
+
+
 @pytest.mark.parametrize("content", ["label,text\nham,one\nspam,two, three\n", "label,text\nham,one\nspam\n"])
 def test_rows_of_another_length_are_one_line_with_the_row(tmp_path, content):
     with pytest.raises(RecipeError, match=r"Row #3: Expected 2 columns, got .*--delimiter.*--csv_quoting") as error:
@@ -132,9 +147,14 @@ def test_rows_of_another_length_are_one_line_with_the_row(tmp_path, content):
         ('text\tlabel\n"two\nlines"\tham\nplain\tspam\n', [["two\nlines", "ham"], ["plain", "spam"]]),
         ('text\tlabel\n"a\ttab"\tham\nplain\tspam\n', [["a\ttab", "ham"], ["plain", "spam"]]),
         ('"text"\tlabel\n"one"\tham\n"two"\tspam\n', [["one", "ham"], ["two", "spam"]]),
+        ('text\tlabel\n"one, two"\tham\n"three, four"\tspam\n', [["one, two", "ham"], ["three, four", "spam"]]),
         # As it is written: stray quotes, a quoted text among others, and lines that are rows by themselves.
         ('text\tlabel\n"He said\tham\n"plain" one\tspam\n', [['"He said', "ham"], ['"plain" one', "spam"]]),
         ('text\tlabel\n"Hello"\tham\nplain\tspam\n', [['"Hello"', "ham"], ["plain", "spam"]]),
+        (
+            'text\tlabel\n"a, b"\tham\n"c, d"\tspam\ne, f\tham\n',
+            [['"a, b"', "ham"], ['"c, d"', "spam"], ["e, f", "ham"]],
+        ),
         ('text\tlabel\n"say\tx\nno"\ty\n', [['"say', "x"], ['no"', "y"]]),
         ('text\tlabel\n"He said ""hi"""\tham\n"lone\tspam\n', [['"He said ""hi"""', "ham"], ['"lone', "spam"]]),
     ],
