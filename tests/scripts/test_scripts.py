@@ -194,7 +194,7 @@ def test_train_refuses_bad_input_in_one_line(case, tmp_path, run_here):
         (["--model_dir", NANO, "--text", "x"], "has no classification head"),
         (
             ["--model_dir", "{}/pickled", "--text", "x"],
-            "they are pickled, which is not safe to load: convert them: python scripts/convert_weights.py --source ",
+            "weights that are pickled are not loaded: convert them: python scripts/convert_weights.py --source ",
         ),
         (
             ["--model_dir", NANO, "--text", "x", "--delimiter", ";"],
