@@ -53,7 +53,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         name = args.tokenizer or find_tokenizer(weights, config.vocab_size, Path(temporary))
         try:
-            tokenizer = load_tokenizer(name, model.config)
+            tokenizer = load_tokenizer(name, model.config, strip=False)  # as the weights were trained with it
         except RecipeError as error:
             if name != GPT2_TOKENIZER:
                 raise

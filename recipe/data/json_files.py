@@ -8,7 +8,7 @@ from typing import Any
 
 from recipe.data import batches
 from recipe.data.batches import Batch, FileFormat, batch_of_records
-from recipe.data.columns import Wanted, match_columns
+from recipe.data.columns import Wanted, match_columns, named_columns
 from recipe.data.text_files import Utf8File
 from recipe.errors import RecipeError, as_recipe_error
 
@@ -90,7 +90,7 @@ def records_of(path: Path, document: Any, wanted: Wanted) -> tuple[list[Any], li
         what = f"holds a single JSON {type(document).__name__}"
         raise RecipeError(f"{path}: {what}: an array of objects, or one object a line, is needed")
     text = match_columns(list(document), wanted).get("text")
-    if isinstance(nested(document, text or wanted.get("text") or ""), str):
+    if isinstance(nested(document, text or named_columns(wanted).get("text", "")), str):
         return [document], []
     columns, data = document.get("columns"), document.get("data")
     if isinstance(columns, list) and isinstance(data, list):  # pandas, orient="split"
