@@ -99,6 +99,8 @@ def missing_column(source: str, names: Sequence[str], field: str, wanted: Wanted
         fix = f"name it with {option}, or, for a text on each line, pass --column_names text"
     elif is_text and (pair := pair_of(names)):
         fix = f"for pairs of texts pass {option} {' '.join(map(repr, pair))}"
+    elif field == "label" and {"coarse", "fine"} <= {*names}:  # of TREC
+        fix = "give --label_column coarse, or fine"
     elif field == "label":
         fix += " (texts without labels are for predict.py)"
     return RecipeError(f"{source}: {missing} among {', '.join(repr(x[:40]) for x in names[:12])}: {fix}")

@@ -57,7 +57,7 @@ class Utf8Stream(io.RawIOBase):
             what = "every second byte is NUL, as in UTF-16"
             raise RecipeError(f"{path}: {what}: give --encoding {likely}, or save the file as UTF-8")
         self.decoder = codecs.getincrementaldecoder(self.encoding)()
-        self.ready = self.held = b""  # bytes that wait to be read; an end of line or a Ctrl-Z that may be the last
+        self.ready = self.held = b""  # bytes that wait to be read; a Ctrl-Z that may be the last byte
         self.has_utf8 = False
 
     def readable(self) -> bool:
@@ -67,25 +67,21 @@ class Utf8Stream(io.RawIOBase):
         while not self.ready:
             with unpacking(self.path, self.packing):
                 block = self.file.read(len(buffer))
-            text = self.decode(block)
-            self.line += text.count("\n")
-            self.has_utf8 = self.has_utf8 or not text.isascii()
-            is_utf8 = self.encoding == "utf-8"
-            new = self.held + (block if is_utf8 else text.encode())
+            new = self.held + self.to_utf8(block)
+            self.ready = new.rstrip(CTRL_Z)
+            self.held = new[len(self.ready) :]
             if not block:
-                self.ready = new.rstrip(CTRL_Z)
                 break
-            kept = new.rstrip(CTRL_Z)
-            self.ready, self.held = kept, new[len(kept) :]
         given = min(len(buffer), len(self.ready))
         buffer[:given], self.ready = self.ready[:given], self.ready[given:]
-        if not given:
-            self.held = b""
         return given
 
-    def decode(self, block: bytes) -> str:
+    def to_utf8(self, block: bytes) -> bytes:
         try:
-            return self.decoder.decode(block, final=not block)
+            text = self.decoder.decode(block, final=not block)
+            self.line += text.count("\n")
+            self.has_utf8 = self.has_utf8 or not text.isascii()
+            return block if self.encoding == "utf-8" else text.encode()
         except UnicodeDecodeError as error:
             content, start = error.object, error.start
             line = self.line + content[:start].decode(self.encoding, "replace").count("\n")
@@ -94,7 +90,7 @@ class Utf8Stream(io.RawIOBase):
                 raise RecipeError(f"{self.path}: {where}: give another --encoding, or correct the line") from error
             fix = advise(content, self.has_utf8)
             raise RecipeError(f"{self.path}: {where}: {fix}") from error
-        except UnicodeError as error:  # of a codec that names no place
+        except UnicodeError as error:  # of a codec that names no place, or gives lone surrogates
             raise RecipeError(f"{self.path}: is not {self.encoding}: give another --encoding") from error
 
     def close(self) -> None:
