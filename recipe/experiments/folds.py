@@ -68,7 +68,7 @@ def make_folds(rows: pd.DataFrame, folds: int, seed: int) -> np.ndarray:
     if counts.min() < folds:
         few = f"label {counts.idxmin()!r} has {counts.min()} rows, too few for {folds} folds"
         raise RecipeError(f"{source_of(rows)}: {few}: add rows, drop the label, or lower --folds")
-    groups = join_groups(rows).to_numpy()
+    groups = join_groups(rows).factorize()[0]
     grouped = len(np.unique(groups)) < len(rows)
     splitter = (StratifiedGroupKFold if grouped else StratifiedKFold)(folds, shuffle=True, random_state=seed)
     fold_of = np.empty(len(rows), dtype=int)
