@@ -100,12 +100,10 @@ def encode_texts(
     An empty text is one `<|endoftext|>`, so that every text has a last token. By default texts are cut to as many
     tokens as the model takes at once (`model_max_length`). Of a text of two parts the longer one is cut first.
     """
-    texts, separator = [clean_text(text) for text in texts], separator_of(tokenizer)
-    parts = [text.partition(separator) if separator else (text, "", "") for text in texts]
-    # transformers, too, takes a text whose second part is empty for one of a single part.
-    pairs = {i: (first, second) for i, (first, _, second) in enumerate(parts) if second}
-    singles = [first if i not in pairs else "" for i, (first, *_) in enumerate(parts)]
-    encoded = tokenizer(singles, verbose=False)["input_ids"] if texts else []
+    parts = [split_parts(tokenizer, clean_text(text)) for text in texts]
+    pairs = {i: of_text for i, of_text in enumerate(parts) if len(of_text) > 1}
+    singles = ["" if i in pairs else of_text[0] for i, of_text in enumerate(parts)]
+    encoded = tokenizer(singles, verbose=False)["input_ids"] if singles else []
     for i, ids in zip(pairs, encode_pairs(tokenizer, pairs.values()), strict=True):
         encoded[i] = ids
     encoded = [ids or [tokenizer.eos_token_id] for ids in encoded]
@@ -116,6 +114,12 @@ def encode_texts(
     for i, ids in zip(long, encode_pairs(tokenizer, [pairs[i] for i in long], limit), strict=True):
         cut[i] = ids
     return cut, lengths
+
+
+def split_parts(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
+    """Return the one or two parts of a text; one whose second part is empty has one, as transformers takes it too."""
+    first, _, second = text.partition(separator) if (separator := separator_of(tokenizer)) else (text, "", "")
+    return [first, second] if second else [first]
 
 
 def encode_pairs(

@@ -170,6 +170,7 @@ def make_card(folder: Path, measured: Measurement | None) -> ModelCard:
         pictures=pictures,
         base=base,
         text_columns=[f"`{as_markdown(name)}`" for name in text_columns_of(options)],
+        parts=max(len(text_columns_of(options)), 2 if options.get("text_pair_column") else 1),
         label_column=f"`{as_markdown(options.get('label_column') or '')}`",
         is_nano=Path(options.get("model_name_or_path", "")).resolve() == (PACKAGE / "assets/gpt2-nano").resolve(),
         hyperparameters=hyperparameters(run),

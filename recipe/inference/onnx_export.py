@@ -18,6 +18,7 @@ from transformers import GPT2Config, PreTrainedConfig
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from recipe.atomic import write_files, write_json
+from recipe.data.tokenization import split_parts
 from recipe.errors import RecipeError, as_recipe_error
 from recipe.inference.text_classifier import TextClassifier
 from recipe.model.classifier import GPT2LastTokenClassifier
@@ -206,7 +207,7 @@ def check_tokenizer(classifier: TextClassifier, path: Path, texts: Sequence[str]
     alone, windows = Tokenizer.from_file(str(path)), classifier.windows
     alone.no_padding()
     for text, ids in zip(texts, classifier.encode(texts)[0], strict=True):
-        encoding = alone.encode(text)
+        encoding = alone.encode(*split_parts(classifier.tokenizer, text))
         found = [part.ids or [classifier.tokenizer.eos_token_id] for part in (encoding, *encoding.overflowing)]
         if found[: None if windows else 1] != (windows.cut(ids) if windows else [ids]):
             raise RecipeError(
