@@ -57,15 +57,11 @@ def check_rows(
     columns = columns or {}
     missing = {"text": rows[text_fields(rows.columns)].isna().all(axis=1)}
     for field in rows.columns.intersection(["label", "group"]):
-        cells = rows[field].map(one_of_list)
+        cells = pd.Series([*map(name_of, rows[field])], rows.index, dtype=object)
         several = f"several {field}s{' (multi-label)' if field == 'label' else ''}{of_column(columns, field)}"
-        listed = cells.map(lambda cell: isinstance(cell, (list, dict)))
+        listed = cells.map(type).isin([list, dict])
         refuse_rows(rows, listed, several, f"this recipe gives each text one {field}")
-        names = [
-            None if absent else canonical_name(cell) or None for cell, absent in zip(cells, cells.isna(), strict=True)
-        ]
-        rows[field] = pd.Series(names, rows.index, dtype=object)
-        missing[field] = rows[field].isna()
+        rows[field], missing[field] = cells, cells.isna()
     if drop_missing:
         return rows.assign(missing=np.logical_or.reduce([*missing.values()]))
     refuse_missing(rows, missing, columns, "" if drop_missing is None else " (--drop_missing true does that)")
@@ -97,20 +93,25 @@ def name_rows(numbers: Sequence[int]) -> str:
     return f"row {shown} has" if len(numbers) == 1 else f"rows {shown} ({len(numbers)} in all) have"
 
 
-def one_of_list(cell: Any) -> Any:
-    """Return the only item of a list, also of one that is written out, such as "['spam']"; other cells unchanged."""
+def name_of(cell: Any) -> Any:
+    """Return a label or group in its one spelling, None for a missing one, and a list of several, or an object, as it is.
+
+    Of a list of one, also one that is written out, such as "['spam']", it is the only item.
+    """
     if isinstance(cell, str) and cell.startswith("[") and cell.endswith("]"):
         with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):  # a name in brackets
             cell = ast.literal_eval(cell)
     if isinstance(cell, list) and len(cell) < 2:
-        return cell[0] if cell else None
-    return cell
+        cell = cell[0] if cell else None
+    if cell is None or isinstance(cell, (list, dict)) or cell != cell:  # NaN is not itself
+        return cell if isinstance(cell, (list, dict)) else None
+    return canonical_name(cell) or None
 
 
 def check_texts(rows: pd.DataFrame) -> None:
     """Refuse texts that are neither strings nor missing."""
     for column in text_fields(rows.columns):
-        strange = rows[column].map(lambda text: not isinstance(text, str)) & rows[column].notna()
+        strange = rows[column].notna() & np.array([not isinstance(text, str) for text in rows[column]], dtype=bool)
         kinds = ", ".join(sorted({type(text).__name__ for text in rows[column][strange]}))
         refuse_rows(rows, strange, f"a text that is no string but {kinds}", "put the text in quotes")
 
