@@ -253,9 +253,11 @@ def same_texts(a: Mapping[str, datasets.Dataset], b: Mapping[str, datasets.Datas
 
 
 def summary_table(summary: dict[str, Any]) -> str:
-    """Return a table with a row for each split: its texts, and those of each label; rare labels share a column."""
+    """Return which columns were read, and a row for each split: its texts, and those of each label; rare ones share a column."""
     if "labels" not in summary:  # splits of the user's own
         return ""
+    found = summary["columns"]
+    columns = f"texts from {' and '.join(map(repr, found['text_column']))}, labels from {found['label_column']!r}"
     labels = pd.DataFrame.from_dict(summary["labels"], orient="index")
     if labels.shape[1] > SHOWN + 1:
         common = labels.sum().nlargest(SHOWN).index
@@ -263,4 +265,4 @@ def summary_table(summary: dict[str, Any]) -> str:
         labels = labels.drop(columns=rest.columns).assign(**{f"{rest.shape[1]} others": rest.sum(axis=1)})
     labels.columns = [name if len(name) <= 24 else name[:21] + "..." for name in labels]
     table = pd.concat([pd.Series(summary["texts"], name="texts"), labels], axis=1)
-    return table.to_string(formatters=["{:,}".format] * table.shape[1])
+    return f"{columns}\n\n{table.to_string(formatters=['{:,}'.format] * table.shape[1])}"

@@ -206,19 +206,16 @@ def read_columns(
         positions = {field: batch.names.index(x) if x in batch.names else None for field, x in columns.items()}
         cells = {field: cells_at(source, batch, x, file_format) for field, x in positions.items()}
         if is_first:
-            say_columns(source, batch, columns, cells, wanted)
+            warn_of_guesses(source, batch, columns, cells, wanted)
         yield batch, columns, cells
     if not columns:
         raise RecipeError(f"{source}: no rows under the header: give a file with at least one text")
 
 
-def say_columns(
+def warn_of_guesses(
     source: str, batch: Batch, columns: dict[str, str], cells: dict[str, list[Any]], wanted: Wanted
 ) -> None:
-    """Log which columns are read, and warn of a guess among several that might be meant."""
-    texts = " and ".join(repr(columns[field]) for field in text_fields(columns))
-    others = [f"{field}s from {columns[field]!r}" for field in ("label", "group", "time") if field in columns]
-    logger.info("%s: %s", source, ", ".join([f"texts from {texts}", *others]))
+    """Warn of a column that was found by a usual name where others might be meant."""
     for field in columns.keys() & {"text", "label"} - named_columns(wanted).keys():
         others = [
             name

@@ -249,7 +249,8 @@ def test_the_summary_counts_every_row(tmp_path):
     removed = sum(sum(summary[step].values()) for step in ("duplicates_removed", "undersampled", "over_the_limit"))
     assert 95 + 15 - removed == sum(summary["texts"].values())
     assert json.loads(json.dumps(summary)) == summary
-    table = summary_table(summary).splitlines()
+    columns, _, *table = summary_table(summary).splitlines()
+    assert columns == "texts from 'text', labels from 'label'"
     assert table[0].split() == ["texts", "medicine", "sport"]
     assert [line.split()[0] for line in table[1:]] == ["train", "validation", "test"]
     assert table[3].split() == ["test", "15", "8", "7"]
@@ -257,8 +258,11 @@ def test_the_summary_counts_every_row(tmp_path):
 
 def test_the_table_of_many_labels_stays_narrow():
     labels = {f"label {i}": 1000 * (i + 1) for i in range(20)}
-    table = summary_table({"texts": {"train": sum(labels.values())}, "labels": {"train": labels}})
-    assert table.splitlines()[1].split()[:2] == ["train", "210,000"]
+    columns = {"text_column": ["title", "body"], "label_column": "topic"}
+    counts = {"texts": {"train": sum(labels.values())}, "labels": {"train": labels}}
+    table = summary_table({**counts, "columns": columns})
+    assert table.startswith("texts from 'title' and 'body', labels from 'topic'\n")
+    assert table.splitlines()[3].split()[:2] == ["train", "210,000"]
     assert "20,000" in table
     assert "12 others" in table
     assert "78,000" in table  # 1,000 + ... + 12,000

@@ -1,7 +1,6 @@
 import gzip
 import json
 import os
-import re
 
 import datasets
 import pandas as pd
@@ -411,14 +410,12 @@ def test_a_data_set_of_csv_files_is_read_as_train_file_reads_them(tmp_path):
         ("label,text,notes", None),
     ],
 )
-def test_columns_that_are_read_are_said_and_guesses_warned_about(tmp_path, caplog, header, message):
-    caplog.set_level("INFO")
+def test_guesses_among_several_columns_are_warned_about(tmp_path, caplog, header, message):
     long, short = "a longer text of several words", "short"
     cells = {"category": "x", "label": "x", "sentiment": "y", "title": short, "description": long, "text": long}
     row = ",".join(cells.get(name, short) for name in header.split(","))
     (tmp_path / "a.csv").write_text(f"{header}\n{row}\n")
     read_file(tmp_path / "a.csv")
-    assert re.search(r"texts from '(title|text)', labels from '(label|category)'", caplog.text)
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert [message in warning for warning in warnings] == ([True] if message else [])
 
