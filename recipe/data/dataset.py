@@ -28,6 +28,7 @@ from recipe.data.leakage import (
 )
 from recipe.data.readers import SPLITS, read_files, read_splits
 from recipe.data.rows import (
+    canonical_name,
     check_known_labels,
     check_label_coverage,
     name_labels,
@@ -120,9 +121,12 @@ def load_rows(args: DataArguments, label_names: list[str] | None = None, make_sp
         rows = left
 
     # 2. Labels: one for each text, in one spelling, and one order of ids.
-    missing = rows["label"] == args.missing_label
-    if args.drop_missing:
-        missing |= rows["missing"]
+    missing = rows["missing"] if args.drop_missing else pd.Series(False, rows.index)
+    if args.missing_label not in (None, "none"):
+        stands_for_none = rows["label"] == canonical_name(args.missing_label)
+        if not stands_for_none.any():
+            logger.warning("missing_label is %r, a label that no row has", args.missing_label)
+        missing |= stands_for_none
     keep("missing_dropped", drop_missing(rows, missing))
     if args.missing_label is None:
         refuse_marks_of_none(rows)
