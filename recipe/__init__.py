@@ -33,6 +33,7 @@ MODULES = {
     "check_repo_id": "hub.publish",
     "choose_windows": "data.windows",
     "head_labels": "model.loading",
+    "keep_columns": "data.run_config",
     "load_config": "model.loading",
     "freeze": "training.steps",
     "load_model": "training.steps",

@@ -39,6 +39,9 @@ CHECKS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("dataloader_num_workers", lambda x: x >= 0, "a whole number from 0 up"),
     ("learning_rate weight_decay adam_epsilon max_grad_norm", lambda x: 0 <= x < math.inf, "a number from 0 up"),
     ("adam_beta1 adam_beta2 label_smoothing_factor", lambda x: 0 <= x < 1, "a number from 0 up to, but not, 1"),
+    ("label_names", lambda x: x == ["labels"], "labels, or leave it out"),
+    ("prediction_loss_only", lambda x: not x, "false: figures need more than the loss"),
+    ("eval_do_concat_batches", bool, "true: figures are computed from all batches together"),
     ("remove_unused_columns", bool, "true: texts have columns that the model does not read"),
     ("bf16_full_eval fp16_full_eval", lambda x: not x, "false: it would cast the model that is saved"),
 )
@@ -175,6 +178,10 @@ class DataArguments:
         if self.split_method == "shuffled" and self.group_column is not None:
             problem = "split_method shuffled is one shuffle of all rows, which knows no groups"
             raise RecipeError(f"{problem}: drop it, or group_column")
+        if not self.text_pair_separator.replace(" ", ""):
+            raise RecipeError(
+                "text_pair_separator holds nothing but blanks, which texts hold too: take another, as ' | '"
+            )
         if self.text_pair_column is not None and self.text_pair_column in (self.text_column or ()):
             raise RecipeError(f"text_column and text_pair_column are both {self.text_pair_column!r}: give two columns")
         if self.validation_fraction + self.test_fraction >= 1:

@@ -32,7 +32,7 @@ def main() -> None:
     from scipy.special import softmax
 
     from recipe.atomic import write_json
-    from recipe.data.texts import shown_name
+    from recipe.data.run_config import shown_name
     from recipe.distributed import setup_logging
     from recipe.evaluation.intervals import compare_paired, format_p
     from recipe.evaluation.report import TITLES

@@ -58,7 +58,7 @@ def main() -> None:
     import numpy as np
     from accelerate import PartialState
 
-    from recipe.data.texts import base_model_name, read_run_config
+    from recipe.data.run_config import base_model_name, read_run_config
     from recipe.data.trained_on import warn_about_trained_texts
     from recipe.evaluation.report import measure, print_confusion, print_coverage, print_report
     from recipe.inference.text_classifier import TextClassifier

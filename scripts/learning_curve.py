@@ -26,7 +26,7 @@ def main() -> None:
     fractions = {parse_probability("fractions", word, one_allowed=True) for word in args.fractions}
     # Imported here, since --help and wrong options need none of it.
     from recipe.atomic import write_json
-    from recipe.data.texts import shown_name
+    from recipe.data.run_config import shown_name
     from recipe.data.trained_on import warn_about_trained_texts
     from recipe.distributed import setup_logging
     from recipe.evaluation.report import TITLES

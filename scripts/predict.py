@@ -61,6 +61,7 @@ def main() -> None:
     classifier = TextClassifier.from_pretrained(args.model_dir, args.device, args.window)
     if args.decision_threshold is not None:
         classifier.set_threshold(args.decision_threshold)
+    note_other_labels(args.label_column, first[1], classifier.label_names)
     state = PartialState()  # under `accelerate launch` all processes classify, and one writes
     alone, is_main = state.num_processes == 1, state.is_main_process
     texts_in_all = unsure_in_all = 0
@@ -84,6 +85,14 @@ def main() -> None:
     if args.abstain_below is not None and is_main:
         summary = f"{unsure_in_all} of {texts_in_all} texts got no label"
         print(f"{summary}: no probability is {args.abstain_below:g} or more", file=sys.stderr)
+
+
+def note_other_labels(column: str | None, others: dict[str, list], label_names: list[str]) -> None:
+    """Tell where the training's label column holds none of the model's labels: the columns may be taken for others."""
+    found = {str(cell) for cell in others.get(column, ())}
+    if found and not found & {*label_names}:
+        what = f"the column {column!r} holds none of the model's labels, but such as {min(found)[:40]!r}"
+        print(f"note: {what}: are the columns right (--column_names, --delimiter)?", file=sys.stderr)
 
 
 def read_texts(args: argparse.Namespace) -> Iterator[tuple[list[str], dict[str, list]]]:

@@ -29,6 +29,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     from recipe.evaluation.calibration import check_calibration, check_threshold
 
     setup_logging(training_args.process_index == 0)
+    recipe.keep_columns(data_args, model_args.model_name_or_path)  # of a saved model that reads pairs
     if training_args.push_to_hub:
         recipe.check_repo_id(training_args.hub_model_id)
         on_main_process(recipe.check_login, training_args.hub_token)

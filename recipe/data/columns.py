@@ -91,9 +91,13 @@ def missing_column(source: str, names: Sequence[str], field: str, wanted: Wanted
         f"no column {named[field]!r}" if field in named else f"no column with a usual name ({', '.join(usual[:4])} ...)"
     )
     fix = f"name it with {option}, or, if row 1 is no header, with --column_names"
-    if taken := [name for name in named.values() if name.lower() in usual]:
+    others = [name for other, name in named.items() if other != field]
+    if taken := [name for name in others if field not in named and name.lower() in usual]:
         fix = f"the column {taken[0]!r} is taken for another field: give {option}"
-    elif len(names) == 1 and any(mark in names[0] for mark in "|;\t"):
+    elif (
+        len(names) == 1
+        and any(clean_name(part) in {*named.values(), *usual} for part in re.split("[,;|\t]", names[0])[:-1])
+    ) or (len(names) == 1 and any(mark in names[0] for mark in "|;\t")):
         fix = "give the --delimiter that stands between the columns"
     elif is_text and len(names) == 1:
         fix = f"name it with {option}, or, for a text on each line, pass --column_names text"

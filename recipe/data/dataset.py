@@ -28,6 +28,7 @@ from recipe.data.leakage import (
 )
 from recipe.data.readers import SPLITS, read_files, read_splits
 from recipe.data.rows import (
+    canonical_name,
     check_known_labels,
     check_label_coverage,
     name_labels,
@@ -35,9 +36,10 @@ from recipe.data.rows import (
     refuse_several_in_one,
     spell_labels,
 )
+from recipe.data.run_config import read_run_config, reading_of
 from recipe.data.splits import draw_samples, drop_rare_labels, make_missing_splits, undersample
 from recipe.data.store import TextStore
-from recipe.data.texts import PAIR_SEPARATOR, read_run_config, reading_of
+from recipe.data.texts import PAIR_SEPARATOR
 from recipe.errors import RecipeError, as_recipe_error
 
 logger = logging.getLogger(__name__)
@@ -120,9 +122,12 @@ def load_rows(args: DataArguments, label_names: list[str] | None = None, make_sp
         rows = left
 
     # 2. Labels: one for each text, in one spelling, and one order of ids.
-    missing = rows["label"] == args.missing_label
-    if args.drop_missing:
-        missing |= rows["missing"]
+    missing = rows["missing"] if args.drop_missing else pd.Series(False, rows.index)
+    if args.missing_label not in (None, "none"):
+        stands_for_none = rows["label"] == canonical_name(args.missing_label)
+        if not stands_for_none.any():
+            logger.warning("missing_label is %r, a label that no row has", args.missing_label)
+        missing |= stands_for_none
     keep("missing_dropped", drop_missing(rows, missing))
     if args.missing_label is None:
         refuse_marks_of_none(rows)
@@ -138,7 +143,11 @@ def load_rows(args: DataArguments, label_names: list[str] | None = None, make_sp
     if args.group_column:  # before copies go, since these join groups
         from recipe.data.group_and_time_splits import join_groups
 
+        groups = rows["group"].nunique()
         rows = rows.assign(group=join_groups(rows))
+        if (joined := rows["group"].nunique()) < groups:
+            largest = rows["group"].value_counts().iloc[0]
+            logger.info("%d groups are %d, since some share a text; the largest has %d rows", groups, joined, largest)
     conflicts = find_conflicts(rows)
     summary["conflicts"] = conflicts["text"].nunique()
     report_conflicts(conflicts, args, store)

@@ -20,7 +20,7 @@ def split_groups(rows: pd.DataFrame, fractions: dict[str, float], seed: int) -> 
     table = rows.groupby(["group", "label"]).size().unstack(fill_value=0)
     if len(table) < len(shares):
         fix = "add groups, give --validation_file and --test_file, or drop --group_column"
-        too_few = f"{len(table)} groups are too few for {len(shares)} splits ({', '.join(shares)})"
+        too_few = f"{len(table)} groups are too few for {len(shares)} splits ({', '.join(shares)}), since a text that groups share joins them"
         raise RecipeError(f"{source_of(rows)}: {too_few}: {fix}")
     counts = table.to_numpy()
     wanted = np.outer(list(shares.values()), counts.sum(axis=0))

@@ -35,6 +35,9 @@ def json_batches(path: Path, wanted: Wanted, file_format: FileFormat) -> Iterato
             place = "array" if content.lstrip().startswith(b"[") else "document"
             document = parse_json(path, place, content, "an array of objects, or one object a line, is needed")
             items, splits = records_of(path, document, wanted)
+            if len(set(splits)) > 1 and "split" not in wanted:  # which only train_file asks for
+                holds = f"holds the splits {', '.join(dict.fromkeys(splits))}"
+                raise RecipeError(f"{path}: {holds}: write the one to read into a file of its own")
             records = as_objects(path, f"item {{}} of the {place}", dict(enumerate(items, start=1)), file_format)
             named = {n: {"split": split, **records[n]} for n, split in enumerate(splits, start=1)}
             yield json_batch(path, named or records)

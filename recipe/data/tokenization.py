@@ -67,6 +67,8 @@ def load_tokenizer(
         raise RecipeError(f"model {name!r}: its tokenizer {problem}: {fix}")
     tokenizer.model_max_length = max_length or min(tokenizer.model_max_length, config.n_positions)
     config.pad_token_id = tokenizer.pad_token_id  # a stock model finds the end of a text by it
+    if strip and text_pair_separator is None:  # texts of one part, whatever the model was trained on before
+        tokenizer.init_kwargs.pop("text_pair_separator", None)
     if text_pair_separator:
         separate_pairs(tokenizer, text_pair_separator)
     if strip and tokenizer(" a ")["input_ids"] != tokenizer("a")["input_ids"]:

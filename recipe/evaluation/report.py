@@ -15,7 +15,8 @@ from scipy.special import softmax
 from sklearn.metrics import classification_report, confusion_matrix
 
 from recipe.atomic import open_text, write_json
-from recipe.data.texts import base_model_name, escape
+from recipe.data.run_config import base_model_name
+from recipe.data.texts import escape
 from recipe.data.tokenization import Coverage
 from recipe.errors import printable, shorten
 from recipe.evaluation.intervals import PairedComparison, compare_paired, format_p

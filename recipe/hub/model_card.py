@@ -14,7 +14,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 import recipe
 from recipe.atomic import write_text
-from recipe.data.texts import read_run_config
+from recipe.data.run_config import read_run_config
 from recipe.errors import RecipeError, as_recipe_error, printable, shorten
 from recipe.evaluation.report import PICTURES, WIDE, Measurement, comparison_table, conclusions, most_frequent_mistakes
 from recipe.shipped import PACKAGE

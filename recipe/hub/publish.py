@@ -62,12 +62,16 @@ def files_to_publish(run_dir: str | Path) -> list[Path]:
     if not (folder / "config.json").is_file() or not any(folder.glob("model*.safetensors")):
         raise RecipeError(f"{folder}: holds no saved model (config.json, model.safetensors): give a run's output_dir")
     state = folder / "run_state.json"
-    if state.is_file() and not json.loads(state.read_text(encoding="utf-8"))["finished"]:
-        raise RecipeError(f"{folder}: this run has not finished: run its command again first")
+    with as_recipe_error(ValueError, f"{state}: cannot be read", "train again to restore it"):
+        if state.is_file() and not json.loads(state.read_text(encoding="utf-8"))["finished"]:
+            raise RecipeError(f"{folder}: this run has not finished: run its command again first")
     if (folder / NEW_CARD_FILE).exists():
         problem = f"{folder}: {CARD_FILE} is of an earlier run, and {NEW_CARD_FILE} of this one"
         raise RecipeError(f"{problem}: put what you want of both into {CARD_FILE}, and remove {NEW_CARD_FILE}")
-    return sorted({path for pattern in PUBLISHED for path in folder.glob(pattern) if path.is_file()})
+    found = sorted({path for pattern in PUBLISHED for path in folder.glob(pattern) if path.is_file()})
+    if links := [path for path in found if path.is_symlink()]:  # which may lead to any file
+        raise RecipeError(f"{links[0]}: is a symbolic link, which is not followed: put the file in its place")
+    return found
 
 
 def check_login(token: str | None = None) -> str:

@@ -13,7 +13,8 @@ import gradio as gr
 import numpy as np
 
 from recipe.data.columns import wanted_texts
-from recipe.data.texts import PAIR_SEPARATOR, clean_text, reading_of
+from recipe.data.run_config import reading_of
+from recipe.data.texts import PAIR_SEPARATOR, clean_text
 from recipe.errors import RecipeError, printable, user_message
 from recipe.inference.occlusion import Occlusion, leave_one_out
 from recipe.inference.prediction_files import open_predictions
@@ -116,7 +117,8 @@ def shades(text: str, occlusion: Occlusion) -> list[tuple[str, float | None]]:
 
 def columns_of(reading: dict[str, Any], column: str | None = None) -> dict[str, str | None]:
     """Return the columns of texts, of which the user may name the first."""
-    return wanted_texts([column] if column else reading.get("text_column"), reading.get("text_pair_column"))
+    columns = reading.get("text_column")
+    return wanted_texts([column, *(columns or [])[1:]] if column else columns, reading.get("text_pair_column"))
 
 
 def add_file_tab(classifier: TextClassifier, reading: dict[str, Any]) -> None:

@@ -1,9 +1,12 @@
 """Options that the scripts for saved models share, and their checks; imports nothing slow: --help and mistakes end at once."""
 
 import argparse
+import sys
 from pathlib import Path
+from typing import Any
 
-from recipe.data.texts import PAIR_SEPARATOR, READING, reading_of
+from recipe.data.run_config import READING, reading_of
+from recipe.data.texts import PAIR_SEPARATOR
 from recipe.errors import OneLineParser, RecipeError, as_recipe_error, parse_probability
 
 
@@ -11,7 +14,7 @@ def add_shared_options(parser: OneLineParser) -> None:
     """Add the options that say which model, how its files are read, how it decides, and on which device."""
     add = parser.add_argument
     add("--model_dir", required=True, help="A folder that a run saved, or any GPT2ForSequenceClassification.")
-    # How files are read: by default as in training (READING in data/texts.py).
+    # How files are read: by default as in training (READING in data/run_config.py).
     add("--text_column", nargs="+", help="Column of the texts, or several; as in training if not given.")
     add("--text_pair_column", help="One more column of texts; as in training.")
     add("--column_names", nargs="+", help="Names of the columns, where a file has no header row; as in training.")
@@ -36,6 +39,9 @@ def parse_options(parser: OneLineParser) -> argparse.Namespace:
     for name in READING:
         if name not in args.given:
             setattr(args, name, reading.get(name))
+    columns, trained = count_columns(vars(args)), count_columns(reading)
+    if "text_column" in reading and columns != trained:
+        print(f"note: the model was trained on {trained} columns of texts, and {columns} are read", file=sys.stderr)
     if not 0 < args.max_row_mb <= 1000:
         raise RecipeError(f"max_row_mb is {args.max_row_mb}: take a number above 0, up to 1000")
     if args.decision_threshold is not None:
@@ -43,6 +49,11 @@ def parse_options(parser: OneLineParser) -> argparse.Namespace:
     if args.abstain_below is not None:
         args.abstain_below = parse_probability("abstain_below", args.abstain_below, one_allowed=True)
     return args
+
+
+def count_columns(reading: dict[str, Any]) -> int:
+    """Return how many columns of texts are read."""
+    return len(reading.get("text_column") or [""]) + bool(reading.get("text_pair_column"))
 
 
 def check_output_dir(folder: Path, model_dir: str) -> None:

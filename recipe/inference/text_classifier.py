@@ -100,6 +100,10 @@ class TextClassifier:
         """Return one text of the parts of a tuple, as in training."""
         if isinstance(text, str):
             return text
+        if not isinstance(text, (list, tuple)) or not all(isinstance(part, str) for part in text):
+            raise RecipeError(
+                f"a text is {text!r:.60}: give a string, or a tuple of strings for a text of several parts"
+            )
         if (separator := separator_of(self.tokenizer)) is None:
             raise RecipeError(f"this model reads texts of one part, and was given {text!r:.60}: give strings")
         return join_texts(text, separator)

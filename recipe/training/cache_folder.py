@@ -30,7 +30,10 @@ def list_caches(folder: Path = DEFAULT_FOLDER) -> Iterator[tuple[Path, dict, int
     """Yield each trunk's folder, its description, and its size in bytes."""
     for about in sorted(folder.glob(f"{TRUNK}/{ABOUT_FILE}")):
         size = sum(size_and_age(path)[0] for path in about.parent.rglob("*"))
-        yield about.parent, json.loads(about.read_text(encoding="utf-8")), size
+        fields = {}
+        with contextlib.suppress(ValueError):  # of a damaged file, whose rows can be cleared all the same
+            fields = json.loads(about.read_text(encoding="utf-8"))
+        yield about.parent, fields, size
 
 
 def files_of(folder: Path) -> list[Path]:

@@ -67,7 +67,11 @@ def why_incomplete(checkpoint: Path) -> str | None:
     """Return why a checkpoint is incomplete, or None if it is complete."""
     if not (checkpoint / MARKER).is_file():
         return f"no {MARKER}"
-    for name, expected in json.loads((checkpoint / MARKER).read_text(encoding="utf-8")).items():
+    try:
+        hashes = json.loads((checkpoint / MARKER).read_text(encoding="utf-8"))
+    except ValueError:
+        return f"{MARKER} cannot be read"
+    for name, expected in hashes.items():
         path = checkpoint / name
         if not path.is_file():
             return f"{name} is missing"

@@ -20,9 +20,9 @@ from filelock import FileLock, Timeout
 from recipe.arguments import RecipeTrainingArguments
 from recipe.atomic import TEMPORARY_PREFIX, write_json, write_text
 from recipe.data.dataset import load_saved_splits, same_texts, save_splits
-from recipe.data.texts import RUN_CONFIG_FILE
+from recipe.data.run_config import RUN_CONFIG_FILE
 from recipe.distributed import check_world_size, on_main_process
-from recipe.errors import RecipeError
+from recipe.errors import RecipeError, as_recipe_error
 from recipe.training.checkpoints import (
     complete_checkpoint,
     last_complete_checkpoint,
@@ -168,7 +168,8 @@ def is_empty(folder: Path) -> bool:
 def read_state(folder: Path) -> dict[str, Any] | None:
     """Return the content of run_state.json, or None."""
     path = folder / STATE_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    with as_recipe_error(ValueError, f"{path}: cannot be read", "pass --overwrite_output_dir to start from scratch"):
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def with_absolute_paths(config: dict[str, Any]) -> dict[str, Any]:

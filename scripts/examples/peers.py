@@ -28,7 +28,7 @@ from sklearn.preprocessing import StandardScaler
 from recipe import TextClassifier
 from recipe.atomic import write_json
 from recipe.data.dataset import load_saved_splits
-from recipe.data.texts import base_model_name, read_run_config
+from recipe.data.run_config import base_model_name, read_run_config
 from recipe.errors import OneLineParser, RecipeError, as_recipe_error, first_line, run_script
 from recipe.evaluation.intervals import compare_paired, format_p
 from recipe.evaluation.metrics import label_metrics

@@ -38,9 +38,15 @@ def test_columns_that_look_like_a_pair_of_texts(names, pair):
     [
         (["premise", "hypothesis"], {"text": None}, "for pairs of texts pass --text_column 'premise' 'hypothesis'"),
         (["Hello, you"], {"text": None}, "or, for a text on each line, pass --column_names text"),
+        (["text,label"], {"text": "text"}, "give the --delimiter that stands between the columns"),
         (["a;b"], {"text": None}, "give the --delimiter that stands between the columns"),
         (["text", "y"], {"text": None, "label": None}, "texts without labels are for predict.py"),
         (["text", "coarse", "fine"], {"text": None, "label": None}, "give --label_column coarse, or fine"),
+        (
+            ["message"],
+            {"text": "text", "label": "label"},
+            "no column 'text' among 'message': name it with --text_column",
+        ),
         (["text"], {"text": "Description"}, "no column 'Description' among 'text': name it with --text_column"),
         (["a", "b"], wanted_texts(["a"], "a"), "the column 'a' is given for two fields"),
         (["text", "body"], wanted_texts(["text", "subject"]), "no column 'subject' among 'text', 'body'"),

@@ -19,7 +19,7 @@ from recipe.data.dataset import (
     summary_table,
 )
 from recipe.data.readers import read_texts
-from recipe.data.texts import reading_of
+from recipe.data.run_config import reading_of
 from recipe.errors import RecipeError
 
 

@@ -197,6 +197,8 @@ def test_cells_that_seem_no_label_of_their_own_are_asked_about(tmp_path, labels,
         (["0", "1", "2", "-1"], {"missing_label": "-1"}, ["0", "1", "2"]),
         (["0", "1", "2", "-1"], {"missing_label": "none"}, ["-1", "0", "1", "2"]),
         (["yes", "no", "-"], {"missing_label": "-"}, ["no", "yes"]),
+        (["0", "1", "2", "-1"], {"missing_label": "-1.0"}, ["0", "1", "2"]),
+        (["yes", "none", "-"], {"missing_label": "none"}, ["-", "none", "yes"]),
         (["['cs.CV']", "['cs.LG']"], {}, ["cs.CV", "cs.LG"]),
         ([["x"], ["y"]], {}, ["x", "y"]),
     ],
@@ -206,3 +208,8 @@ def test_labels_are_taken_for_what_they_are(tmp_path, labels, options, names):
     splits = load_splits(DataArguments(train_file=path, **options))
     assert sorted(splits.label_names) == names
     assert sum(splits.summary["texts"].values()) == 10 * len(names)
+
+
+def test_a_missing_label_that_no_row_has_is_warned_about(tmp_path, caplog):
+    load_splits(DataArguments(train_file=write_labels(tmp_path, ["yes", "no"] * 10, "a.jsonl"), missing_label="N/A"))
+    assert "missing_label is 'N/A', a label that no row has" in caplog.text

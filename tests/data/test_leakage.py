@@ -116,13 +116,15 @@ def test_copies_in_several_groups_do_not_leak(tmp_path):
         assert sum(map(len, values)) == len(set.union(*values))
 
 
-def test_groups_that_share_a_text_are_one_group(tmp_path):
+def test_groups_that_share_a_text_are_one_group(tmp_path, caplog):
     """Authors 0 and 1 wrote the same text: without the copy, which is dropped, nothing else would join them."""
     frame = with_groups(200, 20)
     frame.loc[frame.index[frame["author"] == 1][0], "text"] = frame["text"][frame["author"] == 0].iloc[0]
     rows = join_groups(frame.rename(columns={"author": "group"}))
     assert rows.nunique() == 19
     assert set(rows[frame["author"] < 2]) == {0}
+    caplog.set_level("INFO")
     splits = load_frames(DataArguments(train_file=write(tmp_path, frame), group_column="author"))
+    assert "20 groups are 19, since some share a text; the largest has 20 rows" in caplog.text
     of_both = [split for split in SPLITS if {"0", "1"} & set(splits[split]["group"])]
     assert len(of_both) == 1

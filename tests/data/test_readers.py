@@ -454,3 +454,12 @@ def test_other_files_may_call_a_column_otherwise_but_the_training_files_name_com
     splits = load_splits(DataArguments(**files))
     assert splits["test"]["text"][:] == ["right"]
     assert splits["validation"]["text"][:] == ["hello"]
+
+
+def test_a_json_document_of_several_splits_is_for_train_file_alone(tmp_path):
+    rows = [{"text": f"t {i}", "label": "xy"[i % 2]} for i in range(20)]
+    splits = {"train": rows[2:], "dev": rows[:2], "test": [{"text": "u", "label": "x"}]}
+    (tmp_path / "a.json").write_text(json.dumps(splits))
+    assert load_splits(DataArguments(train_file=str(tmp_path / "a.json")))["test"]["text"][:] == ["u"]
+    with pytest.raises(RecipeError, match="holds the splits train, dev, test: write the one to read into a file"):
+        read_file(tmp_path / "a.json")

@@ -154,6 +154,11 @@ def test_a_group_is_in_one_split(tmp_path):
     few = write(tmp_path, frame.assign(author=[f"author {i % 2}" for i in frame.index]))
     with pytest.raises(RecipeError, match=r"2 groups are too few for 3 splits \(train, validation, test\)"):
         load_splits(DataArguments(train_file=few, group_column="author"))
+    common = frame.assign(author=[f"author {i}" for i in frame.index])
+    common.loc[common.index % 3 > 0, "text"] = "Thanks!"
+    common["author"] = common["author"].where(common["text"] == "Thanks!", "author 1")
+    with pytest.raises(RecipeError, match=r"1 groups are too few .*, since a text that groups share joins them: add"):
+        load_splits(DataArguments(train_file=write(tmp_path, common), group_column="author"))
     with pytest.raises(RecipeError, match="shuffled is one shuffle of all rows, which knows no groups"):
         DataArguments(train_file=few, group_column="author", split_method="shuffled")
 

@@ -146,6 +146,7 @@ def test_pairs_are_tokenized_as_transformers_does_and_the_longer_text_is_cut(tmp
     tokenizer = load_tokenizer(str(NANO), CONFIG, 32, side, text_pair_separator=separator)
     save_tokenizer(tokenizer, tmp_path)
     saved = AutoTokenizer.from_pretrained(tmp_path)
+    assert join_texts(["two\nlines", " end "], "\n") == "two lines\nend"
     pairs = [
         ("one two", "three"),
         ("long " * 100, "short"),

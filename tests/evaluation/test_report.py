@@ -5,7 +5,7 @@ from datasets import Dataset
 from scipy.special import softmax
 from sklearn.metrics import confusion_matrix
 
-from recipe.data.texts import base_model_name
+from recipe.data.run_config import base_model_name
 from recipe.evaluation.report import Measurement, print_confusion, print_coverage, print_report
 
 # Three texts right, the second one wrong; top probabilities 0.88, 0.73, 0.95, 0.62.

@@ -209,7 +209,7 @@ PAIR = {"text_pair_column": "b", "text_pair_separator": "\n||"}
         ({}, {}, {"tokenizer_config": {"truncation_side": "left"}}, "lose their beginning", "lose their end"),
         ({"model_type": "gpt2_last_token_classifier", "pooling": "mean"}, {}, {}, "on its tokens' mean", "on its last token"),
         ({"architectures": ["Mine"]}, {}, {}, "a head of its own", "a linear head"),
-        ({}, PAIR, {}, 'give them in one, with "\\n||" between', "windows"),
+        ({}, PAIR, {}, 'give them to `pipeline` as `{"text": ..., "text_pair": ...}`', "windows"),
         ({}, {"remove_duplicates": True}, {}, "of which none is a training text", "which training did not see"),
         ({}, {"remove_duplicates": False}, {}, "On 40 test texts, measured", "of which none"),
         ({}, {"max_steps": 5, "num_train_epochs": 5.0, "seed": 0, "weight_decay": 0.0}, {}, "| seed | `0` |", "num_train_epochs"),

@@ -6,7 +6,7 @@ from conftest import NANO, tiny_model
 from transformers import AutoTokenizer
 
 from recipe.data.windows import Windows, remember_windows
-from recipe.inference.demo_page import answer_text, build_page, card_text, shades
+from recipe.inference.demo_page import answer_text, build_page, card_text, columns_of, shades
 from recipe.inference.occlusion import Occlusion
 from recipe.inference.text_classifier import TextClassifier
 
@@ -73,3 +73,10 @@ def test_a_model_of_pairs_says_how_to_give_them(tmp_path):
     (tmp_path / "run_config.yaml").write_text("text_pair_column: answer\ntext_pair_separator: ' | '\n")
     page = build_page(classifier_of(), tmp_path)
     assert any("put ' | ' between the two" in str(getattr(block, "info", "")) for block in page.blocks.values())
+
+
+def test_a_column_that_the_user_names_takes_the_place_of_the_first():
+    reading = {"text_column": ["title", "body"], "text_pair_column": None}
+    assert list(columns_of(reading).values()) == ["title", "body"]
+    assert list(columns_of(reading, "headline").values()) == ["headline", "body"]
+    assert list(columns_of({}, "headline").values()) == ["headline"]

@@ -7,6 +7,8 @@ import pandas as pd
 import pytest
 from conftest import assert_refused, make_texts, tiny_folder, train_on
 
+from recipe.data.run_config import reading_of
+
 LABELS = ["sport", "médecine"]
 EVALUATE = [sys.executable, "scripts/evaluate_model.py", "--no_baselines"]
 PREDICT = [sys.executable, "scripts/predict.py"]
@@ -83,3 +85,16 @@ def test_several_columns_are_joined_as_in_training(frame, tmp_path, run_here):
     result = run_here([*PREDICT, "--model_dir", run, "--input_file", data])
     texts = (frame["Title"] + " | " + frame["Description"]).tolist()
     assert [json.loads(line)["text"] for line in result.stdout.splitlines()] == texts
+
+
+def test_a_model_of_several_columns_keeps_them_when_it_is_trained_again(frame, tmp_path, run_here):
+    data = to_csv(frame.rename(columns={"Class Index": "label"}), tmp_path / "train.csv")
+    run = run_on(data, tmp_path / "run", "--text_column", "Title", "Description")
+    train_on(run, data, tmp_path / "again")
+    assert reading_of(tmp_path / "again")["text_column"] == ["Title", "Description"]
+    # Trained on one column, it reads texts of one part.
+    train_on(run, data, tmp_path / "one", "--text_column", "Description")
+    tokenizer = json.loads((tmp_path / "one" / "tokenizer_config.json").read_text())
+    assert "text_pair_separator" not in tokenizer
+    result = run_here([*PREDICT, "--model_dir", run, "--input_file", data, "--text_column", "Title"])
+    assert "note: the model was trained on 2 columns of texts, and 1 are read" in result.stderr
