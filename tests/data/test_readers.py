@@ -178,6 +178,13 @@ def test_parquet_as_other_tools_write_it(tmp_path):
     frame, names, _ = read_file(tmp_path / "names.parquet")
     assert frame["label"].tolist() == ["yes", "no", None]
     assert names == ["no", "yes"]
+    names = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.List(datasets.ClassLabel(names=names))}
+    )
+    rows["label"] = [[1], [0, 1], []]
+    datasets.Dataset.from_dict(rows, features=names).to_parquet(tmp_path / "lists.parquet")
+    frame, names, _ = read_file(tmp_path / "lists.parquet")
+    assert (frame["label"].tolist(), names) == ([["yes"], ["no", "yes"], []], ["no", "yes"])
     table = pa.table({"text": pa.array([b"caf\xc3\xa9", None], pa.binary()), "label": pa.array([1, 2], pa.int8())})
     pa.parquet.write_table(table, tmp_path / "binary.parquet")
     assert read_file(tmp_path / "binary.parquet")[0]["text"].tolist() == ["café", None]
