@@ -289,7 +289,7 @@ def read_texts(
     batches = read_batches(Path(path), wanted, file_format)
     for batch, columns, cells in read_columns(source, batches, wanted, file_format):
         frame = pd.DataFrame({**cells, "row": batch.rows, "source": source}, dtype=object)
-        check_texts(frame)
+        check_texts(frame, columns)
         parts = [cells[field] for field in text_fields(cells)]
         texts = (
             [join_texts(of_row, separator) or "" for of_row in zip(*parts, strict=True)]
