@@ -95,6 +95,9 @@ def missing_column(source: str, names: Sequence[str], field: str, wanted: Wanted
         fix = f"the column {taken[0]!r} is taken for another field: give {option}"
     elif len(names) == 1 and any(mark in names[0] for mark in "|;\t"):
         fix = "give the --delimiter that stands between the columns"
+    elif len(names) == 1 and "label" in wanted:
+        fix = "texts and labels need a column each: write both into one file, or give the --delimiter between them"
+        fix += " (texts without labels are for predict.py)"
     elif is_text and len(names) == 1:
         fix = f"name it with {option}, or, for a text on each line, pass --column_names text"
     elif is_text and (pair := pair_of(names)):

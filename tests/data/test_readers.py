@@ -30,6 +30,8 @@ def test_csv_cells_are_taken_as_written(tmp_path):
     content = 'text,label\n"a, ""b""",1\nNA,01\nnull,x\n,y\n"",z\n"two\nlines",w\n'
     expected = [['a, "b"', "1"], ["NA", "01"], ["null", "x"], [None, "y"], ["", "z"], ["two\nlines", "w"]]
     assert [row[:2] for row in read(tmp_path, "a.csv", content)] == expected
+    nulls = read(tmp_path, "a.tsv", "text\tlabel\na\t\\N\n\\N\tb\n\\Nab\tc\n")
+    assert [row[:2] for row in nulls] == [["a", None], [None, "b"], ["\\Nab", "c"]]
 
 
 @pytest.mark.parametrize(
