@@ -112,7 +112,7 @@ def splits_of(frame: pd.DataFrame, split: str, args: DataArguments) -> pd.Series
     if split != "train" or "split" not in frame:
         return one
     known = {name: split for split, names in SPLIT_NAMES.items() for name in names}
-    said = frame["split"].map(lambda cell: known.get(str(cell).strip().lower()))
+    said = frame["split"].map(lambda cell: known.get(str(cell).strip().lower().rpartition("_")[2]))  # of oos_train too
     source = source_of(frame)
     if said.isna().any() or "train" not in {*said}:
         logger.warning(
