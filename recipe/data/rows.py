@@ -112,8 +112,9 @@ def refuse_objects(rows: pd.DataFrame, cells: pd.Series, field: str, columns: Ma
     """Refuse objects in place of texts or labels, and show how a field of theirs is named."""
     objects = cells.map(lambda cell: isinstance(cell, dict) and bool(cell))
     if objects.any():
-        names, option = list(cells[objects].iloc[0]), "text" if field in text_fields([field]) else field
-        name = ".".join([columns.get(field, field), *names[:1]])
+        shown, option = cells[objects].iloc[0], "text" if field in text_fields([field]) else field
+        names = sorted(shown, key=lambda name: isinstance(shown[name], int))  # ids last
+        name = f"{columns.get(field, field)}.{names[0]}"
         fix = f"name the field that holds it ({', '.join(names[:SHOWN])}), as in --{option}_column {name}"
         refuse_rows(rows, objects, f"an object in place of a {option}", fix)
 

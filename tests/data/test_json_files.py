@@ -140,11 +140,11 @@ def test_objects_as_texts_or_labels_say_how_their_fields_are_named(tmp_path):
     path.write_text(json.dumps([{"data": {"text": "a"}, "annotations": [made]}, {"data": {"text": "b"}}]))
     for field, fix in (
         ("text", r"an object in place of a text: name the field .* \(text\), as in --text_column data\.text$"),
-        ("label", r"\(by, result\), as in --label_column annotations\.by$"),
+        ("label", r"\(result, by\), as in --label_column annotations\.result$"),
         ("label", r"in place of a label: .*--label_column annotations\.result\.value$"),
         ("label", r"--label_column annotations\.result\.value\.choices$"),
     ):
         with pytest.raises(RecipeError, match=fix) as error:
             check_rows(read_file(path, wanted).frame, "a", wanted)
-        wanted[field] = str(error.value).split()[-1].replace(".by", ".result")
+        wanted[field] = str(error.value).split()[-1]
     assert read_file(path, wanted).frame[["text", "label"]].values.tolist() == [["a", ["x"]], ["b", None]]
