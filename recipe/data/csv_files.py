@@ -80,7 +80,8 @@ def csv_batches(path: Path, suffix: str, wanted: Wanted, file_format: FileFormat
                     names, first_row = file_format.column_names, 1
                     if len(names) != len(first):
                         counts = f"{len(names)} names, but row 1 has {len(first)} columns"
-                        raise RecipeError(f"{path}: column_names gives {counts}")
+                        fix = "name each of them, or give --column_names text if each line is a text"
+                        raise RecipeError(f"{path}: column_names gives {counts}: {fix}")
             with Utf8File(path, file_format.encoding, layout.start) as file:
                 watch = QuoteWatch(file, delimiter)
                 reader, skip = open_reader(file if is_checked else watch, block_size, names), done

@@ -262,7 +262,7 @@ def test_a_comma_with_a_blank_after_it_is_the_texts_own(tmp_path):
 
 def test_a_mark_of_some_texts_is_not_taken_for_the_delimiter_since_there_are_names_too_few(tmp_path):
     content = 'joy,"a, b",\nfear,"c; d",\njoy,"e",\n'
-    with pytest.raises(RecipeError, match="column_names gives 2 names, but row 1 has 3 columns"):
+    with pytest.raises(RecipeError, match="column_names gives 2 names, but row 1 has 3 columns: name each of them, or"):
         read(tmp_path / "a.csv", content, column_names=("label", "text"))
 
 
