@@ -416,6 +416,7 @@ def test_a_data_set_of_csv_files_is_read_as_train_file_reads_them(tmp_path):
     ("header", "message"),
     [
         ("category,text,sentiment", "labels are read from 'category', and 'sentiment' might be meant: --label_column"),
+        ("target,text,stance", "labels are read from 'stance', and 'target' might be meant: --label_column"),
         ("label,title,description", "texts are read from 'title', and 'description' might be meant: --text_column"),
         ("label,text,notes", None),
     ],
@@ -427,7 +428,7 @@ def test_columns_that_are_read_are_said_and_guesses_warned_about(tmp_path, caplo
     row = ",".join(cells.get(name, short) for name in header.split(","))
     (tmp_path / "a.csv").write_text(f"{header}\n{row}\n")
     read_file(tmp_path / "a.csv")
-    assert re.search(r"texts from '(title|text)', labels from '(label|category)'", caplog.text)
+    assert re.search(r"texts from '(title|text)', labels from '(label|category|stance)'", caplog.text)
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert [message in warning for warning in warnings] == ([True] if message else [])
 
