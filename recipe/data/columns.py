@@ -7,7 +7,7 @@ from recipe.errors import RecipeError
 
 USUAL_COLUMNS = {
     "text": ("text", "sms", "message", "sentence", "content", "review", "body", "document", "question", "title"),
-    "label": ("label", "labels", "category", "class", "target", "intent", "sentiment", "topic"),
+    "label": ("label", "labels", "category", "class", "stance", "target", "intent", "sentiment", "topic"),
     "split": ("split",),
 }
 OPTIONAL = ("split",)  # read where a file has it
@@ -99,6 +99,9 @@ def missing_column(source: str, names: Sequence[str], field: str, wanted: Wanted
         and any(clean_name(part) in {*named.values(), *usual} for part in re.split("[,;|\t]", names[0])[:-1])
     ) or (len(names) == 1 and any(mark in names[0] for mark in "|;\t")):
         fix = "give the --delimiter that stands between the columns"
+    elif len(names) == 1 and "label" in wanted:
+        fix = "texts and labels need a column each: write both into one file, or give the --delimiter between them"
+        fix += " (texts without labels are for predict.py)"
     elif is_text and len(names) == 1:
         fix = f"name it with {option}, or, for a text on each line, pass --column_names text"
     elif is_text and (pair := pair_of(names)):

@@ -15,7 +15,7 @@ import pyarrow.csv
 
 from recipe.data import batches
 from recipe.data.batches import Batch, FileFormat
-from recipe.data.columns import USUAL_COLUMNS, Wanted, clean_name, match_columns
+from recipe.data.columns import OPTIONAL, USUAL_COLUMNS, Wanted, clean_name, match_columns
 from recipe.data.first_bytes import BLOCK
 from recipe.data.quoting import QuoteWatch, find_quote_problems, opens_with_quotes, quotes_are_meant, swallowed_row
 from recipe.data.text_files import Utf8File, split_lines
@@ -44,7 +44,7 @@ def csv_batches(path: Path, suffix: str, wanted: Wanted, file_format: FileFormat
     """Yield the cells as strings; rows are numbered from 1, a header being row 1; blank lines do not count.
 
     An unquoted empty cell is None and a quoted one an empty text, which pandas does not tell apart; hence pyarrow, whose
-    errors also name the row.
+    errors also name the row. An unquoted `\\N`, as MySQL and PostgreSQL write it, is None too.
     """
     layout = find_layout(path, suffix, file_format)
     delimiter, quoting = layout.delimiter, layout.quoting
@@ -52,7 +52,7 @@ def csv_batches(path: Path, suffix: str, wanted: Wanted, file_format: FileFormat
     options = {"newlines_in_values": quoting != "none", "ignore_empty_lines": layout.width > 1}
     marks = {"quote_char": quoting != "none" and '"', "escape_char": quoting == "backslash" and "\\"}
     parse = pa.csv.ParseOptions(delimiter=delimiter, **marks, **options)
-    nulls = {"null_values": [""], "strings_can_be_null": True, "quoted_strings_can_be_null": False}
+    nulls = {"null_values": ["", r"\N"], "strings_can_be_null": True, "quoted_strings_can_be_null": False}
     convert = pa.csv.ConvertOptions(default_column_type=pa.string(), **nulls)
 
     def open_reader(
@@ -65,8 +65,10 @@ def csv_batches(path: Path, suffix: str, wanted: Wanted, file_format: FileFormat
     if quoting == "backslash":
         check_quotes(path, layout, file_format)
     fix = f"is the delimiter {delimiter!r} right (--delimiter), and the quoting (--csv_quoting)?"
+    fix += " Else give each row, and the header, as many cells"
     if layout.width == 1:
         fix = "give --column_names text if each line is a text, or the --delimiter that stands between the columns"
+        fix += "; if row 1 is none, remove such lines"
     done, is_checked, is_warned = 0, quoting != "minimal", quoting == "none"
     for block_size in (BLOCK, file_format.max_row):  # large blocks, which take memory, only where a row needs them
         try:
@@ -78,7 +80,8 @@ def csv_batches(path: Path, suffix: str, wanted: Wanted, file_format: FileFormat
                     names, first_row = file_format.column_names, 1
                     if len(names) != len(first):
                         counts = f"{len(names)} names, but row 1 has {len(first)} columns"
-                        raise RecipeError(f"{path}: column_names gives {counts}")
+                        fix = "name each of them, or give --column_names text if each line is a text"
+                        raise RecipeError(f"{path}: column_names gives {counts}: {fix}")
             with Utf8File(path, file_format.encoding, layout.start) as file:
                 watch = QuoteWatch(file, delimiter)
                 reader, skip = open_reader(file if is_checked else watch, block_size, names), done
@@ -143,17 +146,17 @@ def guess_delimiter(lines: Sequence[str], suffix: str, file_format: FileFormat) 
     """
     marks = {".tsv": "\t", ".csv": ",\t;|"}.get(suffix, "\t,;|")
 
-    def agreement(mark: str) -> tuple[float, float, float]:
+    def agreement(mark: str) -> tuple[float, float]:
         quoting = {"auto": "none" if mark == "\t" else "minimal"}.get(file_format.csv_quoting, file_format.csv_quoting)
         rows = sample_rows(lines, mark, quoting)
         widths = [len(row) for row in rows]
         wanted = len(file_format.column_names or rows[0])
         shares = [widths.count(width) / len(rows) if width > 1 else 0.0 for width in (wanted, widths[0])]
-        return *shares, -sum(cell.startswith(" ") for row in rows for cell in row[1:]) / len(rows)
+        return sum(shares), -sum(cell.startswith(" ") for row in rows for cell in row[1:]) / len(rows)
 
     found = {mark: agreement(mark) for mark in marks}
     best = max(marks, key=found.get)
-    if any(found[best][:2]):
+    if found[best][0]:
         return best
     return next((mark for mark in marks if mark in lines[0]), "\t" if suffix == ".tsv" else ",")
 
@@ -212,7 +215,7 @@ def check_quotes(path: Path, layout: Layout, file_format: FileFormat) -> None:
 def is_header(first: Sequence[str], wanted: Wanted) -> bool:
     """Return whether the first row names the wanted texts and labels."""
     found = match_columns(first, wanted)
-    return all(found[field] for field in USUAL_COLUMNS if field in found)
+    return all(found[field] for field in USUAL_COLUMNS if field in found and field not in OPTIONAL)
 
 
 def check_first_row(path: Path, names: Sequence[str], columns: Sequence[Sequence[str]], wanted: Wanted) -> None:

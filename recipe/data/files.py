@@ -68,7 +68,7 @@ def file_batches(path: Path, wanted: Wanted, file_format: FileFormat) -> Iterato
     lines = [line for line in split_lines(sample.decode(errors="replace")) if line.strip()] or [""]
     names, is_plain = file_format.column_names, file_format.delimiter is None
     if names is None and is_plain and (kind := kind_of_lines(lines[:-1] or lines)):
-        logger.info("%s: is read as %s, whose labels stand before the texts", path, kind)
+        logger.info("%s: is read as %s, whose labels stand in the lines of their texts", path, kind)
         return {"fastText": fasttext_batches, "TREC": trec_batches}[kind](path, file_format)
     if names and len(names) == 1 and is_plain and file_format.csv_quoting in ("auto", "none"):
         first = sample_rows(lines[:1], guess_delimiter(lines, suffix, file_format), file_format.csv_quoting)[0]

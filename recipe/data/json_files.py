@@ -126,7 +126,12 @@ def is_table(value: Any) -> bool:
 
 
 def nested(record: Any, name: str) -> Any:
-    """Return the value of a record by its name, or by that of a field in an object of it, such as `review.text`."""
+    """Return the value of a record by its name, or by that of a field in an object of it, such as `review.text`.
+
+    A list of one object counts as that object.
+    """
+    if isinstance(record, list) and len(record) == 1:
+        record = record[0]
     if not isinstance(record, dict) or name in record:
         return record.get(name) if isinstance(record, dict) else None
     first, _, rest = name.partition(".")

@@ -46,7 +46,10 @@ def remove_duplicates(rows: pd.DataFrame) -> pd.DataFrame:
     """
     train = rows[rows["split"] == "train"]
     by_time = train.sort_values("time", kind="stable") if "time" in rows else train
-    copies = in_later_split(rows, "text") | by_time["text"].duplicated().reindex(rows.index, fill_value=False)
+    repeated = by_time["text"].duplicated()
+    if repeated.mean() > 0.5:
+        logger.warning("%s: most texts repeat an earlier one: is it the right --text_column?", source_of(train))
+    copies = in_later_split(rows, "text") | repeated.reindex(rows.index, fill_value=False)
     refusal = "every text is also in another split: pass --remove_duplicates false to allow it"
     return drop_rows(rows, copies, "{count} exact duplicates removed, {left} texts left", refusal)
 

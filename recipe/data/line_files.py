@@ -1,4 +1,4 @@
-"""Files of one text a line: bare texts, and fastText's and TREC's, which put labels before each."""
+"""Files of one text a line: bare texts, and fastText's and TREC's, which put labels beside each."""
 
 import io
 import re
@@ -53,10 +53,20 @@ def fasttext_batches(path: Path, file_format: FileFormat) -> Iterator[Batch]:
 
     def record(line: str) -> dict[str, Any]:
         before, text = FASTTEXT.fullmatch(line).groups()
-        labels = [label.removeprefix("__label__") for label in before.split()]
+        text, after = (text, []) if before else labels_after(text)
+        labels = [label.removeprefix("__label__") for label in before.split() + after]
         return {"text": text, "label": labels if len(labels) > 1 else next(iter(labels), None)}
 
     return in_batches((number, record(line)) for number, line in read_lines(path, file_format) if line.strip())
+
+
+def labels_after(line: str) -> tuple[str, list[str]]:
+    """Return a line's text, and the labels of fastText after it."""
+    labels: list[str] = []
+    while (words := line.rsplit(maxsplit=1)) and words[-1].startswith("__label__"):
+        labels.insert(0, words[-1])
+        line = words[0] if len(words) > 1 else ""
+    return line, labels
 
 
 def trec_batches(path: Path, file_format: FileFormat) -> Iterator[Batch]:
@@ -76,6 +86,6 @@ def trec_batches(path: Path, file_format: FileFormat) -> Iterator[Batch]:
 
 def kind_of_lines(lines: list[str]) -> str | None:
     """Return `fastText` or `TREC` where a file's first lines, without blank ones, are written so."""
-    if lines[0].startswith("__label__"):
+    if lines[0].startswith("__label__") or all(labels_after(line)[1] for line in lines):
         return "fastText"
     return "TREC" if all(map(TREC.match, lines)) else None

@@ -112,7 +112,7 @@ def splits_of(frame: pd.DataFrame, split: str, args: DataArguments) -> pd.Series
     if split != "train" or "split" not in frame:
         return one
     known = {name: split for split, names in SPLIT_NAMES.items() for name in names}
-    said = frame["split"].map(lambda cell: known.get(str(cell).strip().lower()))
+    said = frame["split"].map(lambda cell: known.get(str(cell).strip().lower().rpartition("_")[2]))  # of oos_train too
     source = source_of(frame)
     if said.isna().any() or "train" not in {*said}:
         logger.warning(
@@ -182,8 +182,7 @@ def make_table(
     """
     parts, label_names, columns = [], None, {}
     for batch, columns, cells in read_columns(source, batches, wanted, file_format):
-        feature = batch.features.get(columns.get("label"))
-        label_names = list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
+        label_names = names_by_id(batch.features.get(columns.get("label")))
         cells = store.add(cells) if store else cells
         parts.append(pd.DataFrame(cells, dtype=object).assign(row=batch.rows))
     frame = pd.concat(parts, ignore_index=True)
@@ -265,11 +264,15 @@ def cells_at(source: str, batch: Batch, position: int | None, file_format: FileF
                     large = f"column {name!r} has a text of {largest / 1e6:.0f} MB"
                     raise RecipeError(f"{source}: {large}: cut it, or raise --max_row_mb")
             cells = cells.to_pylist()
-    feature = batch.features.get(name)
-    if isinstance(feature, datasets.ClassLabel):
-        names = dict(enumerate(feature.names))
-        cells = [names.get(cell) for cell in cells]  # -1 stands for no label
+    if names := dict(enumerate(names_by_id(batch.features.get(name)) or ())):  # -1 stands for no label
+        cells = [[*map(names.get, cell)] if isinstance(cell, list) else names.get(cell) for cell in cells]
     return [clean_text(cell) for cell in cells]
+
+
+def names_by_id(feature: Any) -> list[str] | None:
+    """Return the label names that a column, or the lists in it, declare."""
+    feature = getattr(feature, "feature", feature)  # of the items of a list
+    return list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
 
 
 def read_texts(
@@ -283,7 +286,7 @@ def read_texts(
     batches = read_batches(Path(path), wanted, file_format)
     for batch, columns, cells in read_columns(source, batches, wanted, file_format):
         frame = pd.DataFrame({**cells, "row": batch.rows, "source": source}, dtype=object)
-        check_texts(frame)
+        check_texts(frame, columns)
         parts = [cells[field] for field in text_fields(cells)]
         texts = (
             [join_texts(of_row, separator) or "" for of_row in zip(*parts, strict=True)]

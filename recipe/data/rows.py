@@ -53,13 +53,15 @@ def check_rows(
             them, and do not name the option.
     """
     rows = rows.assign(source=pd.Series(source, rows.index, dtype=object))  # else pandas copies the name for each row
-    check_texts(rows)
     columns = columns or {}
+    check_texts(rows, columns)
     missing = {"text": rows[text_fields(rows.columns)].isna().all(axis=1)}
     for field in rows.columns.intersection(["label", "group"]):
         cells = pd.Series([*map(name_of, rows[field])], rows.index, dtype=object)
         several = f"several {field}s{' (multi-label)' if field == 'label' else ''}{of_column(columns, field)}"
         listed = cells.map(type).isin([list, dict])
+        if listed.any():
+            refuse_objects(rows, cells, field, columns)
         refuse_rows(rows, listed, several, f"this recipe gives each text one {field}")
         rows[field], missing[field] = cells, cells.isna()
     if drop_missing:
@@ -108,10 +110,23 @@ def name_of(cell: Any) -> Any:
     return canonical_name(cell) or None
 
 
-def check_texts(rows: pd.DataFrame) -> None:
-    """Refuse texts that are neither strings nor missing."""
+def refuse_objects(rows: pd.DataFrame, cells: pd.Series, field: str, columns: Mapping[str, str]) -> None:
+    """Refuse objects in place of texts or labels, and show how a field of theirs is named."""
+    objects = cells.map(lambda cell: isinstance(cell, dict) and bool(cell))
+    if objects.any():
+        shown, option = cells[objects].iloc[0], "text" if field in text_fields([field]) else field
+        names = sorted(shown, key=lambda name: isinstance(shown[name], int))  # ids last
+        name = f"{columns.get(field, field)}.{names[0]}"
+        fix = f"name the field that holds it ({', '.join(names[:SHOWN])}), as in --{option}_column {name}"
+        refuse_rows(rows, objects, f"an object in place of a {option}", fix)
+
+
+def check_texts(rows: pd.DataFrame, columns: Mapping[str, str]) -> None:
+    """Refuse texts that are neither strings nor missing; `columns` is how the file calls them."""
     for column in text_fields(rows.columns):
-        strange = rows[column].notna() & np.array([not isinstance(text, str) for text in rows[column]], dtype=bool)
+        strange = ~rows[column].map(type).isin([str]) & rows[column].notna()
+        if strange.any():
+            refuse_objects(rows, rows[column], column, columns)
         kinds = ", ".join(sorted({type(text).__name__ for text in rows[column][strange]}))
         refuse_rows(rows, strange, f"a text that is no string but {kinds}", "put the text in quotes")
 

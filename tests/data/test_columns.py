@@ -45,8 +45,10 @@ def test_columns_that_look_like_a_pair_of_texts(names, pair):
         (
             ["message"],
             {"text": "text", "label": "label"},
-            "no column 'text' among 'message': name it with --text_column",
+            "no column 'text' among 'message': texts and labels need a column each",
         ),
+        (["Hello"], {"text": None, "label": None}, "a column each: write both into one file, or give the --delimiter"),
+        (["text"], {"text": None, "label": None}, "no column .* among 'text': texts and labels need a column each"),
         (["text"], {"text": "Description"}, "no column 'Description' among 'text': name it with --text_column"),
         (["a", "b"], wanted_texts(["a"], "a"), "the column 'a' is given for two fields"),
         (["text", "body"], wanted_texts(["text", "subject"]), "no column 'subject' among 'text', 'body'"),

@@ -122,6 +122,10 @@ def test_lines_of_text_are_told_their_option(tmp_path):
         assert read(tmp_path / name, "text\none, two\nthree\n", {"text": None}, column_names=("text",))[0] == [
             "one, two"
         ]
+        with pytest.raises(
+            RecipeError, match=r"Row #2: Expected 1 columns, got 2: text,label.*if row 1 is none, remove"
+        ):
+            read(tmp_path / name, "# written today\ntext,label\none,a\n")
 
 
 def test_ends_of_line_of_old_macs(tmp_path):
@@ -135,6 +139,10 @@ def test_rows_of_another_length_are_one_line_with_the_row(tmp_path, content):
     with pytest.raises(RecipeError, match=r"Row #3: Expected 2 columns, got .*--delimiter.*--csv_quoting") as error:
         read(tmp_path / "a.csv", content)
     assert "\n" not in str(error.value)
+    with pytest.raises(
+        RecipeError, match=r"Expected 2 columns, got 3: .* give each row, and the header, as many cells"
+    ):
+        read(tmp_path / "a.csv", '"text","label"\n"1","one","ham"\n')  # R's write.table, which names no rows
 
 
 # Tabs
@@ -250,6 +258,12 @@ def test_a_comma_with_a_blank_after_it_is_the_texts_own(tmp_path):
     for name in ("a.csv", "a.txt"):
         assert read(tmp_path / name, content, column_names=("text", "label")) == rows
     assert read(tmp_path / "b.csv", "label, text\nx, a\n") == [["x", " a"]]
+
+
+def test_a_mark_of_some_texts_is_not_taken_for_the_delimiter_since_there_are_names_too_few(tmp_path):
+    content = 'joy,"a, b",\nfear,"c; d",\njoy,"e",\n'
+    with pytest.raises(RecipeError, match="column_names gives 2 names, but row 1 has 3 columns: name each of them, or"):
+        read(tmp_path / "a.csv", content, column_names=("label", "text"))
 
 
 def test_the_line_in_which_excel_notes_the_delimiter_is_skipped(tmp_path):

@@ -35,6 +35,9 @@ def test_fasttext_is_told_by_its_labels(tmp_path, name, caplog):
     expected = [["one, two", "a"], ["three ", ["a", "b"]], ["", "c"], ["four __label__x", "d"]]
     assert rows_of(tmp_path / name) == (["text", "label"], expected, [1, 2, 4, 5])
     assert "is read as fastText" in caplog.text
+    (tmp_path / name).write_text("one, two __label__a\n\nthree\t__label__a __label__b \n __label__c\n")
+    expected = [["one, two", "a"], ["three", ["a", "b"]], ["", "c"]]
+    assert rows_of(tmp_path / name) == (["text", "label"], expected, [1, 3, 4])
 
 
 def test_trec_is_told_by_its_labels(tmp_path):

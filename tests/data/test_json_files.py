@@ -10,6 +10,7 @@ import pytest
 from recipe.data.columns import TEXT_AND_LABEL
 from recipe.data.files import FileFormat, read_batches
 from recipe.data.readers import read_file
+from recipe.data.rows import check_rows
 from recipe.errors import RecipeError
 
 RECORDS = [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]
@@ -35,7 +36,7 @@ def read(path, content, wanted=TEXT_AND_LABEL, **options):
 
 def names_and_rows(path, content, **options):
     path.write_text(json.dumps(content))
-    (batch,) = read_batches(path, {"text": None}, FileFormat(**options))
+    (batch,) = read_batches(path, {"text": None, "split": None}, FileFormat(**options))
     return batch.names, [list(row) for row in zip(*batch.columns, strict=True)]
 
 
@@ -130,3 +131,20 @@ def test_fields_of_objects_are_named_with_dots(tmp_path):
     assert read(tmp_path / "b.json", flat, {"text": "review.text"}) == [["flat", 1]]
     with pytest.raises(RecipeError, match=r"no column 'review\.words'"):
         read(tmp_path / "b.json", flat, {"text": "review.words"})
+
+
+def test_objects_as_texts_or_labels_say_how_their_fields_are_named(tmp_path):
+    """As Label Studio exports them."""
+    made = {"by": 1, "result": [{"value": {"choices": ["x"]}}]}
+    path, wanted = tmp_path / "a.json", {"text": "data", "label": "annotations"}
+    path.write_text(json.dumps([{"data": {"text": "a"}, "annotations": [made]}, {"data": {"text": "b"}}]))
+    for field, fix in (
+        ("text", r"an object in place of a text: name the field .* \(text\), as in --text_column data\.text$"),
+        ("label", r"\(result, by\), as in --label_column annotations\.result$"),
+        ("label", r"in place of a label: .*--label_column annotations\.result\.value$"),
+        ("label", r"--label_column annotations\.result\.value\.choices$"),
+    ):
+        with pytest.raises(RecipeError, match=fix) as error:
+            check_rows(read_file(path, wanted).frame, "a", wanted)
+        wanted[field] = str(error.value).split()[-1]
+    assert read_file(path, wanted).frame[["text", "label"]].values.tolist() == [["a", ["x"]], ["b", None]]

@@ -29,6 +29,8 @@ def test_csv_cells_are_taken_as_written(tmp_path):
     content = 'text,label\n"a, ""b""",1\nNA,01\nnull,x\n,y\n"",z\n"two\nlines",w\n'
     expected = [['a, "b"', "1"], ["NA", "01"], ["null", "x"], [None, "y"], ["", "z"], ["two\nlines", "w"]]
     assert [row[:2] for row in read(tmp_path, "a.csv", content)] == expected
+    nulls = read(tmp_path, "a.tsv", "text\tlabel\na\t\\N\n\\N\tb\n\\Nab\tc\n")
+    assert [row[:2] for row in nulls] == [["a", None], [None, "b"], ["\\Nab", "c"]]
 
 
 @pytest.mark.parametrize(
@@ -177,6 +179,13 @@ def test_parquet_as_other_tools_write_it(tmp_path):
     frame, names, _ = read_file(tmp_path / "names.parquet")
     assert frame["label"].tolist() == ["yes", "no", None]
     assert names == ["no", "yes"]
+    names = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.List(datasets.ClassLabel(names=names))}
+    )
+    rows["label"] = [[1], [0, 1], []]
+    datasets.Dataset.from_dict(rows, features=names).to_parquet(tmp_path / "lists.parquet")
+    frame, names, _ = read_file(tmp_path / "lists.parquet")
+    assert (frame["label"].tolist(), names) == ([["yes"], ["no", "yes"], []], ["no", "yes"])
     table = pa.table({"text": pa.array([b"caf\xc3\xa9", None], pa.binary()), "label": pa.array([1, 2], pa.int8())})
     pa.parquet.write_table(table, tmp_path / "binary.parquet")
     assert read_file(tmp_path / "binary.parquet")[0]["text"].tolist() == ["café", None]
@@ -406,6 +415,7 @@ def test_a_data_set_of_csv_files_is_read_as_train_file_reads_them(tmp_path):
     ("header", "message"),
     [
         ("category,text,sentiment", "labels are read from 'category', and 'sentiment' might be meant: --label_column"),
+        ("target,text,stance", "labels are read from 'stance', and 'target' might be meant: --label_column"),
         ("label,title,description", "texts are read from 'title', and 'description' might be meant: --text_column"),
         ("label,text,notes", None),
     ],
@@ -463,3 +473,10 @@ def test_a_json_document_of_several_splits_is_for_train_file_alone(tmp_path):
     assert load_splits(DataArguments(train_file=str(tmp_path / "a.json")))["test"]["text"][:] == ["u"]
     with pytest.raises(RecipeError, match="holds the splits train, dev, test: write the one to read into a file"):
         read_file(tmp_path / "a.json")
+
+
+def test_a_header_is_found_where_column_names_are_given_too(tmp_path):
+    (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"t {i},{'xy'[i % 2]}\n" for i in range(20)))
+    splits = load_splits(DataArguments(train_file=str(tmp_path / "a.csv"), column_names=["label", "text"]))
+    assert splits.label_names == ["x", "y"]
+    assert sum(splits.summary["texts"].values()) == 20

@@ -37,6 +37,9 @@ def test_copies_stay_out_of_other_splits(tmp_path, caplog):
     assert "30 exact duplicates removed, 60 texts left" in caplog.text
     kept = load_splits(DataArguments(train_file=path, remove_duplicates=False))
     assert sum(map(len, kept.values())) == 90
+    assert "is it the right --text_column" not in caplog.text
+    load_splits(DataArguments(train_file=write(tmp_path, pd.concat([frame] * 3), "b.csv")))
+    assert "b.csv: most texts repeat an earlier one: is it the right --text_column?" in caplog.text
 
 
 def test_a_given_test_file_stays_complete(tmp_path):
@@ -319,6 +322,8 @@ def test_a_column_split_of_the_training_file_is_used(tmp_path, caplog):
     splits = load_splits(DataArguments(train_file=write(tmp_path, frame)))
     for split, name in (("train", "train"), ("validation", "Valid"), ("test", "test")):
         assert splits[split]["text"][:] == frame["text"][frame["split"] == name].tolist()
+    named = frame.assign(split=["oos_train", "oos_val", "test"] * 10)  # as those of CLINC150's JSON
+    assert [len(x) for x in load_splits(DataArguments(train_file=write(tmp_path, named))).values()] == [10, 10, 10]
     unused = frame.assign(split="a")
     assert len(load_splits(DataArguments(train_file=write(tmp_path, unused, "b.csv")))["train"]) == 21
     assert "the column split is not used: it does not say" in caplog.text

@@ -167,6 +167,8 @@ def saved(array):
         (b"%PDF-1.7\n%\xe2\xe3", "is a PDF document: save its texts"),
         (b"SQLite format 3\0" + bytes(100), "is an SQLite database"),
         (b"\x89HDF\r\n\x1a\n" + bytes(100), "is an HDF5 file"),
+        (b"<stata_dta><header>", "is a Stata file: save its texts and labels as CSV"),
+        (gzip.compress(b"X\n\0\0\0\3"), "is an R file"),
         (b"7z\xbc\xaf\x27\x1c" + bytes(100), "is a 7z archive: unpack it"),
         (b"Rar!\x1a\x07\x00" + bytes(100), "is a rar archive: unpack it"),
         (saved(np.zeros(3)), "is a numpy array"),
