@@ -8,7 +8,7 @@ from recipe.errors import RecipeError
 USUAL_COLUMNS = {
     "text": ("text", "sms", "message", "sentence", "content", "review", "body", "document", "question", "title"),
     "label": ("label", "labels", "category", "class", "stance", "target", "intent", "sentiment", "topic"),
-    "split": ("split",),
+    "split": ("split", "partition"),
 }
 OPTIONAL = ("split",)  # read where a file has it
 PAIRS = (

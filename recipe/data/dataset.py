@@ -122,12 +122,9 @@ def load_rows(args: DataArguments, label_names: list[str] | None = None, make_sp
         rows = left
 
     # 2. Labels: one for each text, in one spelling, and one order of ids.
-    missing = rows["missing"] if args.drop_missing else pd.Series(False, rows.index)
-    if args.missing_label not in (None, "none"):
-        stands_for_none = rows["label"] == canonical_name(args.missing_label)
-        if not stands_for_none.any():
-            logger.warning("missing_label is %r, a label that no row has", args.missing_label)
-        missing |= stands_for_none
+    missing = find_missing(rows, args.missing_label)
+    if args.missing_label not in (None, "none") and not (missing & rows["label"].notna()).any():
+        logger.warning("missing_label is %r, a label that no row has", args.missing_label)
     keep("missing_dropped", drop_missing(rows, missing))
     if args.missing_label is None:
         refuse_marks_of_none(rows)
@@ -180,6 +177,14 @@ def load_rows(args: DataArguments, label_names: list[str] | None = None, make_sp
     return SplitRows(rows, names, summary, store)
 
 
+def find_missing(rows: pd.DataFrame, missing_label: str | None) -> pd.Series:
+    """Return which rows (bool) are dropped: marked by `drop_missing`, or with the label that stands for none."""
+    missing = rows["missing"] if "missing" in rows else pd.Series(False, rows.index)
+    if missing_label in (None, "none"):
+        return missing
+    return missing | (rows["label"] == canonical_name(missing_label))
+
+
 def found_columns(columns: Mapping[str, str], args: DataArguments) -> dict[str, Any]:
     """Return the options that name the columns which were found, as a run and its model remember them."""
     texts = [columns[field] for field in text_fields(columns)]
@@ -210,7 +215,8 @@ def load_texts_for_model(
         wanted = {**texts, "label": reading.get("label_column")}
     file_format = file_format or FileFormat.of(Namespace(**reading))
     store = TextStore(run.get("text_pair_separator", PAIR_SEPARATOR))
-    frame = read_files(paths, field, wanted, file_format, store).frame
+    frame = read_files(paths, field, wanted, file_format, store, run.get("drop_missing") or None).frame
+    frame = drop_missing(frame.assign(split="test"), find_missing(frame, run.get("missing_label")))
     frame = frame.assign(label=spell_labels(frame["label"], label_names, run.get("normalize_labels", False)))
     check_known_labels(frame, label_names, of_model=True)
     return store.to_dataset(frame, label_names)

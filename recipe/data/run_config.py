@@ -21,7 +21,7 @@ READING = {
     "csv_quoting": str,
     "encoding": str | None,
 }
-READ_AGAIN = {**READING, "normalize_labels": bool, "class_weight": str}
+READ_AGAIN = {**READING, "normalize_labels": bool, "class_weight": str, "drop_missing": bool, "missing_label": str}
 
 
 def read_run_config(model_dir: str | Path) -> dict[str, Any]:

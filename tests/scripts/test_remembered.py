@@ -98,3 +98,13 @@ def test_a_model_of_several_columns_keeps_them_when_it_is_trained_again(frame, t
     assert "text_pair_separator" not in tokenizer
     result = run_here([*PREDICT, "--model_dir", run, "--input_file", data, "--text_column", "Title"])
     assert "note: the model was trained on 2 columns of texts, and 1 are read" in result.stderr
+
+
+def test_rows_without_a_label_are_dropped_as_in_training(frame, tmp_path, run_here):
+    frame = frame.rename(columns={"Class Index": "label", "Description": "text"})
+    frame.loc[3, "label"], frame.loc[5, "label"] = None, "?"
+    data, answers = to_csv(frame, tmp_path / "train.csv"), tmp_path / "answers.csv"
+    run = run_on(data, tmp_path / "run", "--drop_missing", "true", "--missing_label", "?")
+    result = run_here([*EVALUATE, "--model_dir", run, "--test_file", data, "--predictions_file", answers])
+    assert result.returncode == 0, result.stderr
+    assert len(pd.read_csv(answers)) == 38
