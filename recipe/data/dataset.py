@@ -122,10 +122,7 @@ def load_rows(args: DataArguments, label_names: list[str] | None = None, make_sp
         rows = left
 
     # 2. Labels: one for each text, in one spelling, and one order of ids.
-    missing = find_missing(rows, args.missing_label)
-    if args.missing_label not in (None, "none") and not (missing & rows["label"].notna()).any():
-        logger.warning("missing_label is %r, a label that no row has", args.missing_label)
-    keep("missing_dropped", drop_missing(rows, missing))
+    keep("missing_dropped", drop_missing(rows, find_missing(rows, args.missing_label)))
     if args.missing_label is None:
         refuse_marks_of_none(rows)
     if args.label_separator != "none":
@@ -140,11 +137,7 @@ def load_rows(args: DataArguments, label_names: list[str] | None = None, make_sp
     if args.group_column:  # before copies go, since these join groups
         from recipe.data.group_and_time_splits import join_groups
 
-        groups = rows["group"].nunique()
         rows = rows.assign(group=join_groups(rows))
-        if (joined := rows["group"].nunique()) < groups:
-            largest = rows["group"].value_counts().iloc[0]
-            logger.info("%d groups are %d, since some share a text; the largest has %d rows", groups, joined, largest)
     conflicts = find_conflicts(rows)
     summary["conflicts"] = conflicts["text"].nunique()
     report_conflicts(conflicts, args, store)
@@ -182,7 +175,10 @@ def find_missing(rows: pd.DataFrame, missing_label: str | None) -> pd.Series:
     missing = rows["missing"] if "missing" in rows else pd.Series(False, rows.index)
     if missing_label in (None, "none"):
         return missing
-    return missing | (rows["label"] == canonical_name(missing_label))
+    stands_for_none = rows["label"] == canonical_name(missing_label)
+    if not stands_for_none.any():
+        logger.info("missing_label is %r, a label that no row has", missing_label)
+    return missing | stands_for_none
 
 
 def found_columns(columns: Mapping[str, str], args: DataArguments) -> dict[str, Any]:

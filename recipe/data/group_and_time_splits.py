@@ -1,5 +1,7 @@
 """Group and time splits (optional): no group in two splits; the earliest rows train and the latest are the test."""
 
+import logging
+
 import numpy as np
 import pandas as pd
 from scipy.sparse import coo_matrix
@@ -7,6 +9,8 @@ from scipy.sparse.csgraph import connected_components
 
 from recipe.data.rows import refuse_rows, source_of
 from recipe.errors import RecipeError
+
+logger = logging.getLogger(__name__)
 
 
 def split_groups(rows: pd.DataFrame, fractions: dict[str, float], seed: int) -> pd.Series:
@@ -45,7 +49,13 @@ def join_groups(rows: pd.DataFrame) -> pd.Series:
     size = groups.max() + 1
     edges = coo_matrix((np.ones(len(rows)), (texts, groups)), shape=(size, size))
     joined = pd.Series(connected_components(edges, directed=False)[1][texts], rows.index)
-    return rows["group"].groupby(joined).transform("first") if "group" in rows else joined
+    if "group" not in rows:
+        return joined
+    before, sizes = rows["group"].nunique(), joined.value_counts()
+    if len(sizes) < before:
+        shared = "%d groups are %d, since some share a text; the largest has %d rows"
+        logger.info(shared, before, len(sizes), sizes.iloc[0])
+    return rows["group"].groupby(joined).transform("first")
 
 
 def parse_times(rows: pd.DataFrame) -> pd.Series:

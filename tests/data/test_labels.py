@@ -211,5 +211,6 @@ def test_labels_are_taken_for_what_they_are(tmp_path, labels, options, names):
 
 
 def test_a_missing_label_that_no_row_has_is_warned_about(tmp_path, caplog):
+    caplog.set_level("INFO")
     load_splits(DataArguments(train_file=write_labels(tmp_path, ["yes", "no"] * 10, "a.jsonl"), missing_label="N/A"))
     assert "missing_label is 'N/A', a label that no row has" in caplog.text
