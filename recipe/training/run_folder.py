@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 STATE_FILE, LOCK_FILE = "run_state.json", ".run.lock"
 UNFINISHED = "unfinished"  # folder of the current run's splits, until its model is saved and they go beside it
 INPUTS = ("model_name_or_path", "dataset_name", "train_file", "validation_file", "test_file")
+FOUND = ("text_column", "label_column")
 SHOWN_DIFFERENCES = 5
 
 
@@ -197,6 +198,9 @@ def differences(state: dict[str, Any], config: dict[str, Any], processes: int) -
         {**with_absolute_paths(fields), "output_dir": str(Path(fields["output_dir"]).resolve()), "processes": count}
         for fields, count in ((state["config"], state["processes"]), (config, processes))
     )
+    for name in FOUND:  # run_config.yaml names a column that the command has left to be found
+        if name not in old or name not in new:
+            old.pop(name, None), new.pop(name, None)
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     shown = [f"{name} {old.get(name)!r} there, {new.get(name)!r} here" for name in names[:SHOWN_DIFFERENCES]]
     return "; ".join(shown) + ("; ..." if len(names) > len(shown) else "")
