@@ -82,6 +82,7 @@ def test_a_file_without_the_columns_of_training_is_refused(frame, tmp_path, run_
 def test_several_columns_are_joined_as_in_training(frame, tmp_path, run_here):
     data = to_csv(frame.rename(columns={"Class Index": "label"}), tmp_path / "train.csv")
     run = run_on(data, tmp_path / "run", "--text_column", "Title", "Description", "--text_pair_separator", " | ")
+    assert reading_of(run)["label_column"] == "label"  # which was found
     result = run_here([*PREDICT, "--model_dir", run, "--input_file", data])
     texts = (frame["Title"] + " | " + frame["Description"]).tolist()
     assert [json.loads(line)["text"] for line in result.stdout.splitlines()] == texts
