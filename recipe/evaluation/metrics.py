@@ -44,6 +44,26 @@ def label_metrics(predictions: np.ndarray, labels: np.ndarray, label_names: Sequ
     return metric.compute(predictions=predictions, references=labels, label_names=label_names)
 
 
+def grade_metrics(predictions: np.ndarray, labels: np.ndarray, label_names: Sequence[str]) -> dict[str, float]:
+    """Return how far off predicted grades are: mae (in grades) and quadratic_kappa; {} unless labels are 3 or more whole numbers.
+
+    The kappa is Cohen's with quadratic weights (Cohen, 1968), 1 - mean (t - g)^2 / expected (t - g)^2 where true t and given
+    g are drawn independently: 1 where all agree, 0 as by chance; left out where only one grade occurs.
+
+    Args:
+        predictions, labels: ids, int [N].
+        label_names: by id, such as 1 to 5 stars.
+    """
+    if len(label_names) < 3 or not all(name.removeprefix("-").isdecimal() for name in label_names):
+        return {}
+    grades = np.array([float(name) for name in label_names])
+    given, true = grades[predictions], grades[labels]
+    figures = {"mae": float(abs(true - given).mean())}
+    if by_chance := true.var() + given.var() + (true.mean() - given.mean()) ** 2:
+        figures["quadratic_kappa"] = float(1 - ((true - given) ** 2).mean() / by_chance)
+    return figures
+
+
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
     """Return the mean over texts, in nats, in float64: logits [N, num_labels], labels int [N]."""
     log_probabilities = log_softmax(np.asarray(logits, dtype=np.float64), axis=-1)
@@ -64,7 +84,7 @@ def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
 def classification_metrics(
     logits: np.ndarray, labels: np.ndarray, label_names: list[str], threshold: float | None = None
 ) -> dict[str, float]:
-    """Return all figures: those of label_metrics, and `loss` and `ece` (the calibration error, see reliability).
+    """Return all figures: those of label_metrics and grade_metrics, `loss` and `ece` (the calibration error, see reliability).
 
     Args:
         logits: float [N, num_labels].
@@ -74,7 +94,8 @@ def classification_metrics(
             accuracy_at_0.5 and macro_f1_at_0.5 are added.
     """
     probabilities = softmax(np.asarray(logits, dtype=np.float64), axis=-1)
-    figures = label_metrics(decide(probabilities, threshold), labels, label_names)
+    predictions = decide(probabilities, threshold)
+    figures = label_metrics(predictions, labels, label_names) | grade_metrics(predictions, labels, label_names)
     figures |= {"loss": cross_entropy(logits, labels), "ece": calibration_error(reliability(probabilities, labels))}
     if threshold is not None:
         plain = label_metrics(decide(probabilities), labels)

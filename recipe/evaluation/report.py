@@ -20,7 +20,7 @@ from recipe.data.texts import escape
 from recipe.data.tokenization import Coverage
 from recipe.errors import printable, shorten
 from recipe.evaluation.intervals import PairedComparison, compare_paired, format_p
-from recipe.evaluation.metrics import classification_metrics, label_metrics
+from recipe.evaluation.metrics import classification_metrics, grade_metrics, label_metrics
 from recipe.inference.text_classifier import TextClassifier, decide, is_unsure, text_logits
 from recipe.shipped import as_typed
 
@@ -81,7 +81,9 @@ class Measurement:
         predicted = baseline_predictions(train["text"][:], np.array(train["label"]), texts, class_weight)
         for name, predictions in reversed(predicted.items()):
             comparison = compare_paired(self.predictions == self.labels, predictions == self.labels)
-            self.baselines[name] = label_metrics(predictions, self.labels), comparison
+            figures = label_metrics(predictions, self.labels)
+            figures |= grade_metrics(predictions, self.labels, self.label_names)
+            self.baselines[name] = figures, comparison
 
     def results(self, prefix: str) -> dict[str, float | None]:
         """Return every figure under a flat name with `prefix_` before it, for a results file."""
@@ -185,7 +187,8 @@ def print_report(measured: Measurement) -> None:
         shown = ", ".join(repr(names[i]) for i in absent[:WIDE])
         print(f"No text has the label {shown} or was given it: macro F1 below counts the other labels.\n")
     table = comparison_table(measured)
-    lines = table.to_string(col_space=[9, 14, 9, 12][: table.shape[1]]).splitlines()
+    widths = {name: {"95 % interval": 14, "McNemar's p": 12}.get(name, 9) for name in table}
+    lines = table.to_string(col_space=widths).splitlines()
     print(*(line.rstrip() for line in lines), "", sep="\n")
     if found := conclusions(measured):
         print(*found, "", sep="\n")
@@ -208,9 +211,12 @@ def comparison_table(measured: Measurement) -> pd.DataFrame:
     """Return the figures of the model and its baselines, the strongest first, as text."""
     titles = [measured.model_name, *(TITLES[name] for name in measured.baselines)]
     figures = pd.DataFrame([measured.scores, *(scores for scores, _ in measured.baselines.values())], index=titles)
-    figures = figures[["accuracy", "accuracy_low", "accuracy_high", "macro_f1"]].map("{:.3f}".format)
+    columns = {"accuracy": "accuracy", "macro_f1": "macro F1", "mae": "MAE", "quadratic_kappa": "quadratic kappa"}
+    figures = figures.reindex(columns=["accuracy_low", "accuracy_high", *columns]).dropna(axis="columns", how="all")
+    figures = figures.astype(float).map("{:.3f}".format, na_action="ignore").fillna("")
     intervals = figures["accuracy_low"] + " - " + figures["accuracy_high"]
-    table = pd.DataFrame({"accuracy": figures["accuracy"], "95 % interval": intervals, "macro F1": figures["macro_f1"]})
+    table = figures[[name for name in columns if name in figures]].rename(columns=columns)
+    table.insert(1, "95 % interval", intervals)
     if measured.baselines:
         table["McNemar's p"] = ["", *(format_p(test.p_value) for _, test in measured.baselines.values())]
     return table

@@ -1,11 +1,18 @@
 import numpy as np
 import pytest
 from sklearn.calibration import calibration_curve
-from sklearn.metrics import f1_score, log_loss, precision_score, recall_score
+from sklearn.metrics import (
+    cohen_kappa_score,
+    f1_score,
+    log_loss,
+    mean_absolute_error,
+    precision_score,
+    recall_score,
+)
 from transformers import EvalPrediction
 
 from recipe.evaluation.intervals import wilson_interval
-from recipe.evaluation.metrics import classification_metrics, compute_metrics
+from recipe.evaluation.metrics import classification_metrics, compute_metrics, grade_metrics
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(50, 3)).astype(np.float32)
@@ -58,3 +65,21 @@ def test_one_text(label):
 def test_trainer_gets_three_figures():
     scores = compute_metrics(EvalPrediction(predictions=LOGITS, label_ids=LABELS))
     assert list(scores) == ["accuracy", "macro_f1", "loss"]
+
+
+@pytest.mark.parametrize("names", [["1", "2", "3"], ["-1", "0", "1"], ["1", "3", "10"]])
+def test_grades_have_the_error_and_the_kappa_of_scikit_learn(names):
+    predictions, grades = LOGITS.argmax(1), np.array([int(name) for name in names])
+    true, given = grades[LABELS], grades[predictions]
+    kappa = cohen_kappa_score(true, given, labels=range(grades.min(), grades.max() + 1), weights="quadratic")
+    expected = {"mae": mean_absolute_error(true, given), "quadratic_kappa": kappa}
+    assert grade_metrics(predictions, LABELS, names) == pytest.approx(expected)
+    figures = classification_metrics(LOGITS, LABELS, names)
+    assert {name: figures[name] for name in expected} == pytest.approx(expected)
+
+
+def test_only_three_or_more_whole_numbers_are_grades():
+    predictions = LOGITS.argmax(1)
+    assert grade_metrics(predictions, LABELS, ["1", "2", "b"]) == {}
+    assert grade_metrics(predictions % 2, LABELS % 2, ["0", "1"]) == {}
+    assert grade_metrics(np.zeros(5, int), np.zeros(5, int), ["1", "2", "3"]) == {"mae": 0.0}
