@@ -215,7 +215,8 @@ def files_of_dataset(name: str, configuration: str | None = None) -> dict[str, l
         kind = type(builder.config).__name__
         if kind == "TextConfig" and os.path.isdir(name):  # perhaps a folder of texts for each label
             return {"train": [name]}
-        if kind not in ("CsvConfig", "JsonConfig") or builder.info.features is not None:  # which declare the labels
+        declared = (builder.info.features or {}).values()  # of its card, or of what was loaded before
+        if kind not in ("CsvConfig", "JsonConfig") or any(isinstance(x, datasets.ClassLabel) for x in declared):
             return {}
         download = datasets.DownloadManager(dataset_name=name).download
         return {str(split): download(list(files)) for split, files in builder.config.data_files.items()}

@@ -404,6 +404,8 @@ def test_a_data_set_of_csv_files_is_read_as_train_file_reads_them(tmp_path):
     rows = [(f"text {i}", label) for i, label in enumerate(["001", "1", "N/A", "None"] * 10)]
     (tmp_path / "data").mkdir()
     pd.DataFrame(rows, columns=["text", "label"]).to_csv(tmp_path / "data" / "train.csv", index=False)
+    datasets.load_dataset(str(tmp_path / "data"))  # whose features it caches, and which are not taken
+    assert load_splits(DataArguments(dataset_name=str(tmp_path / "data"))).label_names == ["001", "1", "N/A", "None"]
     pd.DataFrame({"id": [1], "text": ["secret"]}).to_csv(tmp_path / "data" / "test.csv", index=False)
     folder = load_splits(DataArguments(dataset_name=str(tmp_path / "data")))
     file = load_splits(DataArguments(train_file=str(tmp_path / "data" / "train.csv")))
