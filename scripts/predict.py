@@ -103,7 +103,8 @@ def read_texts(args: argparse.Namespace) -> Iterator[tuple[list[str], dict[str, 
     wanted, separator = wanted_texts(args.text_column, args.text_pair_column), args.text_pair_separator
     if args.text:
         if len(wanted) > 1:
-            print(f"note: the model reads pairs: give both texts in one, with {separator!r} between", file=sys.stderr)
+            between = "a line break (in a shell, $'one\\ntwo')" if separator == "\n" else repr(separator)
+            print(f"note: the model reads pairs: give both texts in one, with {between} between", file=sys.stderr)
         yield [clean_text(text) for text in args.text], {}
         return
     from recipe.data import readers  # pandas and others, which --text does without

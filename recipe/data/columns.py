@@ -90,7 +90,8 @@ def missing_column(source: str, names: Sequence[str], field: str, wanted: Wanted
     missing = (
         f"no column {named[field]!r}" if field in named else f"no column with a usual name ({', '.join(usual[:4])} ...)"
     )
-    fix = f"name it with {option}, or, if row 1 is no header, with --column_names"
+    names_it = f" with {named[field]!r} among them" if field in named else ""
+    fix = f"name it with {option}, or, if row 1 is no header, pass --column_names{names_it}"
     others = [name for other, name in named.items() if other != field]
     if taken := [name for name in others if field not in named and name.lower() in usual]:
         fix = f"the column {taken[0]!r} is taken for another field: give {option}"
@@ -103,11 +104,16 @@ def missing_column(source: str, names: Sequence[str], field: str, wanted: Wanted
         fix = "texts and labels need a column each: write both into one file, or give the --delimiter between them"
         fix += " (texts without labels are for predict.py)"
     elif is_text and len(names) == 1:
-        fix = f"name it with {option}, or, for a text on each line, pass --column_names text"
+        fix = f"name it with {option}, or, for a text on each line, pass --column_names {named.get(field, 'text')}"
     elif is_text and (pair := pair_of(names)):
         fix = f"for pairs of texts pass {option} {' '.join(map(repr, pair))}"
     elif field == "label" and {"coarse", "fine"} <= {*names}:  # of TREC
         fix = "give --label_column coarse, or fine"
+    elif is_text and match_columns(names, wanted).get("label", "") is None:
+        fix = (
+            "name the columns of texts and labels with --text_column and --label_column, or, if row 1 is no header, all"
+        )
+        fix += " with --column_names"
     elif field == "label":
         fix += " (texts without labels are for predict.py)"
     return RecipeError(f"{source}: {missing} among {', '.join(repr(x[:40]) for x in names[:12])}: {fix}")

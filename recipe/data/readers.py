@@ -27,7 +27,7 @@ from recipe.data.columns import (
     wanted_texts,
 )
 from recipe.data.files import Batch, FileFormat, dataset_batches, files_of_dataset, load_dataset, read_batches
-from recipe.data.rows import check_rows, check_texts, source_of
+from recipe.data.rows import check_rows, check_texts, name_rows, source_of
 from recipe.data.store import TextStore
 from recipe.data.texts import PAIR_SEPARATOR, clean_text, join_texts
 from recipe.errors import RecipeError, as_recipe_error
@@ -90,6 +90,12 @@ def read_splits(args: DataArguments) -> tuple[Table, TextStore]:
     rows = rows.drop(
         columns=[field for field in text_fields(rows.columns) if field != "text"]
     )  # the store has joined them
+    if (empty := rows["text"].notna() & store.are_empty()[rows.index]).any():
+        if args.drop_missing:
+            rows["missing"] |= empty
+        else:
+            where = f"{source_of(rows[empty])}: {name_rows(rows['row'][empty].tolist())} an empty text"
+            logger.warning("%s, read as <|endoftext|>: --drop_missing true drops such rows", where)
     return tables["train"]._replace(frame=rows.assign(text=store.first_copies()[rows.index])), store
 
 

@@ -97,6 +97,10 @@ class TextStore:
                     first[row] = others.setdefault(text, row)
         return first
 
+    def are_empty(self) -> np.ndarray:
+        """Return for each text whether it is empty: bool [N]."""
+        return np.concatenate(self.hashes) == hash_texts([""])[0]
+
     def to_dataset(self, rows: pd.DataFrame, names: list[str]) -> datasets.Dataset:
         """Return a memory-mapped dataset of rows' `text`, `label` (id), `row` and `source` (where each text came from).
 

@@ -80,7 +80,8 @@ def add_text_tab(classifier: TextClassifier, reading: dict[str, Any]) -> None:
             yield answer, bars, shades(text, leave_one_out(classifier, text, classifier.label_names.index(label), bar))
 
     separator, several = reading.get("text_pair_separator"), len(columns_of(reading)) > 1
-    pairs = f"The model reads pairs: put {separator!r} between the two" if several else None
+    between = "a line break" if separator == "\n" else repr(separator)
+    pairs = f"The model reads pairs: put {between} between the two" if several else None
     with gr.Row():
         text = gr.Textbox(label="Text", lines=7, max_lines=14, info=pairs)
         with gr.Column():

@@ -20,7 +20,7 @@ from recipe.data.tokenization import (
     load_tokenizer,
     separator_of,
 )
-from recipe.errors import RecipeError, first_line, parse_probability
+from recipe.errors import RecipeError, first_line, parse_probability, shorten
 from recipe.model.classifier import GPT2LastTokenClassifier
 
 PART_TEXTS = 2048  # texts tokenized and classified at once
@@ -92,6 +92,8 @@ class TextClassifier:
         """
         if isinstance(texts, str):
             raise RecipeError(f"predict takes a list of texts, and was given the text {texts[:40]!r}: put it in a list")
+        if hasattr(texts, "columns"):  # a DataFrame's items are the names of its columns
+            raise RecipeError("predict takes a list of texts, and was given a table: give a column, or list(zip(a, b))")
         texts = [self.join_parts(text) for text in texts]
         probabilities = torch.from_numpy(self.logits(texts, progress)).softmax(dim=-1).numpy()
         return [self.label_names[i] for i in decide(probabilities, self.decision_threshold)], probabilities
@@ -102,10 +104,10 @@ class TextClassifier:
             return text
         if not isinstance(text, (list, tuple)) or not all(isinstance(part, str) for part in text):
             raise RecipeError(
-                f"a text is {text!r:.60}: give a string, or a tuple of strings for a text of several parts"
+                f"a text is {shorten(repr(text))}: give a string, or a tuple of strings for a text of several parts"
             )
         if (separator := separator_of(self.tokenizer)) is None:
-            raise RecipeError(f"this model reads texts of one part, and was given {text!r:.60}: give strings")
+            raise RecipeError(f"this model reads texts of one part, and was given {shorten(repr(text))}: give strings")
         return join_texts(text, separator)
 
     def logits(self, texts: Sequence[str], progress: bool | tqdm = False) -> np.ndarray:

@@ -482,3 +482,12 @@ def test_a_header_is_found_where_column_names_are_given_too(tmp_path):
     splits = load_splits(DataArguments(train_file=str(tmp_path / "a.csv"), column_names=["label", "text"]))
     assert splits.label_names == ["x", "y"]
     assert sum(splits.summary["texts"].values()) == 20
+
+
+def test_empty_texts_are_warned_about_or_dropped(tmp_path, caplog):
+    rows = "".join(f"t {i},{'xy'[i % 2]}\n" for i in range(20))
+    (tmp_path / "a.csv").write_text(f'text,label\n{rows}"",x\n"  ",y\n')
+    assert sum(load_splits(DataArguments(train_file=str(tmp_path / "a.csv"))).summary["texts"].values()) == 21
+    assert "a.csv: rows 22, 23 (2 in all) have an empty text, read as <|endoftext|>: --drop_missing" in caplog.text
+    dropped = load_splits(DataArguments(train_file=str(tmp_path / "a.csv"), drop_missing=True))
+    assert dropped.summary["missing_dropped"] == {"train": 2}

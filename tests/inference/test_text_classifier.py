@@ -169,6 +169,8 @@ def test_parts_joined_text_and_pipeline_give_the_same_probabilities(pairs_run):
     for pair, row in zip(pairs, probabilities, strict=True):
         scores = {score["label"]: score["score"] for score in classify({"text": pair[0], "text_pair": pair[1]})}
         np.testing.assert_allclose(row, [scores[name] for name in classifier.label_names], atol=1e-4)
+    with pytest.raises(RecipeError, match="was given a table: give a column"):
+        classifier.predict(make_texts(2, LABELS))
     with pytest.raises(RecipeError, match="this model reads texts of one part"):
         TextClassifier.from_pretrained(three_label_run()).predict(pairs)
 
