@@ -55,12 +55,18 @@ def complete(argv: list[str]) -> float:
 
 
 def kill_at_random(command: list[str], folder, kills: int) -> list[str]:
-    """Kill as many runs, each at another moment, and complete each; return what each had left when it was killed."""
+    """Kill as many runs, each at another moment, every second once it has a checkpoint, and complete each.
+
+    Returns:
+        What each had left when it was killed.
+    """
     seconds, found = complete([*command, "--output_dir", str(folder / "straight")]), []
     for number in range(kills):
         argv = [*command, "--output_dir", str(folder / str(number))]
         child = start(argv)
-        time.sleep(random.Random(number).uniform(0, seconds))
+        while number % 2 and child.is_alive() and not list((folder / str(number)).glob("checkpoint-*")):
+            time.sleep(0.001)
+        time.sleep(random.Random(number).uniform(0, seconds / 8 if number % 2 else seconds))
         os.kill(child.pid, signal.SIGKILL)
         child.join()
         left = sorted(path.name for path in (folder / str(number)).glob("*"))
