@@ -95,10 +95,7 @@ def missing_column(source: str, names: Sequence[str], field: str, wanted: Wanted
     others = [name for other, name in named.items() if other != field]
     if taken := [name for name in others if field not in named and name.lower() in usual]:
         fix = f"the column {taken[0]!r} is taken for another field: give {option}"
-    elif (
-        len(names) == 1
-        and any(clean_name(part) in {*named.values(), *usual} for part in re.split("[,;|\t]", names[0])[:-1])
-    ) or (len(names) == 1 and any(mark in names[0] for mark in "|;\t")):
+    elif len(names) == 1 and (re.search("[|;\t]", names[0]) or {*named.values(), *usual} & {*names[0].split(",")[:-1]}):
         fix = "give the --delimiter that stands between the columns"
     elif len(names) == 1 and "label" in wanted:
         fix = "texts and labels need a column each: write both into one file, or give the --delimiter between them"
@@ -110,10 +107,7 @@ def missing_column(source: str, names: Sequence[str], field: str, wanted: Wanted
     elif field == "label" and {"coarse", "fine"} <= {*names}:  # of TREC
         fix = "give --label_column coarse, or fine"
     elif is_text and match_columns(names, wanted).get("label", "") is None:
-        fix = (
-            "name the columns of texts and labels with --text_column and --label_column, or, if row 1 is no header, all"
-        )
-        fix += " with --column_names"
+        fix = "name the columns with --text_column and --label_column, or, if row 1 is no header, pass --column_names"
     elif field == "label":
         fix += " (texts without labels are for predict.py)"
     return RecipeError(f"{source}: {missing} among {', '.join(repr(x[:40]) for x in names[:12])}: {fix}")

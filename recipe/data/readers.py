@@ -87,9 +87,8 @@ def read_splits(args: DataArguments) -> tuple[Table, TextStore]:
             for field in USUAL_COLUMNS.keys() & wanted.keys() - named_columns(wanted).keys():
                 wanted[field] = (clean_name(table.columns[field]).lower(), *USUAL_COLUMNS[field])
     rows = pd.concat([table.frame for table in tables.values()])
-    rows = rows.drop(
-        columns=[field for field in text_fields(rows.columns) if field != "text"]
-    )  # the store has joined them
+    joined = [field for field in text_fields(rows.columns) if field != "text"]  # by the store
+    rows = rows.drop(columns=joined)
     if (empty := rows["text"].notna() & store.are_empty()[rows.index]).any():
         if args.drop_missing:
             rows["missing"] |= empty
